@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from xaibench.attribution.attribution import Attribution
+from xaibench.attribution.gradients import IntegratedGradients
+from xaibench.attribution.lrp import LRP
+from xaibench.attribution.targets import Target
+from xaibench.attribution.validity import Validity, at_most
+from xaibench.errors import ExplanationError
+
+
+@pytest.fixture
+def attribution() -> Attribution:
+    return Attribution(
+        relevance=torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0)),
+        target=Target(torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0]), "own"),
+        explainer=IntegratedGradients(steps=20, baseline="mean"),
+        validity=Validity((at_most("a", 0.5, 1.0),), (2,)),
+        model_hash="m",
+        input_hash="i",
+        versions={"torch": "2"},
+        references={"baseline": torch.zeros(1, 2, 4, 4)},
+    )
+
+
+def test_save_and_load_give_the_same_back(attribution: Attribution, tmp_path: Path) -> None:
+    back = Attribution.load(attribution.save(tmp_path / "a.safetensors"))
+    assert torch.equal(back.relevance, attribution.relevance)
+    assert back.target.same_as(attribution.target)
+    assert back.target.rule == "own"
+    assert torch.equal(back.references["baseline"], attribution.references["baseline"])
+    for name in ("explainer", "validity", "model_hash", "input_hash", "versions"):
+        assert getattr(back, name) == getattr(attribution, name)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_heatmaps_sum_the_channels_with_their_sign(attribution: Attribution) -> None:
+    wanted = attribution.relevance.numpy()
+    torch.testing.assert_close(attribution.heatmaps, torch.tensor(wanted[:, 0] + wanted[:, 1]))
+
+
+def test_take_keeps_maps_targets_and_flags_together(attribution: Attribution) -> None:
+    part = attribution.take([2, 0])
+    assert torch.equal(part.relevance, attribution.relevance[[2, 0]])
+    assert part.target.label.tolist() == [2, 0]
+    assert part.validity.flagged == (0,)
+    assert part.input_hash == attribution.take([2, 0]).input_hash
+    assert part.input_hash not in ("i", attribution.take([0, 2]).input_hash)
+    assert attribution.take([0, 1, 2]).input_hash == "i"
+
+
+def test_repr_is_short_and_says_whether_it_is_valid(attribution: Attribution) -> None:
+    text = repr(attribution)
+    assert text == "Attribution(ig:steps=20,baseline=mean, 3 maps 2x4x4, valid, 1 flagged, model m)"
+    invalid = Attribution(attribution.relevance, attribution.target, LRP(), Validity(()), "m", "i")
+    assert "NOT valid" in repr(invalid)
+
+
+def test_maps_and_targets_must_agree(attribution: Attribution) -> None:
+    with pytest.raises(ExplanationError, match="does not fit 2 targets"):
+        Attribution(attribution.relevance, attribution.target.take([0, 1]), LRP(), Validity(()), "m", "i")
+
+
+def test_files_that_are_no_attribution(attribution: Attribution, tmp_path: Path) -> None:
+    with pytest.raises(ExplanationError, match="no attribution at"):
+        Attribution.load(tmp_path / "none.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ExplanationError, match="is not an attribution of this version"):
+        Attribution.load(tmp_path / "other.safetensors")
+    path = attribution.save(tmp_path / "cut.safetensors")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ExplanationError, match="cannot read"):
+        Attribution.load(path)

@@ -1,0 +1,1 @@
+"""xaibench: does a distilled student decide for the same reasons as its teacher?"""

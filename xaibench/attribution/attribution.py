@@ -1,0 +1,139 @@
+"""The result of an explanation: maps with everything needed to reproduce and to doubt them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from xaibench.attribution.base import Explainer, reason
+from xaibench.attribution.explainers import parse_explainer
+from xaibench.attribution.targets import Target
+from xaibench.attribution.validity import Validity
+from xaibench.errors import ExplanationError
+from xaibench.files import write_atomically
+from xaibench.options import format_options
+
+__all__ = ["Attribution"]
+
+_FORMAT = "xaibench-attribution-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Signed relevance of N images under one model and one explainer.
+
+    relevance   (N, C, H, W) float32 on the CPU, in units of logit differences
+    target      what was explained
+    explainer   the method with its options
+    validity    the checks that were made, and their numbers
+    model_hash  content hash of the model's weights
+    input_hash  content hash of the normalised images
+    versions    library name -> version
+    references  tensors in normalised input space that the maps are relative to (baseline, or low and high)
+    """
+
+    relevance: Tensor
+    target: Target
+    explainer: Explainer
+    validity: Validity
+    model_hash: str
+    input_hash: str
+    versions: dict[str, str] = field(default_factory=dict)
+    references: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.relevance.ndim != 4 or len(self.relevance) != len(self.target):
+            raise ExplanationError(
+                f"relevance of shape {tuple(self.relevance.shape)} does not fit {len(self.target)} targets"
+                ": it must be (N, C, H, W) with one target an image"
+            )
+
+    def __len__(self) -> int:
+        return len(self.relevance)
+
+    def __repr__(self) -> str:
+        n, c, h, w = self.relevance.shape
+        verdict = "valid" if self.validity.valid else "NOT valid"
+        flagged = f", {len(self.validity.flagged)} flagged" if self.validity.flagged else ""
+        shape = f"{n} maps {c}x{h}x{w}"
+        method = format_options(self.explainer)
+        return f"Attribution({method}, {shape}, {verdict}{flagged}, model {self.model_hash})"
+
+    @property
+    def heatmaps(self) -> Tensor:
+        """(N, H, W): relevance summed over the input channels, sign kept."""
+        return self.relevance.sum(dim=1)
+
+    def take(self, indices: Sequence[int] | Tensor) -> Attribution:
+        """The maps of the images at `indices`, in that order; a real choice gets its own `input_hash`."""
+        index = torch.as_tensor(indices, dtype=torch.long)
+        chosen = index.tolist()
+        everything = chosen == list(range(len(self)))
+        part_hash = hashlib.sha256(f"{self.input_hash}{chosen}".encode()).hexdigest()[:16]
+        return Attribution(
+            self.relevance[index],
+            self.target.take(index),
+            self.explainer,
+            self.validity.take(chosen),
+            self.model_hash,
+            self.input_hash if everything else part_hash,
+            self.versions,
+            self.references,
+        )
+
+    def save(self, path: Path | str) -> Path:
+        """Write a .safetensors file, atomically; `Attribution.load` gives the same back."""
+        tensors = {"relevance": self.relevance, "label": self.target.label, "contrast": self.target.contrast}
+        tensors |= {f"reference.{name}": value for name, value in self.references.items()}
+        metadata = {
+            "format": _FORMAT,
+            "explainer": format_options(self.explainer, full=True),
+            "rule": self.target.rule,
+            "model_hash": self.model_hash,
+            "input_hash": self.input_hash,
+            "versions": json.dumps(self.versions),
+            "validity": json.dumps(self.validity.to_dict()),
+        }
+        tensors = {name: value.contiguous() for name, value in tensors.items()}
+        return write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Attribution:
+        """Read what `save` wrote; ExplanationError for a file that is missing, corrupt or something else."""
+        path = Path(path)
+        if not path.is_file():
+            raise ExplanationError(f"no attribution at {path}: explain the model first")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            if metadata.get("format") != _FORMAT:
+                raise ExplanationError(
+                    f"{path} is not an attribution of this version: explain the model again"
+                )
+            return cls(
+                tensors["relevance"],
+                Target(tensors["label"], tensors["contrast"], metadata["rule"]),
+                parse_explainer(metadata["explainer"]),
+                Validity.from_dict(json.loads(metadata["validity"])),
+                metadata["model_hash"],
+                metadata["input_hash"],
+                json.loads(metadata["versions"]),
+                {
+                    key.removeprefix("reference."): v
+                    for key, v in tensors.items()
+                    if key.startswith("reference.")
+                },
+            )
+        except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+            raise ExplanationError(
+                f"cannot read {path} ({reason(error)}): explain the model again"
+            ) from error

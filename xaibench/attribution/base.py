@@ -1,0 +1,70 @@
+"""What every explainer offers, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from xaibench.attribution.targets import Target
+from xaibench.attribution.validity import Check
+from xaibench.data.images import Preprocessing
+
+__all__ = ["Explainer", "Maps", "logits_of", "reason"]
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Relevance of one batch.
+
+    relevance   (N, C, H, W), on the model's device
+    references  what the relevance is measured against: (1, C, H, W) or (1, C, 1, 1), normalised input space
+    residual    (N,) float64 on the CPU: share of the explained output that each map leaves unaccounted,
+                where the method states one
+    """
+
+    relevance: Tensor
+    references: dict[str, Tensor] = field(default_factory=dict)
+    residual: Tensor | None = None
+
+
+class Explainer(Protocol):
+    """An attribution method: a frozen dataclass of options with these members and one line in EXPLAINERS.
+
+    `model` is always a private copy in evaluation mode without gradients to its parameters, `x` (N, C, H, W)
+    its normalised input on its device.
+    """
+
+    name: ClassVar[str]
+    batch_size: ClassVar[int]
+    libraries: ClassVar[tuple[str, ...]]
+
+    def check_input(self, x: Tensor, preprocessing: Preprocessing) -> None:
+        """Raise ExplanationError where the method is not defined for these inputs."""
+
+    def validate(
+        self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing
+    ) -> tuple[Check, ...]:
+        """The checks of (model, method), made once on a few images before anything is explained."""
+
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> Maps:
+        """Explain one batch."""
+
+    def judge(self, residual: Tensor | None) -> tuple[tuple[Check, ...], tuple[int, ...]]:
+        """The checks of all maps together and the images to flag (indices), from their residuals (N,)."""
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's message, short enough to be quoted in ours."""
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[0]
+    return line if len(line) <= 120 else f"{line[:117]}..."
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """model(x) without gradients."""
+    logits: Tensor = model(x)
+    return logits

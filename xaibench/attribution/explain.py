@@ -1,0 +1,162 @@
+"""explain(): one call from a model and its images to checked heatmaps."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from torch import Tensor, nn
+
+from xaibench.attribution.attribution import Attribution
+from xaibench.attribution.base import Explainer, Maps, reason
+from xaibench.attribution.explainers import EXPLAINERS, parse_explainer
+from xaibench.attribution.targets import Target
+from xaibench.attribution.validity import Check, Validity, map_checks
+from xaibench.data.images import Preprocessing
+from xaibench.errors import ConfigError, ExplanationError
+from xaibench.models.checkpoints import state_hash
+
+__all__ = ["EXPLAINERS", "explain", "parse_explainer"]
+
+CHECK_IMAGES = 4
+
+
+def explain(
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    explainer: Explainer,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int | None = None,
+    progress: Callable[[int], object] | None = None,
+    check: bool = True,
+) -> Attribution:
+    """Explain z_y - z_r of every image and check the explanation.
+
+    Works on a copy in evaluation mode: the model's weights, buffers, hooks and modes are never touched.
+
+    x           (N, C, H, W) normalised images (`preprocessing(images)`)
+    batch_size  images at a time; None: what suits the explainer
+    progress    called after each batch with the number of images in it
+    check       True: the explainer's checks run first, on up to 4 images spread over x, and an explanation
+                that does not pass raises. False: nothing is refused, and the result says it is not valid.
+
+    Raises ExplanationError for input that cannot be explained and for explanations that fail their checks.
+    """
+    _check_input(x, target, preprocessing, batch_size)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    what = f"{type(explainer).__name__} of {_name(model)}"
+    explainer.check_input(x, preprocessing)
+    work = _working_copy(model)
+    few = torch.linspace(0, len(x) - 1, min(CHECK_IMAGES, len(x))).long()
+    _check_logits(work, x[few].to(device), target)
+    checks: tuple[Check, ...] = ()
+    if check:
+        checks = explainer.validate(work, x[few].to(device), target.take(few), preprocessing)
+        if checks:
+            Validity(checks).require(what)
+    else:
+        checks = (Check("checks left out", 1, 0, False, "explained with check=False"),)
+    size = batch_size or explainer.batch_size
+    batches: list[Maps] = []
+    for start in range(0, len(x), size):
+        part = torch.arange(start, min(start + size, len(x)))
+        maps = explainer.attribute(work, x[part].to(device), target.take(part), preprocessing)
+        batches.append(Maps(maps.relevance.float().cpu(), maps.references, maps.residual))
+        if progress is not None:
+            progress(len(part))
+    relevance = torch.cat([maps.relevance for maps in batches])
+    residuals = [maps.residual for maps in batches if maps.residual is not None]
+    judged, flagged = explainer.judge(torch.cat(residuals) if residuals else None)
+    validity = Validity((*checks, *judged, *map_checks(relevance)), flagged)
+    if check:
+        validity.require(what)
+    return Attribution(
+        relevance=relevance,
+        target=target,
+        explainer=explainer,
+        validity=validity,
+        model_hash=state_hash(model),
+        input_hash=_hash(x),
+        versions={library: _version(library) for library in ("xaibench", *explainer.libraries)},
+        references={name: value.cpu() for name, value in batches[0].references.items()},
+    )
+
+
+def _working_copy(model: nn.Module) -> nn.Module:
+    work = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in work.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    return work
+
+
+def _check_input(x: Tensor, target: Target, preprocessing: Preprocessing, batch_size: int | None) -> None:
+    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
+        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ExplanationError(
+            f"explain wants normalised images (N, C, H, W), got {got}: apply the preprocessing first"
+        )
+    if len(x) == 0:
+        raise ExplanationError("there are no images to explain: give at least one")
+    if x.shape[1] != preprocessing.channels:
+        raise ExplanationError(
+            f"images have {x.shape[1]} channels but the preprocessing has {preprocessing.channels}: "
+            "use images and preprocessing of the same dataset"
+        )
+    if len(target) != len(x):
+        raise ExplanationError(f"{len(x)} images but {len(target)} targets: give one target an image")
+    broken = ~torch.isfinite(x).flatten(1).all(dim=1)
+    if bool(broken.any()):
+        raise ExplanationError(
+            f"input {int(broken.nonzero()[0])} has NaN or infinite values "
+            f"({int(broken.sum())} of {len(x)} images do): check the image files and the preprocessing"
+        )
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+
+
+@torch.no_grad()
+def _check_logits(model: nn.Module, x: Tensor, target: Target) -> None:
+    try:
+        logits = model(x)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ExplanationError(
+            f"{_name(model)} cannot process images of shape {tuple(x.shape[1:])} ({reason(error)}): "
+            "choose images that fit the model"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ExplanationError(f"{_name(model)} returns {got}, not logits (N, K): wrap it so that it does")
+    if not bool(torch.isfinite(logits).all()):
+        raise ExplanationError(f"{_name(model)} gives NaN or infinite logits: check its weights")
+    classes = torch.cat([target.label, target.contrast])
+    low, high, k = int(classes.min()), int(classes.max()), logits.shape[1]
+    if low < 0 or high >= k:
+        raise ExplanationError(
+            f"target class {low if low < 0 else high} is not among the {k} classes of {_name(model)}: "
+            f"use 0..{k - 1}"
+        )
+
+
+def _name(model: nn.Module) -> str:
+    inner = getattr(model, "network", None)
+    return type(inner if isinstance(inner, nn.Module) else model).__name__
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"  # imported from a source tree
+
+
+def _hash(x: Tensor) -> str:
+    values = x.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{values.dtype}{tuple(values.shape)}".encode())
+    digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

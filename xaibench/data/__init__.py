@@ -1,0 +1,1 @@
+"""Images, subtasks, splits and augmentation."""

@@ -1,0 +1,58 @@
+"""Augmentation as a pure function of (seed, epoch, index): the same image gets the same pixels in any batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xaibench.errors import DataError
+
+__all__ = ["augment"]
+
+
+def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, padding: int = 4, flip: bool = True) -> Tensor:
+    """Random crop of the zero-padded image, then a horizontal flip with probability one half.
+
+    images   (B, C, H, W) uint8
+    indices  (B,) the images' positions in their training set; with `seed` and `epoch` they decide everything
+
+    Returns new (B, C, H, W) uint8 images.
+    """
+    if len(images) != len(indices):
+        raise DataError(f"{len(images)} images but {len(indices)} indices: give one index an image")
+    if padding < 0:
+        raise DataError(f"padding must be at least 0, got {padding}")
+    b, c, h, w = images.shape
+    bits = _random_bits(indices.cpu().numpy(), seed, epoch)
+    shifts = 2 * padding + 1
+    top = torch.from_numpy((bits[0] % np.uint64(shifts)).astype(np.int64)).to(images.device)
+    left = torch.from_numpy((bits[1] % np.uint64(shifts)).astype(np.int64)).to(images.device)
+    rows = top[:, None] + torch.arange(h, device=images.device)
+    columns = left[:, None] + torch.arange(w, device=images.device)
+    if flip:
+        flipped = torch.from_numpy((bits[2] >> np.uint64(63)).astype(bool)).to(images.device)
+        columns = torch.where(flipped[:, None], columns.flip(1), columns)
+    padded = F.pad(images, (padding, padding, padding, padding))
+    batch = torch.arange(b, device=images.device)
+    # Channels move last for the lookup (adjacent pixels of all channels in one read) and back.
+    picked = padded.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2).contiguous()
+
+
+def _random_bits(indices: npt.NDArray[np.int64], seed: int, epoch: int) -> npt.NDArray[np.uint64]:
+    """Three independent 64-bit numbers an image, (3, B), by the SplitMix64 mixing function."""
+    state = np.uint64(0)
+    with np.errstate(over="ignore"):
+        for value in (seed, epoch):
+            state = _mix(state + np.uint64(value % 2**64) + np.uint64(0x9E3779B97F4A7C15))
+        states = _mix(state + indices.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+        return np.stack([_mix(states + np.uint64(k) * np.uint64(0xD1B54A32D192ED03)) for k in (1, 2, 3)])
+
+
+def _mix(z: npt.NDArray[np.uint64] | np.uint64) -> npt.NDArray[np.uint64] | np.uint64:  # type: ignore[misc]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

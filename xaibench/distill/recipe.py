@@ -1,0 +1,72 @@
+"""How long and in what way a student is trained; the same for every method that is to be compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from xaibench.errors import ConfigError, unknown_name
+
+__all__ = ["PRECISIONS", "Recipe", "resolve_precision"]
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+AUGMENTATIONS = ("crop-flip", "crop", "none")
+SCHEDULES = ("step", "cosine")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """AdamW with the defaults of SubDistill's experiments (arXiv 2601.05913).
+
+    schedule      "step": lr * gamma^(epoch // step_size); "cosine": down to 0 over the epochs
+    augment       "crop-flip" (random crop with `padding` zeros, horizontal flip), "crop" or "none"
+    views         0: fresh pixels every epoch; n: each image has n augmented views, epoch e shows view e mod n, so that
+                  the teacher's outputs can be cached
+    precision     "auto" is bf16 autocast where the hardware multiplies bf16 natively, else float32
+    cache_gb      largest teacher cache; above it the teacher runs at every step
+    """
+
+    epochs: int = 100
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: str = "step"
+    step_size: int = 25
+    gamma: float = 0.5
+    augment: str = "crop-flip"
+    padding: int = 4
+    views: int = 0
+    precision: str = "auto"
+    cache_gb: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "lr", "step_size", "gamma"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("weight_decay", "views", "padding", "cache_gb"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.batch_size < 2:
+            raise ConfigError("batch_size must be at least 2: batch normalisation needs more than one sample")
+        for name, known in (("schedule", SCHEDULES), ("augment", AUGMENTATIONS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise unknown_name(name, getattr(self, name), known)
+
+    @property
+    def cached_views(self) -> int:
+        """Number of different versions of each image that training shows; 0 when they never repeat."""
+        return 1 if self.augment == "none" else min(self.views, self.epochs)
+
+    def view(self, epoch: int) -> int:
+        """The number that seeds the pixels of `epoch`."""
+        return epoch % self.cached_views if self.cached_views else epoch
+
+
+def resolve_precision(precision: str) -> str:
+    """ "auto" -> what this machine does best; anything else unchanged."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"

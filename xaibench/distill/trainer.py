@@ -1,0 +1,236 @@
+"""The training loop, on lightning-fabric: any method, CPU or GPUs, mixed precision; interrupted runs resume exactly."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from xaibench.data.augment import augment
+from xaibench.data.images import ImageSet, Preprocessing
+from xaibench.distill.criterion import Criterion
+from xaibench.distill.recipe import Recipe
+from xaibench.distill.teacher_cache import CachedTeacher, LiveTeacher
+from xaibench.errors import CheckpointError, DataError, ModelError, RunFolderError
+from xaibench.files import write_atomically
+from xaibench.models.pair import Outputs, forward_with_layers
+from xaibench.progress import progress
+
+__all__ = ["Fit", "StudentInput", "fit", "predict_logits"]
+
+_log = logging.getLogger(__name__)
+
+TeacherSource = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class StudentInput:
+    """Image indices and a view number -> model input. Pixels are a function of (seed, view, index) alone."""
+
+    images: ImageSet
+    preprocessing: Preprocessing
+    recipe: Recipe
+    seed: int
+    device: torch.device
+
+    def __call__(self, indices: Tensor, view: int) -> Tensor:
+        pixels = self.images.images[indices]
+        if self.recipe.augment != "none":
+            flip = self.recipe.augment == "crop-flip"
+            pixels = augment(pixels, indices, seed=self.seed, epoch=view, padding=self.recipe.padding, flip=flip)
+        x = self.preprocessing(pixels.to(self.device))
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What training leaves: the best student by validation accuracy, its epoch, the history, a row an epoch."""
+
+    student: nn.Module
+    criterion: Criterion
+    history: pd.DataFrame
+    best_epoch: int
+
+
+class _Step(nn.Module):
+    """Student and criterion behind one forward, so that precision and gradient synchronisation wrap both."""
+
+    def __init__(self, student: nn.Module, criterion: Criterion) -> None:
+        super().__init__()
+        self.student = student
+        self.criterion = criterion
+
+    def forward(self, x: Tensor, teacher: dict[str, Tensor], labels: Tensor, epoch: int) -> Any:
+        outputs: Outputs = forward_with_layers(self.student, x, self.criterion.student_layers)
+        loss, terms = self.criterion(outputs, teacher, labels, epoch)
+        return (
+            loss.mean(),
+            {name: value.detach().float().mean() for name, value in terms.items()},
+            outputs.logits,
+        )
+
+
+def fit(
+    student: nn.Module,
+    criterion: Criterion,
+    train: StudentInput,
+    validation: ImageSet,
+    teacher: CachedTeacher | LiveTeacher | None,
+    *,
+    fabric: Fabric,
+    seed: int,
+    teacher_validation: Tensor | None = None,
+    resume: Path | None = None,
+    fingerprint: str = "",
+    title: str = "training",
+) -> Fit:
+    """Train `student` in place with `criterion`, keep the epoch with the best validation accuracy (the first on a tie).
+
+    teacher             None where the criterion needs none
+    teacher_validation  the teacher's validation logits (N, K), for the agreement column
+    resume              file for the state after each epoch; where it exists, training goes on from it
+    fingerprint         identifies the job: a resume file with another one is refused
+
+    Raises DataError when the loss becomes NaN or infinite, RunFolderError for a resume file of another job.
+    """
+    recipe, device = train.recipe, fabric.device
+    n = len(train.images)
+    if n < 2:
+        raise DataError("fewer than 2 training images: use a larger fraction")
+    step = _Step(student.to(device, memory_format=torch.channels_last), criterion.to(device))
+    optimizer = torch.optim.AdamW(step.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    module, optimizer = fabric.setup(step, optimizer)
+    rows: list[dict[str, float]] = []
+    best: dict[str, Any] = {"epoch": -1, "accuracy": -1.0, "student": {}, "criterion": {}}
+    first = 0
+    if resume is not None and resume.exists():
+        state = _read_resume(resume, fingerprint)
+        step.student.load_state_dict(state["student"])
+        step.criterion.load_state_dict(state["criterion"])
+        optimizer.load_state_dict(state["optimizer"])
+        rows, best, first = state["rows"], state["best"], state["epoch"] + 1
+    with progress(title, recipe.epochs) as advance:
+        advance(first)
+        for epoch in range(first, recipe.epochs):
+            started = time.perf_counter()
+            for group in optimizer.param_groups:
+                group["lr"] = _learning_rate(recipe, epoch)
+            row = {"epoch": epoch, "lr": _learning_rate(recipe, epoch)}
+            row |= _train_epoch(module, optimizer, train, teacher, fabric, seed, epoch)
+            row |= _validate(step.student, validation, train.preprocessing, teacher_validation, fabric)
+            row["seconds"] = time.perf_counter() - started
+            rows.append(row)
+            if row["validation_accuracy"] > best["accuracy"]:
+                best = {"epoch": epoch, "accuracy": row["validation_accuracy"]}
+                best |= {"student": _copy_state(step.student), "criterion": _copy_state(step.criterion)}
+            if resume is not None and fabric.is_global_zero:
+                state = {"fingerprint": fingerprint, "epoch": epoch, "rows": rows, "best": best}
+                state |= {"student": step.student.state_dict(), "criterion": step.criterion.state_dict()}
+                state["optimizer"] = optimizer.state_dict()
+                write_atomically(resume, lambda partial, state=state: torch.save(state, partial))
+            advance(1, note=f"loss {row['loss']:.3f}  val {row['validation_accuracy']:.3f}")
+            _log.info("%s epoch %d: %s", title, epoch, {k: round(v, 4) for k, v in row.items()})
+    step.student.load_state_dict(best["student"])
+    step.criterion.load_state_dict(best["criterion"])
+    return Fit(step.student.eval(), step.criterion.eval(), pd.DataFrame(rows), best["epoch"])
+
+
+def predict_logits(model: nn.Module, images: ImageSet, preprocessing: Preprocessing, batch_size: int = 256) -> Tensor:
+    """Logits (N, K) of all images, float32 on the CPU, computed in evaluation mode; the model's mode is restored."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            chunks = (preprocessing(chunk.to(device)) for chunk in images.images.split(batch_size))
+            parts = [model(x.contiguous(memory_format=torch.channels_last)).float().cpu() for x in chunks]
+    finally:
+        model.train(training)
+    logits = torch.cat(parts)
+    if not torch.isfinite(logits).all():
+        raise ModelError("the model's logits hold NaN or infinite values: its weights or the images are damaged")
+    return logits
+
+
+def _train_epoch(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train: StudentInput,
+    teacher: TeacherSource | None,
+    fabric: Fabric,
+    seed: int,
+    epoch: int,
+) -> dict[str, float]:
+    n, recipe = len(train.images), train.recipe
+    order = torch.randperm(n, generator=torch.Generator().manual_seed((seed << 20) + epoch))
+    module.train()
+    sums: dict[str, Tensor] = {}
+    seen = 0
+    for batch in order.split(recipe.batch_size):
+        indices = batch[fabric.global_rank :: fabric.world_size]
+        if len(batch) < 2 * fabric.world_size:  # batch normalisation needs two samples
+            continue
+        view = recipe.view(epoch)
+        x = train(indices, view)
+        labels = train.images.labels[indices].to(fabric.device)
+        summary = teacher(x, indices, view) if teacher is not None else {}
+        loss, terms, _ = module(x, summary, labels, epoch)
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        optimizer.step()
+        for name, value in {"loss": loss.detach(), **terms}.items():
+            sums[name] = sums.get(name, torch.zeros((), device=fabric.device)) + value * len(indices)
+        seen += len(indices)
+    means = {name: float(fabric.all_reduce(value / seen, reduce_op="mean")) for name, value in sums.items()}
+    if not all(v == v and abs(v) != float("inf") for v in means.values()):
+        raise DataError(
+            f"the training loss is not finite in epoch {epoch} ({means}): lower the learning rate or the layer weight"
+        )
+    return means
+
+
+def _validate(
+    student: nn.Module, images: ImageSet, preprocessing: Preprocessing, teacher: Tensor | None, fabric: Fabric
+) -> dict[str, float]:
+    with fabric.autocast():
+        logits = predict_logits(student, images, preprocessing)
+    labels = images.labels
+    row = {
+        "validation_accuracy": (logits.argmax(1) == labels).double().mean().item(),
+        "validation_ce": torch.nn.functional.cross_entropy(logits, labels).item(),
+    }
+    if teacher is not None:
+        row["validation_agreement"] = (logits.argmax(1) == teacher.argmax(1)).double().mean().item()
+    return row
+
+
+def _learning_rate(recipe: Recipe, epoch: int) -> float:
+    if recipe.schedule == "cosine":
+        return recipe.lr * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * epoch / recipe.epochs))))
+    return recipe.lr * recipe.gamma ** (epoch // recipe.step_size)
+
+
+def _copy_state(module: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+
+def _read_resume(path: Path, fingerprint: str) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"cannot read {path} ({type(error).__name__}): delete it to train from the start"
+        ) from error
+    if state.get("fingerprint") != fingerprint:
+        raise RunFolderError(
+            f"{path} belongs to another configuration, data or teacher: choose another run folder or delete it"
+        )
+    return state

@@ -1,0 +1,203 @@
+"""The heatmap gallery: input | teacher | students, a row an image, all on one symmetric colour scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from xaibench.errors import DataError, unknown_name
+from xaibench.figures.style import MUTED, figure_width, heatmap_colours, new_figure, paper_style
+
+__all__ = ["CLIP_QUANTILE", "NORMALISATIONS", "displayed", "gallery", "pixels", "symmetric_limit"]
+
+CLIP_QUANTILE = 0.995
+"""Share of the displayed |relevance| that lies within the colour scale."""
+
+NORMALISATIONS = {"share": "share of the map's total |relevance|", "none": "relevance (logits)"}
+"""How maps are brought onto one scale -> the unit on the colour bar."""
+
+_GAP, _LINE, _HEADER, _FOOTER, _MARGIN = 0.05, 0.11, 0.2, 0.5, 0.03  # inches
+_LARGEST = 1.6  # inches of a panel: with few columns the figure becomes narrower, not its panels huge
+_FRAME = "#9a9a9a"
+
+
+def displayed(maps: npt.ArrayLike, normalise: str = "share") -> npt.NDArray[np.float64]:
+    """Maps (N, H, W) as they are coloured.
+
+    "share": R / sum |R|, each map by its own sum, so that models whose logits differ in scale can be
+    compared by eye; an all-zero map stays zero. "none": R itself, in logits. A map with a non-finite value
+    becomes NaN throughout (drawn grey).
+    """
+    if normalise not in NORMALISATIONS:
+        raise unknown_name("normalisation", normalise, NORMALISATIONS)
+    values = np.array(maps, dtype=np.float64)
+    if values.ndim != 3:
+        raise DataError(
+            f"heatmaps must have the shape (N, H, W), got {values.shape}: sum over the channels first"
+        )
+    values[~np.isfinite(values).all(axis=(1, 2))] = np.nan
+    if normalise == "share":
+        total = np.abs(values).sum(axis=(1, 2), keepdims=True)
+        values /= np.where(total == 0, 1.0, total)
+    return values
+
+
+def symmetric_limit(values: npt.ArrayLike, quantile: float = CLIP_QUANTILE) -> float:
+    """v of the colour scale [-v, v]: the quantile of |values| over all finite ones; 1 if they are all zero.
+
+    A quantile and not the maximum, so that single pixels do not wash out all others.
+    """
+    magnitudes = np.abs(np.asarray(values, dtype=np.float64))
+    magnitudes = magnitudes[np.isfinite(magnitudes)]
+    if magnitudes.size == 0:
+        return 1.0
+    return float(np.quantile(magnitudes, quantile)) or float(magnitudes.max()) or 1.0
+
+
+def pixels(images: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Images (N, C, H, W) in [0, 1], C = 1 or 3 -> (N, H, W, 3) for display."""
+    values = np.asarray(images, dtype=np.float64)
+    if values.ndim != 4 or values.shape[1] not in (1, 3):
+        raise DataError(f"images must have the shape (N, 1 or 3, H, W), got {values.shape}")
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        raise DataError("image values must lie in [0, 1]: undo the normalisation with Preprocessing.invert")
+    return np.repeat(values, 3 // values.shape[1], axis=1).transpose(0, 2, 3, 1)
+
+
+def gallery(
+    images: npt.ArrayLike,
+    teacher: npt.ArrayLike,
+    students: Mapping[str, npt.ArrayLike],
+    *,
+    titles: Sequence[str],
+    scores: Mapping[str, Sequence[str]] | None = None,
+    normalise: str = "share",
+    width: str | float = "double",
+) -> Figure:
+    """Draw images and their heatmaps: a row an image; columns input, teacher, each student.
+
+    images     (N, C, H, W) in [0, 1], C = 1 or 3
+    teacher    (N, H, W) signed relevance
+    students   column name -> (N, H, W)
+    titles     N titles, set under the inputs: first line in bold ("woman\\nrather than girl"), "" for none
+    scores     column name ("teacher" or a student) -> N texts under its panels
+    normalise  "share" or "none", see `displayed`
+    width      "single", "double" or inches: the most that the figure takes
+
+    The scale is symmetric about zero (white) and the same for all panels; it ends at the 99.5% quantile of
+    |values|, beyond which colours are clipped, as the pointed ends of the colour bar say.
+    """
+    pictures = pixels(images)
+    columns = {"teacher": displayed(teacher, normalise)}
+    columns.update({name: displayed(maps, normalise) for name, maps in students.items()})
+    _check(pictures, columns, titles, scores or {})
+    limit = symmetric_limit(np.stack(list(columns.values())))
+    texts = {name: list(lines) for name, lines in (scores or {}).items()}
+
+    rows, across = len(pictures), len(columns) + 1
+    gaps = 2 * _MARGIN + _GAP * (across - 1)
+    panel = min((figure_width(width) - gaps) / across, _LARGEST)
+    inches = panel * across + gaps
+    header = _HEADER + _LINE * max(name.count(":") for name in columns)
+    high = panel * pictures.shape[1] / pictures.shape[2]
+    lines = max(
+        (text.count("\n") + 1 for part in (titles, *texts.values()) for text in part if text), default=0
+    )
+    pitch = high + (_LINE * lines + 0.09 if lines else _GAP)
+    height = header + rows * pitch + _FOOTER
+    colours, norm = heatmap_colours(), Normalize(-limit, limit)
+    with paper_style():
+        figure = new_figure(inches, height)
+
+        def place(x: float, top: float, w: float, h: float) -> Axes:
+            return figure.add_axes((x / inches, 1 - (top + h) / height, w / inches, h / height))
+
+        for row in range(rows):
+            top = header + row * pitch
+            for column, name in enumerate(("input", *columns)):
+                axes = place(_MARGIN + column * (panel + _GAP), top, panel, high)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set(visible=True, linewidth=0.4, color=_FRAME)
+                if name == "input":
+                    axes.imshow(pictures[row], interpolation="nearest", aspect="auto")
+                    _title_below(axes, titles[row], panel)
+                else:
+                    axes.imshow(
+                        columns[name][row], cmap=colours, norm=norm, interpolation="nearest", aspect="auto"
+                    )
+                if row == 0:
+                    heading = name.replace(":", ":\n")
+                    axes.set_title(heading, pad=3, fontsize=_fitting(heading, 7.5, panel), linespacing=1.1)
+                if name in texts:
+                    text = texts[name][row]
+                    axes.set_xlabel(text, labelpad=2.5, fontsize=_fitting(text, 6.5, panel), linespacing=1.2)
+        start, room = _MARGIN + panel + _GAP, inches - panel - _GAP - 2 * _MARGIN
+        long = min(2.4, 0.85 * room)
+        bar = place(start + (room - long) / 2, height - _FOOTER + 0.04, long, 0.07)
+        colourbar = figure.colorbar(
+            ScalarMappable(norm, colours), cax=bar, orientation="horizontal", extend="both", extendfrac=0.03
+        )
+        colourbar.outline.set(linewidth=0.4, edgecolor=_FRAME)
+        _label_bar(colourbar.ax, limit, normalise)
+    return figure
+
+
+def _label_bar(axes: Axes, limit: float, normalise: str) -> None:
+    end = f"{100 * limit:.2g}%" if normalise == "share" else f"{limit:.2g}"
+    axes.set_xticks([-limit, 0.0, limit], [f"−{end}", "0", f"+{end}"])
+    axes.tick_params(length=1.5, pad=1.5, labelsize=6)
+    axes.set_xlabel(f"{NORMALISATIONS[normalise]}\ncolours clipped beyond ±{end}", labelpad=1.5, fontsize=6.5)
+
+
+def _fitting(text: str, points: float, inches: float) -> float:
+    # A letter of DejaVu Sans is about 0.57 em wide.
+    longest = max(len(line) for line in text.split("\n"))
+    return min(points, 72 * inches / (0.57 * longest)) if longest else points
+
+
+def _title_below(axes: Axes, title: str, inches: float) -> None:
+    first, _, rest = title.partition("\n")
+    points: dict[str, Any] = {
+        "xycoords": "axes fraction",
+        "textcoords": "offset points",
+        "ha": "center",
+        "va": "top",
+    }
+    axes.annotate(
+        first, (0.5, 0), (0, -2.5), fontsize=_fitting(first, 6, inches), fontweight="bold", **points
+    )
+    size = _fitting(rest, 6.5, inches)
+    axes.annotate(
+        rest, (0.5, 0), (0, -2.5 - 72 * _LINE), fontsize=size, color=MUTED, linespacing=1.2, **points
+    )
+
+
+def _check(
+    pictures: npt.NDArray[np.float64],
+    columns: Mapping[str, npt.NDArray[np.float64]],
+    titles: Sequence[str],
+    scores: Mapping[str, Sequence[str]],
+) -> None:
+    n = len(pictures)
+    if n == 0:
+        raise DataError("a gallery needs at least one image, got none")
+    if len(titles) != n:
+        raise DataError(f"{n} images but {len(titles)} titles: give one each ('' for none)")
+    for name, maps in columns.items():
+        if maps.shape[0] != n or maps.shape[1:] != columns["teacher"].shape[1:]:
+            raise DataError(
+                f"heatmaps of '{name}' have the shape {maps.shape}, those of the teacher "
+                f"{columns['teacher'].shape}, for {n} images: explain the same images with both models"
+            )
+    for name, texts in scores.items():
+        if name not in columns:
+            raise unknown_name("gallery column", name, columns)
+        if len(texts) != n:
+            raise DataError(f"{n} images but {len(texts)} scores for '{name}': give one text an image")

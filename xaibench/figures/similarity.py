@@ -1,0 +1,160 @@
+"""How alike the explanations are: one panel an explainer, intervals, chance levels and nulls on one axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from xaibench.errors import DataError
+from xaibench.figures.style import (
+    INK,
+    MUTED,
+    MethodStyle,
+    explainer_label,
+    figure_width,
+    method_styles,
+    metric_label,
+    new_figure,
+    paper_style,
+)
+
+__all__ = ["similarity_figure"]
+
+_NEEDED = ("method", "explainer", "metric", "mean", "low", "high", "n", "chance", "chance_sd")
+_NULLS = {"random_student": ("random student", "v"), "mismatched": ("mismatched images", "d")}
+_CHANCE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (3, 2)}
+_BAND: dict[str, Any] = {"facecolor": "#000000", "alpha": 0.12, "linewidth": 0}
+_STEP, _PAD = 0.115, 0.11  # inches between methods, and between metrics
+
+
+def similarity_figure(summary: pd.DataFrame, *, width: str | float = "double") -> Figure:
+    """Dot plot of similarity scores: a panel an explainer, a group a metric, a row a method.
+
+    summary  columns method, explainer, metric, mean, low, high, n, chance, chance_sd; where present also
+             random_student and mismatched (means of the two nulls). One row a method, explainer and metric.
+    width    "single", "double" or inches
+
+    Filled markers with bars are means with 95% intervals. The dashed line is the score of random maps, its
+    band +-2 chance_sd / sqrt(n): where the mean over n random maps would lie. Hollow markers are the nulls.
+    Methods, metrics and explainers stand in the order of their first row; undefined means (NaN) are left out.
+    """
+    missing = [name for name in _NEEDED if name not in summary]
+    if missing:
+        raise DataError(f"the summary lacks the columns {', '.join(missing)}: pass the summary of a run")
+    if summary.empty:
+        raise DataError("the summary has no rows: score at least one method first")
+    if summary.duplicated(["method", "explainer", "metric"]).any():
+        raise DataError(
+            "the summary has several rows for one method, explainer and metric: aggregate over seeds first"
+        )
+    methods, explainers, metrics = (
+        list(dict.fromkeys(summary[c])) for c in ("method", "explainer", "metric")
+    )
+    styles = method_styles(methods)
+    nulls = [name for name in _NULLS if name in summary and summary[name].notna().any()]
+
+    inches = figure_width(width)
+    group = _STEP * len(methods) + _PAD
+    per_line = max(1, int(inches / 1.3))
+    lines = -(-(len(methods) + len(nulls) + 1) // per_line)
+    top, bottom, left, right, between = 0.24 + 0.15 * lines, 0.36, 0.85, 0.06, 0.14
+    height = top + group * len(metrics) + bottom
+    panel = (inches - left - right - between * (len(explainers) - 1)) / len(explainers)
+    with paper_style():
+        figure = new_figure(inches, height)
+        limits = _limits(summary, nulls)
+        for place, explainer in enumerate(explainers):
+            x = left + place * (panel + between)
+            axes = figure.add_axes(
+                (x / inches, bottom / height, panel / inches, group * len(metrics) / height), xlim=limits
+            )
+            axes.set_ylim(group * len(metrics), 0)
+            axes.set_title(explainer_label(explainer), pad=4)
+            axes.set_yticks([group * (i + 0.5) for i in range(len(metrics))], map(metric_label, metrics))
+            axes.tick_params(axis="y", length=0, labelleft=place == 0)
+            axes.spines["left"].set_visible(False)
+            axes.xaxis.grid(color="#e4e4e4", linewidth=0.5)
+            axes.set_axisbelow(True)
+            axes.set_xlabel("likeness to the teacher's heatmap", labelpad=2)
+            chosen = summary[summary["explainer"] == explainer]
+            for row, metric in enumerate(metrics):
+                _draw_metric(
+                    axes, chosen[chosen["metric"] == metric], methods, styles, nulls, row * group, group
+                )
+        entries = _legend(styles, nulls)
+        figure.legend(
+            list(entries.values()),
+            list(entries),
+            loc="upper center",
+            ncols=min(per_line, len(entries)),
+            handletextpad=0.5,
+            columnspacing=1.3,
+            borderpad=0,
+            borderaxespad=0.3,
+        )
+    return figure
+
+
+def _draw_metric(
+    axes: Axes,
+    rows: pd.DataFrame,
+    methods: list[str],
+    styles: dict[str, MethodStyle],
+    nulls: list[str],
+    top: float,
+    group: float,
+) -> None:
+    if top > 0:
+        axes.axhline(top, color="#cfcfcf", linewidth=0.5)
+    for chance, sd, n in rows[["chance", "chance_sd", "n"]].drop_duplicates().itertuples(index=False):
+        if np.isfinite(chance):
+            band = 2 * sd / np.sqrt(n) if n > 0 and np.isfinite(sd) else 0.0
+            span = [top + 0.02, top + group - 0.02]
+            axes.fill_betweenx(span, chance - band, chance + band, **_BAND)
+            axes.plot([chance, chance], span, **_CHANCE)
+    for row in rows.to_dict("records"):
+        y = top + _PAD / 2 + _STEP * (methods.index(row["method"]) + 0.5)
+        style = styles[row["method"]]
+        for null in nulls:
+            marker = _NULLS[null][1]
+            axes.plot(
+                row[null],
+                y,
+                marker,
+                markersize=3,
+                markerfacecolor="white",
+                markeredgecolor=style.colour,
+                mew=0.7,
+            )
+        if np.isfinite(row["mean"]):
+            axes.plot(
+                [row["low"], row["high"]], [y, y], color=style.colour, linewidth=1.4, solid_capstyle="butt"
+            )
+            axes.plot(row["mean"], y, style.marker, color=style.colour, markersize=4.2, mew=0)
+
+
+def _limits(summary: pd.DataFrame, nulls: list[str]) -> tuple[float, float]:
+    values = summary[["mean", "low", "high", "chance", *nulls]].to_numpy(dtype=float)
+    values = values[np.isfinite(values)]
+    low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
+    return min(low - 0.05, -0.05), min(max(high + 0.08, 0.5), 1.03)
+
+
+def _legend(styles: dict[str, MethodStyle], nulls: list[str]) -> dict[str, Any]:
+    entries: dict[str, Any] = {
+        name: Line2D([], [], color=s.colour, marker=s.marker, markersize=4.2, mew=0, linewidth=1.4)
+        for name, s in styles.items()
+    }
+    for null in nulls:
+        label, marker = _NULLS[null]
+        entries[label] = Line2D(
+            [], [], linestyle="", marker=marker, markersize=3, mfc="white", mec=INK, mew=0.7
+        )
+    entries["random maps ± 2 SD"] = (Patch(**_BAND), Line2D([], [], **_CHANCE))
+    return entries

@@ -1,0 +1,186 @@
+"""One look for all figures: column widths, fonts, colours that stay with their method, reproducible files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+
+from xaibench.errors import ConfigError, unknown_name
+from xaibench.files import write_atomically
+
+__all__ = [
+    "INK",
+    "MUTED",
+    "WIDTHS",
+    "MethodStyle",
+    "explainer_label",
+    "figure_width",
+    "heatmap_colours",
+    "method_styles",
+    "metric_label",
+    "new_figure",
+    "paper_style",
+    "save_figure",
+]
+
+WIDTHS = {"single": 3.35, "double": 6.9}
+"""Column widths in inches: one column, and the full width of a two-column page."""
+
+INK, MUTED = "#1a1a1a", "#6b6b6b"
+
+_RC: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.0,
+    "axes.titlesize": 8.0,
+    "axes.labelsize": 7.0,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 7.0,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "text.color": INK,
+    "lines.linewidth": 1.2,
+    "legend.fontsize": 6.5,
+    "legend.frameon": False,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "xaibench",
+}
+
+# Okabe & Ito's palette (jfly.uni-koeln.de/color), told apart with every common colour vision deficiency;
+# its yellow is left out: too light for thin lines on white.
+_PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D46")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+_FIXED = {"subdistill": 0, "kd": 1, "student-only": 2, "at": 3, "vid": 4, "vkd": 5}
+
+_METRIC_LABELS = {
+    "cosine": "cosine",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "ssim": "SSIM",
+    "topk_iou": "top-10% IoU",
+    "sign_agreement": "sign agreement",
+}
+_EXPLAINER_LABELS = {"lrp": "LRP", "ig": "integrated gradients"}
+_UNDATED = {
+    "pdf": {"CreationDate": None},
+    "svg": {"Date": None},
+    "png": {"Software": None},
+}
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """How one method is drawn in all figures: colour (hex), and marker, as colour alone is no sure cue."""
+
+    colour: str
+    marker: str
+
+
+def method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
+    """Colour and marker for each method name.
+
+    Known methods keep theirs whatever else is shown; the others take what is free, by their names' order.
+    Options after a colon count as part of the name: "subdistill" and "subdistill:centring=mean" differ.
+
+    >>> styles = method_styles(["kd", "mine"])
+    >>> styles["kd"] == method_styles(["kd"])["kd"], styles["kd"] == styles["mine"]
+    (True, False)
+    """
+    names = list(dict.fromkeys(methods))
+    slots = {name: _FIXED[name] for name in names if name in _FIXED}
+    for name in sorted(set(names) - set(slots)):
+        preferred = _FIXED.get(name.split(":")[0])
+        free = [slot for slot in range(len(_PALETTE)) if slot not in slots.values()]
+        if preferred is not None and preferred in free:
+            slots[name] = preferred
+        else:
+            slots[name] = free[-1] if free else len(slots)
+    return {name: _slot_style(slots[name]) for name in names}
+
+
+def _slot_style(slot: int) -> MethodStyle:
+    turn, place = divmod(slot, len(_PALETTE))
+    return MethodStyle(_PALETTE[place], _MARKERS[(place + turn) % len(_MARKERS)])
+
+
+def metric_label(name: str) -> str:
+    """A metric's name as it is written in figures and tables ("topk_iou" -> "top-10% IoU")."""
+    return _METRIC_LABELS.get(name, name.replace("_", " "))
+
+
+def explainer_label(name: str) -> str:
+    """An explainer's name as it is written in figures ("lrp" -> "LRP"); options after the colon are kept."""
+    base, colon, options = name.partition(":")
+    return _EXPLAINER_LABELS.get(base, base) + (f" ({options})" if colon else "")
+
+
+def heatmap_colours() -> Colormap:
+    """The diverging map of all heatmaps: blue negative, exactly white zero, red positive, grey undefined."""
+    # 257 colours, so that one of them is the middle: with seismic's own 256, zero is a shade of pink.
+    return matplotlib.colormaps["seismic"].resampled(257).with_extremes(bad="#bdbdbd")
+
+
+def figure_width(width: str | float) -> float:
+    """Inches of a preset ("single", "double") or of a number given in inches (1 to 20)."""
+    if isinstance(width, str):
+        if width not in WIDTHS:
+            raise unknown_name("figure width", width, WIDTHS)
+        return WIDTHS[width]
+    if not 1 <= width <= 20:
+        raise ConfigError(
+            f"figure width {width} in is out of range: give 1 to 20 inches, 'single' or 'double'"
+        )
+    return float(width)
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """Within the block matplotlib draws and writes in the house style; its settings are restored after."""
+    with matplotlib.rc_context(_RC):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty white figure (inches) on an Agg canvas, unknown to pyplot."""
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path_stem: Path | str, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:
+    """Write `figure` as path_stem.pdf, path_stem.png, ...; return the paths.
+
+    Text stays text (TrueType in PDF, <text> in SVG), PNG has 300 dots an inch, and no file holds a date: the
+    same figure gives the same bytes. Each file is written atomically. Formats: pdf, png, svg.
+    """
+    for suffix in formats:
+        if suffix not in _UNDATED:
+            raise unknown_name("figure format", suffix, _UNDATED)
+    stem = Path(path_stem)
+    paths = []
+    for suffix in formats:
+
+        def write(partial: Path, suffix: str = suffix) -> None:
+            figure.savefig(partial, format=suffix, metadata=_UNDATED[suffix])
+
+        with paper_style():
+            paths.append(write_atomically(stem.with_name(f"{stem.name}.{suffix}"), write))
+    return paths

@@ -1,0 +1,58 @@
+"""Write results atomically: a reader sees the old file or the whole new one, never a half."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from xaibench.errors import RunFolderError
+
+__all__ = ["sha256_of_file", "write_atomically", "write_json", "write_text"]
+
+
+def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
+    """Call `write` with a temporary path beside `path`, flush it to disk and rename it into place.
+
+    A full disk or a missing folder raises RunFolderError; the old file, if any, is untouched then.
+    """
+    path = Path(path)
+    partial: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=f".partial{path.suffix}")
+        os.close(handle)
+        partial = Path(name)
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o644)
+        partial.replace(path)
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write {path}: {error.strerror or error}: free space or choose another folder"
+        ) from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path | str, text: str) -> Path:
+    """Write UTF-8 text atomically."""
+    return write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path | str, value: Any) -> Path:
+    """Write JSON (two-space indent, keys in the order given) atomically."""
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256_of_file(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Architectures, checkpoints, layer taps and the teacher/student pair."""

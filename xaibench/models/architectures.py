@@ -1,0 +1,111 @@
+"""Model names -> torch modules.
+
+Names
+-----
+``resnet18-cifar``              torchvision's ResNet-18 with a 3x3 stem of stride 1 and no max-pooling
+``resnet18-cifar:56-56-40-40``  the same with these stage widths; the stem keeps 64 channels
+``resnet18-cifar:16-32-64-128@16``  ... and a stem of 16 channels
+``resnet18:W1-W2-W3-W4[@STEM]`` the ImageNet form (7x7 stem, max-pooling) with these widths
+any torchvision classifier      ``resnet50``, ``vgg16_bn``, ``wide_resnet50_2``, ...
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from xaibench.errors import ConfigError, ModelError, unknown_name
+
+__all__ = ["build_model", "default_layers", "known_models"]
+
+_STAGES = ("layer1", "layer2", "layer3", "layer4")
+_SCALED = re.compile(r"(?P<base>resnet18(?:-cifar)?)(?::(?P<widths>[^@]*))?(?:@(?P<stem>.*))?$")
+
+
+class ScaledResNet18(ResNet):
+    """torchvision's ResNet-18 (its blocks, names and initialisation) with chosen stage widths and stem.
+
+    widths  channels of the four stages; (64, 128, 256, 512) is ResNet-18 itself
+    stem    channels of the first convolution
+    small   True: 3x3 stem of stride 1, no max-pooling (images of 28 to 64 pixels)
+    """
+
+    def __init__(
+        self, widths: tuple[int, int, int, int], stem: int, small: bool, num_classes: int, in_channels: int
+    ) -> None:
+        nn.Module.__init__(self)
+        self._norm_layer = nn.BatchNorm2d
+        self.inplanes, self.dilation, self.groups, self.base_width = stem, 1, 1, 64
+        if small:
+            self.conv1 = nn.Conv2d(in_channels, stem, kernel_size=3, stride=1, padding=1, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(in_channels, stem, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        for stage, width in enumerate(widths):
+            layer = self._make_layer(BasicBlock, width, 2, stride=1 if stage == 0 else 2)
+            setattr(self, _STAGES[stage], layer)
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(widths[-1], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def known_models() -> list[str]:
+    """Names that `build_model` accepts, without the width suffix."""
+    return ["resnet18-cifar", *torchvision.models.list_models(module=torchvision.models)]
+
+
+def build_model(name: str, num_classes: int, in_channels: int = 3, *, seed: int = 0) -> nn.Module:
+    """Build a classifier initialised from `seed`; its logits are (N, num_classes). Global random state is left alone.
+
+    Raises UnknownNameError for an unknown name, ConfigError for widths that are not four positive integers,
+    ModelError where the architecture does not take `in_channels`.
+    """
+    if num_classes < 2:
+        raise ConfigError(f"a classifier needs at least 2 classes, got {num_classes}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(name, num_classes, in_channels)
+
+
+def _build(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    match = _SCALED.match(name)
+    if match and (name != "resnet18"):
+        small = match["base"] == "resnet18-cifar"
+        widths = _integers(name, match["widths"], 4) if match["widths"] is not None else (64, 128, 256, 512)
+        (stem,) = _integers(name, match["stem"], 1) if match["stem"] is not None else (64,)
+        return ScaledResNet18(widths, stem, small, num_classes, in_channels)  # type: ignore[arg-type]
+    if name not in known_models():
+        raise unknown_name("model", name, known_models())
+    if in_channels != 3:
+        raise ModelError(f"'{name}' takes 3 input channels, not {in_channels}: use resnet18-cifar:W1-W2-W3-W4")
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    return model
+
+
+def default_layers(model: nn.Module) -> tuple[str, ...]:
+    """The layers to pair, one a stage: layer1..layer4 of a ResNet."""
+    if isinstance(model, ResNet):
+        return _STAGES
+    names = ", ".join(n for n, _ in model.named_children())
+    raise ModelError(
+        f"no default layers are known for {type(model).__name__}: give layers as teacher:student pairs "
+        f"(top-level modules: {names})"
+    )
+
+
+def _integers(name: str, text: str, count: int) -> tuple[int, ...]:
+    parts = text.split("-")
+    if len(parts) != count or not all(p.isdigit() and int(p) > 0 for p in parts):
+        raise ConfigError(
+            f"model '{name}': '{text}' must be {count} positive integer{'s' * (count > 1)}, as in "
+            "resnet18-cifar:56-56-40-40 or resnet18-cifar:16-32-64-128@16"
+        )
+    return tuple(int(p) for p in parts)

@@ -1,0 +1,55 @@
+"""Progress of long work. Silent unless somebody shows it: the command line and notebooks do, on stderr."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["progress", "show_progress"]
+
+_display: contextvars.ContextVar[Progress | None] = contextvars.ContextVar("xaibench_progress", default=None)
+
+
+@contextmanager
+def show_progress(console: Console | None = None) -> Iterator[None]:
+    """Within the block, every `progress` of the library draws a bar on stderr."""
+    columns = (
+        TextColumn("{task.description:<32}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console or Console(stderr=True), refresh_per_second=4) as display:
+        token = _display.set(display)
+        try:
+            yield
+        finally:
+            _display.reset(token)
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[..., None]]:
+    """Yield ``advance(steps=1, note="")`` for a piece of work of `total` steps."""
+    display = _display.get()
+    if display is None:
+        yield lambda steps=1, note="": None
+        return
+    task = display.add_task(description, total=total, note="")
+
+    def advance(steps: int = 1, note: str = "") -> None:
+        display.update(task, advance=steps, note=note)
+
+    yield advance

@@ -1,0 +1,165 @@
+"""One self-contained HTML page: the answer, the evidence, and what it rests on. It requests nothing."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from xaibench.errors import DataError
+from xaibench.figures.style import explainer_label, metric_label, paper_style
+from xaibench.files import write_text
+from xaibench.report.tables import html_table
+
+__all__ = ["headline", "write_report"]
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+_READING = """
+<ul>
+<li><strong>The question</strong> put to both models about each image is the same: what speaks for its
+class <em>rather than</em> for the teacher's runner-up? Red pixels speak for it, blue ones against it.</li>
+<li><strong>A score</strong> compares the student's heatmap with the teacher's, image by image; 1 is the
+same map. The mean over the images stands with its 95% bootstrap interval.</li>
+<li><strong>Chance</strong> is what random maps would score. <strong>Mismatched images</strong> compare the
+student's map of one image with the teacher's of another: what the two share whatever the image, such as
+a preference for the centre. A <strong>random student</strong> has the same architecture and was never
+trained. Only what lies above all three tells of a decision structure taken over from the teacher.</li>
+<li><strong>Agreement</strong> is the share of images that get the same class from both models. Two models
+can agree on every class and decide for different reasons.</li>
+<li>Heatmaps are summed over the colour channels and averaged over a coarse grid before they are compared;
+in pictures each is divided by its own sum of |relevance|. Sizes of relevance are never compared across
+explainers.</li>
+</ul>
+"""
+
+
+def headline(summary: pd.DataFrame, *, explainer: str | None = None, metric: str = "cosine") -> str:
+    """The answer in one sentence, from the summary's rows of one explainer and metric.
+
+    summary    columns method, explainer, metric, mean, low, high, n, chance; mismatched where present
+    explainer  None: the first one in the summary
+
+    The method with the highest mean is named, then the others with their means.
+    """
+    chosen = summary[(summary["metric"] == metric) & summary["mean"].notna()]
+    name = explainer if explainer is not None or chosen.empty else chosen["explainer"].iloc[0]
+    chosen = chosen[chosen["explainer"] == name]
+    if chosen.empty:
+        raise DataError(
+            f"the summary has no defined '{metric}' of '{name}': choose a metric and explainer it holds"
+        )
+    rows = chosen.sort_values("mean", ascending=False, kind="stable").to_dict("records")
+    best = rows[0]
+    text = (
+        f"On {best['n']} images the heatmaps ({explainer_label(str(name))}) of the student distilled with "
+        f"{best['method']} are the most like the teacher's: {metric_label(metric)} {best['mean']:.2f} "
+        f"[{best['low']:.2f}, {best['high']:.2f}]"
+    )
+    if len(rows) > 1:
+        text += "; " + ", ".join(f"{row['method']} {row['mean']:.2f}" for row in rows[1:])
+    controls = [f"chance is {best['chance']:.2f}"]
+    if math.isfinite(best.get("mismatched", math.nan)):
+        controls.insert(0, f"mismatched images give {best['mismatched']:.2f}")
+    return f"{text}; {', '.join(controls)}."
+
+
+def write_report(
+    path: Path | str,
+    *,
+    title: str,
+    headline: str,
+    table: pd.DataFrame,
+    summary: pd.DataFrame,
+    figures: Mapping[str, Figure],
+    validity: pd.DataFrame,
+    manifest: Mapping[str, Any],
+) -> Path:
+    """Write the report atomically and return its path.
+
+    title     of the page
+    headline  the answer in one sentence, see `headline`
+    table     one row a method: accuracy, agreement, similarity ("X", "X low", "X high" become one column)
+    summary   one row a method, explainer and metric: all scores with intervals, chance and nulls
+    figures   caption -> figure, in the order to be shown
+    validity  one row a check of a model and explainer; a column "passed" (bool) is coloured
+    manifest  what reproduces the run: configuration, versions, hashes; anything `json` can write
+
+    The page holds its pictures, style and script, and a content security policy that forbids all requests.
+    Everything given is escaped.
+    """
+    assets = files("xaibench.report") / "assets"
+    style, script = (
+        assets.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    )
+    failed = int((~validity["passed"].astype(bool)).sum()) if "passed" in validity else 0
+    verdict = (
+        f"{failed} of {len(validity)} checks failed." if failed else f"All {len(validity)} checks passed."
+    )
+    pictures = "\n".join(_figure(caption, figure) for caption, figure in figures.items())
+    details = json.dumps(manifest, indent=2, ensure_ascii=False, default=str)
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<title>{html.escape(title)}</title>
+<link rel="icon" href="data:,">
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+<h1>{html.escape(title)}</h1>
+<p class="headline">{html.escape(headline)}</p>
+<h2>Methods</h2>
+{_scrolling("Methods", html_table(table))}
+<h2>Figures</h2>
+{pictures}
+<h2>How to read the numbers</h2>
+{_READING.strip()}
+<h2>All scores</h2>
+<details><summary>{len(summary)} means with their intervals, chance levels and nulls</summary>
+{_scrolling("All scores", html_table(summary))}</details>
+<h2>Validity of the explanations</h2>
+<p class="{"no" if failed else "yes"}">{verdict}</p>
+{_scrolling("Validity checks", html_table(validity))}
+<h2>Reproduction</h2>
+<details><summary>Configuration, versions and hashes</summary>
+<pre>{html.escape(details)}</pre></details>
+</main>
+<script>
+{script}</script>
+</body>
+</html>
+"""
+    return write_text(path, page)
+
+
+def _scrolling(label: str, table: str) -> str:
+    return f'<div class="scroll" role="region" aria-label="{html.escape(label)}" tabindex="0">{table}</div>'
+
+
+def _figure(caption: str, figure: Figure) -> str:
+    buffer = io.BytesIO()
+    with paper_style():
+        figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    text = html.escape(caption)
+    pixels = [round(200 * inches) for inches in figure.get_size_inches()]
+    size = f'width="{pixels[0]}" height="{pixels[1]}" style="min-width: {min(pixels[0] * 0.4, 560):.0f}px"'
+    image = f'<img alt="{text}" {size} src="data:image/png;base64,{data}">'
+    return (
+        f'<figure style="max-width: {pixels[0] * 0.6:.0f}px"><div class="wide" tabindex="0">{image}</div>'
+        f"<figcaption>{text}</figcaption></figure>"
+    )

@@ -1,0 +1,175 @@
+"""Result tables as CSV, LaTeX, Markdown for the terminal, and HTML: one rule for how numbers are written."""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["csv_table", "html_table", "latex_table", "presented", "text_table"]
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "–": "--",
+}
+
+_NUMBER = ' class="number"'
+
+
+def presented(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """The table as text: floats with `digits` decimals, NaN as "–", an interval as "mean ± half its width".
+
+    A column X with companions "X low" and "X high" (or "X_low", "X_high") becomes the one column
+    "mean ± (high - low) / 2".
+
+    >>> presented(pd.DataFrame({"method": ["kd"], "cos": [0.5], "cos low": [0.46], "cos high": [0.52]}), 2)
+      method          cos
+    0     kd  0.50 ± 0.03
+    """
+    bounds = _intervals(table)
+    companions = {name for pair in bounds.values() for name in pair}
+    columns: dict[str, list[str]] = {}
+    for name in table.columns:
+        if name in companions:
+            continue
+        cells = [_cell(value, digits) for value in table[name]]
+        if name in bounds:
+            low, high = (table[bound].to_numpy(dtype=float) for bound in bounds[name])
+            half = (high - low) / 2
+            cells = [f"{c} ± {h:.{digits}f}" if math.isfinite(h) else c for c, h in zip(cells, half)]
+        columns[str(name)] = cells
+    return pd.DataFrame(columns, index=table.index)
+
+
+def csv_table(table: pd.DataFrame) -> str:
+    """All columns at full precision, for machines; NaN is an empty field, lines end with a line feed."""
+    text = io.StringIO()
+    table.to_csv(text, index=False, lineterminator="\n")
+    return text.getvalue()
+
+
+def latex_table(table: pd.DataFrame, *, digits: int = 3, caption: str = "", label: str = "") -> str:
+    """A booktabs table (needs \\usepackage{booktabs}); with a caption or label inside a table environment."""
+    shown = presented(table, digits)
+    align = "".join("r" if numeric else "l" for numeric in _numeric(table, shown))
+    lines = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", _latex_row(shown.columns), r"\midrule"]
+    lines += [_latex_row(row) for row in shown.itertuples(index=False)]
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if caption or label:
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            *([rf"\caption{{{_escaped(caption)}}}"] if caption else []),
+            *([rf"\label{{{label}}}"] if label else []),
+            *lines,
+            r"\end{table}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def text_table(table: pd.DataFrame, *, digits: int = 3, width: int | None = None) -> str:
+    """A Markdown table with aligned columns, for a terminal or a text file.
+
+    width  characters a line; None: as wide as needed, so that no cell is broken
+    """
+    shown = presented(table, digits)
+    drawn = Table(box=box.MARKDOWN, show_edge=True, pad_edge=True)
+    for name, numeric in zip(shown.columns, _numeric(table, shown)):
+        drawn.add_column(_one_line(name), justify="right" if numeric else "left", no_wrap=width is None)
+    for row in shown.itertuples(index=False):
+        drawn.add_row(*map(_one_line, row))
+    needed = 4 + sum(3 + max([len(str(name)), *map(len, shown[name])]) for name in shown.columns)
+    console = Console(
+        file=io.StringIO(), width=width or needed, color_system=None, highlight=False, markup=False
+    )
+    console.print(drawn)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip()) + "\n"
+
+
+def html_table(table: pd.DataFrame, *, digits: int = 3, caption: str = "") -> str:
+    """A <table> whose cells carry their exact value in data-value, for sorting; all text is escaped.
+
+    Cells of numbers have the class "number", booleans the class "yes" or "no".
+    """
+    shown = presented(table, digits)
+    numeric = _numeric(table, shown)
+    head = "".join(
+        f'<th scope="col"{_NUMBER * number}>{html.escape(name)}</th>'
+        for name, number in zip(shown.columns, numeric)
+    )
+    body = []
+    for position in range(len(shown)):
+        cells = []
+        for name, number in zip(shown.columns, numeric):
+            value, text = table[name].iloc[position], shown[name].iloc[position]
+            kind = f' class="{text}"' if isinstance(value, (bool, np.bool_)) else _NUMBER * number
+            exact = html.escape("" if _undefined(value) else str(value))
+            cells.append(f'<td{kind} data-value="{exact}">{html.escape(text)}</td>')
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def _intervals(table: pd.DataFrame) -> Mapping[str, tuple[str, str]]:
+    names = set(table.columns)
+    return {
+        name: (f"{name}{gap}low", f"{name}{gap}high")
+        for name in table.columns
+        for gap in (" ", "_")
+        if {f"{name}{gap}low", f"{name}{gap}high"} <= names
+    }
+
+
+def _cell(value: Any, digits: int) -> str:
+    if _undefined(value):
+        return "–"
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (float, np.floating)):
+        plain = value == 0 or 0.5 * 10**-digits <= abs(float(value)) < 1e6
+        return f"{value:.{digits}f}" if plain else f"{value:.1e}"
+    return str(value)
+
+
+def _undefined(value: object) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, (float, np.floating)) and math.isnan(value))
+
+
+def _numeric(table: pd.DataFrame, shown: pd.DataFrame) -> list[bool]:
+    kinds = [table[name].dtype for name in shown.columns]
+    return [pd.api.types.is_numeric_dtype(k) and not pd.api.types.is_bool_dtype(k) for k in kinds]
+
+
+def _escaped(text: object) -> str:
+    return "".join(_LATEX.get(character, character) for character in str(text))
+
+
+def _latex_row(cells: Iterable[object]) -> str:
+    return " & ".join(_escaped(cell) for cell in cells) + r" \\"
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")

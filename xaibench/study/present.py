@@ -1,0 +1,104 @@
+"""The pictures and the page of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from xaibench.attribution.attribution import Attribution
+from xaibench.figures.gallery import gallery
+from xaibench.figures.history import history_figure
+from xaibench.figures.similarity import similarity_figure
+from xaibench.figures.style import save_figure
+from xaibench.files import write_text
+from xaibench.report.html import headline, write_report
+from xaibench.report.tables import latex_table
+from xaibench.study.run import Run
+
+__all__ = ["gallery_of", "present", "spread_images"]
+
+_GALLERY_ROWS = 6
+
+
+def present(run: Run) -> None:
+    """Draw the run's figures and write its report from what `score_models` left."""
+    summary, table = run.summary(), run.table()
+    first = _first_seed(run)
+    figures: dict[str, Figure] = {}
+    for explainer in run.explainers:
+        names = {m: s for m, s in first.items() if run.attribution_path(s, explainer).is_file()}
+        images = spread_images(run, explainer)
+        figure = gallery_of(run, explainer, names, images)
+        stem = "gallery" if explainer == run.explainers[0] else f"gallery-{explainer.partition(':')[0]}"
+        save_figure(figure, run.folder / stem)
+        caption = f"Heatmaps ({explainer}) of the teacher and of each student, from the most to the least alike"
+        figures[caption] = figure
+    similarity = similarity_figure(summary)
+    save_figure(similarity, run.folder / "similarity")
+    histories = {name: run.history(name) for name in run.students}
+    history = history_figure(histories, teacher_accuracy=run.manifest.get("teacher_validation_accuracy"))
+    save_figure(history, run.folder / "history")
+    write_text(run.folder / "table.tex", latex_table(table))
+    write_report(
+        run.folder / "report.html",
+        title=f"Do the students decide like their teacher? {run.config.data.dataset}: {', '.join(run.classes)}",
+        headline=headline(summary),
+        table=table,
+        summary=summary,
+        figures={
+            "Similarity to the teacher's heatmaps, with chance and nulls": similarity,
+            **figures,
+            "Training": history,
+        },
+        validity=run.validity(),
+        manifest=run.manifest,
+    )
+
+
+def gallery_of(run: Run, explainer: str, students: dict[str, str], images: list[str]) -> Figure:
+    """The comparison figure: a row an image, columns input, teacher and each student, scores under the panels.
+
+    students  column title -> student of the run ("kd/seed0")
+    images    keys of explained images
+    """
+    position = {key: i for i, key in enumerate(run.images.keys)}
+    rows = [position[key] for key in images]
+    teacher = run.attribution("teacher", explainer)
+    maps = {title: run.attribution(name, explainer) for title, name in students.items()}
+    scores = run.scores()
+    scores = scores[
+        (scores["pairing"] == "matched") & (scores["metric"] == "cosine") & (scores["explainer"] == explainer)
+    ]
+    texts = {}
+    for title, name in students.items():
+        method, _, seed = name.rpartition("/seed")
+        chosen = scores[(scores["method"] == method) & (scores["seed"] == int(seed))].set_index("image")["value"]
+        texts[title] = [f"cosine {chosen[key]:.2f}" for key in images]
+    pixels = run.images.images[rows].float() / 255
+    return gallery(
+        pixels,
+        teacher.heatmaps[rows],
+        {title: attribution.heatmaps[rows] for title, attribution in maps.items()},
+        titles=[_title(run, teacher, row) for row in rows],
+        scores=texts,
+    )
+
+
+def spread_images(run: Run, explainer: str, count: int = _GALLERY_ROWS) -> list[str]:
+    """Keys of `count` images at evenly spaced ranks of mean cosine, best first: neither the best nor the worst picked."""
+    scores = run.scores()
+    chosen = scores[
+        (scores["pairing"] == "matched") & (scores["metric"] == "cosine") & (scores["explainer"] == explainer)
+    ]
+    means = chosen.groupby("image")["value"].mean().dropna().sort_values(ascending=False, kind="stable")
+    ranks = np.linspace(0, len(means) - 1, min(count, len(means))).round().astype(int)
+    return [str(means.index[rank]) for rank in ranks]
+
+
+def _first_seed(run: Run) -> dict[str, str]:
+    return {method: f"{method}/seed{run.config.seeds[0]}" for method in run.config.methods}
+
+
+def _title(run: Run, teacher: Attribution, row: int) -> str:
+    label, contrast = int(teacher.target.label[row]), int(teacher.target.contrast[row])
+    return f"{run.classes[label]}\nrather than {run.classes[contrast]}"

@@ -1,0 +1,132 @@
+"""The main job: configuration -> run folder with students, heatmaps, scores, figures and report; resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xaibench.distill.recipe import resolve_precision
+from xaibench.distill.trainer import predict_logits
+from xaibench.errors import RunFolderError
+from xaibench.files import write_json
+from xaibench.models.checkpoints import state_hash
+from xaibench.study.assets import Assets, load_assets
+from xaibench.study.config import RunConfig
+from xaibench.study.present import present
+from xaibench.study.run import Run, open_run
+from xaibench.study.steps import check_explainable, distill_students, explain_models, score_models
+
+__all__ = ["create_run", "reopen", "run_study"]
+
+_LIBRARIES = ("xaibench", "torch", "torchvision", "captum", "zennit", "lightning-fabric", "numpy")
+
+
+def run_study(
+    config: RunConfig | str | Path, folder: Path | str, *, accelerator: str = "auto", devices: int = 1
+) -> Run:
+    """Distil, explain, score and report into `folder`; what is already there is kept, so that a killed run resumes.
+
+    config  a RunConfig, a TOML file or the name of a preset ("demo")
+
+    Raises RunFolderError for a folder with other contents or a run of another configuration.
+    """
+    config = config if isinstance(config, RunConfig) else RunConfig.load(config)
+    run, assets = create_run(config, folder)
+    distill_students(run, assets, accelerator, devices)
+    explain_models(run, assets)
+    score_models(run)
+    present(run)
+    run.note(finished=_now())
+    return run
+
+
+def create_run(config: RunConfig, folder: Path | str) -> tuple[Run, Assets]:
+    """Make the run folder, or reopen it where it holds the same configuration; load and check what it works on."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file: choose another run folder")
+    if (folder / "manifest.json").is_file():
+        run = open_run(folder)
+        different = _first_difference(run.config.to_dict(), config.to_dict())
+        if different:
+            raise RunFolderError(
+                f"{folder} holds a run with another configuration ({different}): choose another folder"
+            )
+        return reopen(run)
+    if folder.exists() and any(folder.iterdir()):
+        raise RunFolderError(f"{folder} is not empty and holds no run: choose another folder")
+    assets = load_assets(config)
+    run = Run(folder, config)
+    manifest = _manifest(config, assets)
+    write_json(folder / "manifest.json", manifest)
+    check_explainable(run, assets)
+    return run, assets
+
+
+def reopen(run: Run) -> tuple[Run, Assets]:
+    """Load what an existing run works on, and make sure that it is still the same teacher and data."""
+    assets = load_assets(run.config)
+    for name, value in _hashes(assets).items():
+        if run.manifest["hashes"].get(name) != value:
+            raise RunFolderError(
+                f"the {name} of {run.folder} changed since the run began: restore it or start in another folder"
+            )
+    return run, assets
+
+
+def _manifest(config: RunConfig, assets: Assets) -> dict[str, Any]:
+    pair, task = assets.pair, assets.task
+    logits = predict_logits(pair.teacher, task.validation, pair.preprocessing)
+    return {
+        "xaibench": version("xaibench"),
+        "started": _now(),
+        "command": " ".join(["xaibench", *sys.argv[1:]]),
+        "classes": list(pair.classes),
+        "layers": [str(layer) for layer in pair.layers],
+        "preprocessing": dataclasses.asdict(pair.preprocessing),
+        "images": {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
+        "teacher": {"architecture": assets.card.architecture, "classes": len(assets.card.classes)},
+        "teacher_validation_accuracy": (logits.argmax(1) == task.validation.labels).double().mean().item(),
+        "hashes": _hashes(assets),
+        "precision": resolve_precision(config.train.precision),
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "machine": {
+            "python": platform.python_version(),
+            "system": platform.system(),
+            "threads": torch.get_num_threads(),
+        },
+        "config": config.to_dict(),
+    }
+
+
+def _hashes(assets: Assets) -> dict[str, str]:
+    task = assets.task
+    splits = {"train": task.train, "validation": task.validation, "test": task.test}
+    return {"teacher": state_hash(assets.pair.teacher), **{k: v.content_hash() for k, v in splits.items()}}
+
+
+def _first_difference(old: dict[str, Any], new: dict[str, Any], where: str = "") -> str:
+    for key in new:
+        a, b = _plain(old.get(key)), _plain(new[key])
+        if isinstance(a, dict) and isinstance(b, dict):
+            inner = _first_difference(a, b, f"{where}{key}.")
+            if inner:
+                return inner
+        elif a != b:
+            return f"{where}{key} was {a!r}, now {b!r}"
+    return ""
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,207 @@
+"""The steps of a run, each of which skips what the folder already holds: distil, explain, score."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from xaibench.attribution.attribution import Attribution
+from xaibench.attribution.explain import explain, parse_explainer
+from xaibench.attribution.targets import Target, make_target
+from xaibench.data.images import ImageSet
+from xaibench.distill.distill import distill, make_fabric, measure_moments
+from xaibench.distill.methods import SubDistill, parse_method
+from xaibench.distill.trainer import predict_logits
+from xaibench.errors import ExplanationError
+from xaibench.files import write_json, write_text
+from xaibench.models.checkpoints import save_checkpoint, state_hash
+from xaibench.progress import progress
+from xaibench.similarity.scores import compare
+from xaibench.study.assets import Assets, explained_images
+from xaibench.study.run import UNTRAINED, Run
+from xaibench.study.summary import method_table, summarise
+from xaibench.subspace.moments import load_moments, save_moments
+
+__all__ = ["check_explainable", "distill_students", "explain_models", "score_models"]
+
+_log = logging.getLogger(__name__)
+
+
+def check_explainable(run: Run, assets: Assets) -> None:
+    """Run the validity checks on teacher and untrained student before hours are spent on training."""
+    few = explained_images(assets.task.test, 4, run.config.data.seed)
+    x = assets.pair.preprocessing(few.images)
+    target = make_target(predict_logits(assets.pair.teacher, few, assets.pair.preprocessing), few.labels)
+    for explainer in run.explainers:
+        for model in (assets.pair.teacher, assets.student_pair(run.config.seeds[0]).student):
+            explain(model, x, target, parse_explainer(explainer), assets.pair.preprocessing)
+
+
+def distill_students(run: Run, assets: Assets, accelerator: str = "auto", devices: int = 1) -> None:
+    """Train every student that has no checkpoint yet; an interrupted one goes on after its last epoch."""
+    missing = [name for name in run.students if not run.student_path(name).is_file()]
+    if not missing:
+        return
+    fabric = make_fabric(run.config.train, accelerator, devices)
+    moments = None
+    for name in missing:
+        method_text, _, seed_text = name.rpartition("/seed")
+        method, seed = parse_method(method_text), int(seed_text)
+        if isinstance(method, SubDistill) and moments is None:
+            moments = _moments(run, assets, fabric)
+        path = run.student_path(name)
+        result = distill(
+            assets.student_pair(seed),
+            assets.task,
+            method,
+            run.config.train,
+            seed=seed,
+            moments=moments,
+            folder=path.parent,
+            fabric=fabric,
+        )
+        write_text(path.with_name("history.csv"), result.history.to_csv(index=False))
+        about = {"method": repr(method), "seed": seed, "recipe": dataclasses.asdict(result.recipe)}
+        about |= {"best_epoch": result.best_epoch, "validation_accuracy": result.validation_accuracy}
+        about |= {
+            "seconds": round(result.seconds, 2),
+            "hashes": result.hashes,
+            "precision": fabric.strategy.precision.precision,
+        }
+        write_json(path.with_name("run.json"), about)
+        save_checkpoint(path, result.student, assets.student_card(method=repr(method), seed=seed))
+        path.with_name("resume.pt").unlink(missing_ok=True)
+
+
+def explain_models(run: Run, assets: Assets) -> None:
+    """Explain the chosen test images under every model; write predictions of the whole test set and validity."""
+    config, pair = run.config, assets.pair
+    images = explained_images(assets.task.test, config.explain.images, config.data.seed)
+    run.save_images(images)
+    models: dict[str, nn.Module] = {
+        "teacher": pair.teacher,
+        **{name: run.student(name) for name in run.students},
+    }
+    models[UNTRAINED] = assets.student_pair(max(config.seeds) + 1).student.eval()
+    logits = {}
+    with progress("test set", len(models)) as advance:
+        for name, model in models.items():
+            logits[name] = predict_logits(model, assets.task.test, pair.preprocessing)
+            advance(note=name)
+    write_text(run.folder / "predictions.csv", _predictions(logits, assets.task.test).to_csv(index=False))
+    position = {key: i for i, key in enumerate(assets.task.test.keys)}
+    rows = torch.tensor([position[key] for key in images.keys])
+    checks = []
+    for explainer in run.explainers:
+        for name, model in models.items():
+            target = make_target(
+                logits["teacher"][rows],
+                images.labels,
+                contrast=config.explain.contrast,
+                logits_own=logits[name][rows],
+            )
+            checks += _explain_one(run, images, name, model, explainer, target)
+    write_text(run.folder / "validity.csv", pd.DataFrame(checks).to_csv(index=False))
+
+
+def score_models(run: Run) -> None:
+    """Score every student's maps against the teacher's; write scores, their summary and the table of methods."""
+    similarity = run.config.similarity
+    parts = []
+    for explainer in run.explainers:
+        teacher = run.attribution("teacher", explainer)
+        untrained = _attribution_or_none(run, UNTRAINED, explainer)
+        for name in run.students:
+            student = _attribution_or_none(run, name, explainer)
+            if student is None:
+                continue
+            report = compare(
+                teacher,
+                student,
+                keys=run.images.keys,
+                metrics=similarity.metrics,
+                grid=similarity.grid,
+                sign=similarity.sign,
+                random_student=untrained,
+                seed=run.config.data.seed,
+            )
+            method, _, seed = name.rpartition("/seed")
+            parts.append(report.rows.assign(method=method, seed=int(seed), explainer=explainer))
+    if not parts:
+        raise ExplanationError(f"no student of {run.folder} has a valid explanation: see {run.folder / 'validity.csv'}")
+    columns = ["method", "seed", "explainer", "metric", "pairing", "image", "value"]
+    scores = pd.concat(parts, ignore_index=True)[columns]
+    summary = summarise(scores, report.grid, similarity.sign)
+    table = method_table(run.config.methods, summary, run.predictions())
+    write_text(run.folder / "scores.csv", scores.to_csv(index=False))
+    write_text(run.folder / "summary.csv", summary.to_csv(index=False))
+    write_text(run.folder / "table.csv", table.to_csv(index=False))
+
+
+def _moments(run: Run, assets: Assets, fabric: Fabric):  # type: ignore[no-untyped-def]
+    path = run.folder / "subspace.safetensors"
+    if not path.is_file():
+        pair = dataclasses.replace(assets.pair, teacher=assets.pair.teacher.to(fabric.device))
+        save_moments(path, measure_moments(pair, assets.task.train, fabric))
+    return load_moments(path)
+
+
+def _explain_one(
+    run: Run, images: ImageSet, name: str, model: nn.Module, explainer: str, target: Target
+) -> list[dict[str, object]]:
+    path = run.attribution_path(name, explainer)
+    about = {"model": name, "explainer": explainer}
+    attribution = Attribution.load(path) if path.is_file() else None
+    if attribution is None or attribution.model_hash != state_hash(model) or not attribution.target.same_as(target):
+        x = run.preprocessing(images.images)
+        with progress(f"{explainer} of {name}", len(x)) as advance:
+            try:
+                attribution = explain(model, x, target, parse_explainer(explainer), run.preprocessing, progress=advance)
+            except ExplanationError as error:
+                if name == "teacher":
+                    raise
+                _log.warning("%s has no valid explanation and gets no score: %s", name, error)
+                return [
+                    {
+                        **about,
+                        "check": "refused",
+                        "value": None,
+                        "bound": None,
+                        "passed": False,
+                        "note": str(error),
+                    }
+                ]
+        attribution.save(path)
+    rows = [
+        {**about, "check": c.name, "value": c.value, "bound": c.bound, "passed": c.passed, "note": c.note}
+        for c in attribution.validity.checks
+    ]
+    return rows
+
+
+def _attribution_or_none(run: Run, name: str, explainer: str) -> Attribution | None:
+    return run.attribution(name, explainer) if run.attribution_path(name, explainer).is_file() else None
+
+
+def _predictions(logits: dict[str, Tensor], test: ImageSet) -> pd.DataFrame:
+    parts = []
+    for name, values in logits.items():
+        confidence, predicted = values.softmax(1).max(1)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "model": name,
+                    "image": test.keys,
+                    "label": [test.classes[i] for i in test.labels.tolist()],
+                    "predicted": [test.classes[i] for i in predicted.tolist()],
+                    "confidence": confidence.double().numpy().round(6),
+                    "correct": (predicted == test.labels).numpy(),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
