@@ -115,6 +115,7 @@ def test_the_slider_changes_the_pictures(tiny_run, tmp_path):
         try:
             page.goto(f"{address}lab/tree/quickstart.ipynb")
             page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
+            page.get_by_text("| Idle").wait_for(timeout=60_000)
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.locator("[data-command='runmenu:run-all']").click()
             move_the_slider(page, tmp_path / "explorer.png")

@@ -47,9 +47,7 @@ def parse(text: str) -> object:
 
 
 def test_values_take_the_type_of_their_field() -> None:
-    text = (
-        "rich: steps=7, weight=1e-3, shuffle=TRUE, label=a:b=c, mode=peer_bn, limit=3, widths=4+5+6, pair=1+2"
-    )
+    text = "rich: steps=7, weight=1e-3, shuffle=TRUE, label=a:b=c, mode=peer_bn, limit=3, widths=4+5+6, pair=1+2"
     assert parse(text) == Rich(7, 1e-3, True, "a:b=c", "peer_bn", 3, (4, 5, 6), (1.0, 2.0))
     assert isinstance(parse("rich:weight=2").weight, float)  # type: ignore[attr-defined]
     assert parse("rich:limit=none").limit is None  # type: ignore[attr-defined]
@@ -87,10 +85,7 @@ def test_errors_are_one_line_with_the_remedy(text: str, error: type[Exception], 
 
 def test_format_states_what_differs_from_the_defaults_or_everything() -> None:
     assert format_options(Rich()) == "rich"
-    assert (
-        format_options(Rich(steps=7, shuffle=True, pair=(0.5, 2.0)))
-        == "rich:steps=7,shuffle=true,pair=0.5+2.0"
-    )
+    assert format_options(Rich(steps=7, shuffle=True, pair=(0.5, 2.0))) == "rich:steps=7,shuffle=true,pair=0.5+2.0"
     assert format_options(Rich(), full=True).startswith("rich:steps=50,weight=1.0,shuffle=false,label=black,")
     assert format_options(Strict(3)) == "strict:size=3"
 

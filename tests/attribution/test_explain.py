@@ -22,9 +22,7 @@ def snapshot(model: nn.Module) -> list[object]:
     seen: list[object] = []
     for name, module in model.named_modules():
         hooks = [key for key in vars(module) if "hooks" in key]
-        seen.append(
-            (name, id(module), module.training, getattr(module, "inplace", None), sorted(vars(module)))
-        )
+        seen.append((name, id(module), module.training, getattr(module, "inplace", None), sorted(vars(module))))
         seen.append([list(vars(module)[key]) for key in hooks if vars(module)[key]])
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         seen.append((name, id(value), value.requires_grad, value.grad, value._version))
@@ -53,9 +51,7 @@ def test_the_model_is_left_byte_identical(explainer, lived_in: nn.Module, x, tar
 
 
 @pytest.mark.parametrize("explainer", [LRP(), FAST_IG])
-def test_the_model_is_left_byte_identical_after_an_exception(
-    explainer, lived_in, x, target, preprocessing
-) -> None:
+def test_the_model_is_left_byte_identical_after_an_exception(explainer, lived_in, x, target, preprocessing) -> None:
     before = snapshot(lived_in)
 
     def interrupt(_: int) -> None:
@@ -84,9 +80,7 @@ def test_training_mode_makes_no_difference(explainer, network: nn.Module, x, tar
 
 
 @pytest.mark.parametrize("explainer", [LRP(), FAST_IG])
-def test_gradients_switched_off_make_no_difference(
-    explainer, network: nn.Module, x, target, preprocessing
-) -> None:
+def test_gradients_switched_off_make_no_difference(explainer, network: nn.Module, x, target, preprocessing) -> None:
     with torch.no_grad():
         inside = explain(network, x, target, explainer, preprocessing, check=False)
     outside = explain(network, x, target, explainer, preprocessing, check=False)
@@ -130,9 +124,7 @@ def test_the_checks_run_once_and_not_per_batch(network, x, target, preprocessing
     assert seen == [2, 2, 1]
 
 
-def test_without_checks_nothing_is_refused_and_nothing_is_called_valid(
-    network, x, target, preprocessing
-) -> None:
+def test_without_checks_nothing_is_refused_and_nothing_is_called_valid(network, x, target, preprocessing) -> None:
     attribution = explain(network, x, target, LRP(canonizer="none"), preprocessing, check=False)
     assert not attribution.validity.valid
     with pytest.raises(ExplanationError, match="checks left out"):
@@ -197,9 +189,7 @@ def test_bad_input(change, message: str, explainer, network, x, target, preproce
 
 def test_non_finite_maps_are_refused(x: Tensor, preprocessing: Preprocessing) -> None:
     target = Target(torch.zeros(5, dtype=torch.int64), torch.ones(5, dtype=torch.int64))
-    with pytest.raises(
-        ExplanationError, match=r"maps with non-finite values is 5, at most 0 passes \(of 5\)"
-    ):
+    with pytest.raises(ExplanationError, match=r"maps with non-finite values is 5, at most 0 passes \(of 5\)"):
         explain(NaNGradient(), x, target, FAST_IG, preprocessing)
 
 

@@ -36,12 +36,8 @@ def first_against_second(n: int) -> Target:
     return Target(torch.zeros(n, dtype=torch.int64), torch.ones(n, dtype=torch.int64))
 
 
-def test_bit_equal_to_captum(
-    network: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing
-) -> None:
-    ours = explain(
-        network, x, target, IntegratedGradients(steps=20, max_steps=20), preprocessing, check=False
-    )
+def test_bit_equal_to_captum(network: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> None:
+    ours = explain(network, x, target, IntegratedGradients(steps=20, max_steps=20), preprocessing, check=False)
 
     def forward(points: Tensor, label: Tensor, contrast: Tensor) -> Tensor:
         logits, rows = network(points), torch.arange(len(points))
@@ -141,9 +137,7 @@ def test_incomplete_images_are_flagged_and_too_many_refused(preprocessing: Prepr
         explain(Step(), x, first_against_second(6), explainer, preprocessing)
 
 
-def test_small_internal_batches_raise_no_warning(
-    network: nn.Module, x: Tensor, target: Target, preprocessing
-) -> None:
+def test_small_internal_batches_raise_no_warning(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
     explainer = IntegratedGradients(steps=3, max_steps=3, internal_batch=2)
     explain(network, x, target, explainer, preprocessing, check=False)
 
@@ -171,9 +165,7 @@ def test_bad_options(options: dict, error: type[Exception], message: str) -> Non
         ({"a": torch.full((3, 16, 16), torch.nan)}, "NaN or infinite"),
     ],
 )
-def test_bad_stored_baselines(
-    tensors, message: str, tmp_path: Path, x, network, target, preprocessing
-) -> None:
+def test_bad_stored_baselines(tensors, message: str, tmp_path: Path, x, network, target, preprocessing) -> None:
     path = tmp_path / "b.safetensors"
     if tensors is not None:
         save_file(tensors, path)
@@ -186,3 +178,11 @@ def test_a_corrupt_stored_baseline(tmp_path: Path, x: Tensor, network, target, p
     path.write_bytes(b"nonsense")
     with pytest.raises(ExplanationError, match="cannot read the baseline"):
         explain(network, x, target, IntegratedGradients(baseline=str(path)), preprocessing)
+
+
+@pytest.mark.parametrize(("n", "incomplete", "passes"), [(1, 1, False), (2, 1, True), (4, 2, False), (10, 2, True)])
+def test_how_many_images_may_be_incomplete(n: int, incomplete: int, passes: bool) -> None:
+    residual = torch.tensor([0.03, float("nan")] * n)[:incomplete].tolist() + [0.02] * (n - incomplete)
+    (check,), flagged = IntegratedGradients().judge(torch.tensor(residual, dtype=torch.float64))
+    assert check.passed == passes
+    assert flagged == tuple(range(incomplete))

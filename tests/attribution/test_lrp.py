@@ -38,9 +38,7 @@ def sequential(norm: bool = True) -> nn.Sequential:
     return nn.Sequential(*layers).eval()
 
 
-def by_zennit(
-    model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, canonizers: list
-) -> Tensor:
+def by_zennit(model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, canonizers: list) -> Tensor:
     """zennit called directly, as its documentation shows: relevance starts as output times class mask."""
     low, high = preprocessing.bounds()
     composite = EpsilonGammaBox(low=low, high=high, epsilon=1e-6, gamma=1.0, canonizers=canonizers)
@@ -55,9 +53,7 @@ def question(model: nn.Module, x: Tensor) -> Target:
         return make_target(model(x))
 
 
-def test_bit_equal_to_zennit_on_a_resnet(
-    network: nn.Module, x: Tensor, target: Target, preprocessing
-) -> None:
+def test_bit_equal_to_zennit_on_a_resnet(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
     ours = explain(network, x, target, LRP(), preprocessing)
     assert torch.equal(ours.relevance, by_zennit(network, x, target, preprocessing, [ResNetCanonizer()]))
     assert torch.equal(ours.references["low"], preprocessing.bounds()[0])
@@ -65,26 +61,18 @@ def test_bit_equal_to_zennit_on_a_resnet(
 
 
 @pytest.mark.parametrize("norm", [True, False])
-def test_bit_equal_to_zennit_on_a_sequential_network(
-    norm: bool, x: Tensor, preprocessing: Preprocessing
-) -> None:
+def test_bit_equal_to_zennit_on_a_sequential_network(norm: bool, x: Tensor, preprocessing: Preprocessing) -> None:
     model = sequential(norm)
     target = question(model, x)
     ours = explain(model, x, target, LRP(), preprocessing)
-    assert torch.equal(
-        ours.relevance, by_zennit(model, x, target, preprocessing, [SequentialMergeBatchNorm()])
-    )
+    assert torch.equal(ours.relevance, by_zennit(model, x, target, preprocessing, [SequentialMergeBatchNorm()]))
 
 
 def test_bit_equal_to_zennit_on_a_vgg(x: Tensor, preprocessing: Preprocessing) -> None:
     torch.manual_seed(0)
-    features = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.MaxPool2d(2)
-    )
+    features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.MaxPool2d(2))
     model = torchvision.models.VGG(features, num_classes=4).eval()
-    model.classifier = nn.Sequential(
-        nn.Linear(6 * 49, 16), nn.ReLU(True), nn.Dropout(), nn.Linear(16, 4)
-    ).eval()
+    model.classifier = nn.Sequential(nn.Linear(6 * 49, 16), nn.ReLU(True), nn.Dropout(), nn.Linear(16, 4)).eval()
     target = question(model, x)
     ours = explain(model, x, target, LRP(), preprocessing)
     assert torch.equal(ours.relevance, by_zennit(model, x, target, preprocessing, [VGGCanonizer()]))
@@ -100,9 +88,7 @@ def test_a_linear_model_is_explained_by_input_times_weight(x: Tensor, preprocess
     torch.testing.assert_close(ours.double(), wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_sliced_logits_are_explained_like_the_whole_network(
-    network: nn.Module, x: Tensor, preprocessing
-) -> None:
+def test_sliced_logits_are_explained_like_the_whole_network(network: nn.Module, x: Tensor, preprocessing) -> None:
     sliced = ClassSlice(network, (3, 1))
     target = Target(torch.zeros(len(x), dtype=torch.int64), torch.ones(len(x), dtype=torch.int64))
     whole = Target(target.label + 3, target.contrast)
@@ -149,9 +135,7 @@ def test_zennit_alone_would_have_returned_those_maps(
     torch.testing.assert_close(total / output, torch.full((5,), 256.0), rtol=0.02, atol=0)
 
 
-def test_inputs_outside_the_box_are_refused(
-    network: nn.Module, x: Tensor, target: Target, preprocessing
-) -> None:
+def test_inputs_outside_the_box_are_refused(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
     x[2, 0, 3, 3] = 7.0
     with pytest.raises(
         ExplanationError, match=r"input 2 has the value 7 in channel 0, but pixels 0..255 give -2 to 2:"

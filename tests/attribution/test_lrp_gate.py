@@ -69,27 +69,21 @@ def question(model: nn.Module, x: Tensor) -> Target:
         return make_target(model(x))
 
 
-def test_a_resnet_passes_with_errors_far_below_the_bounds(
-    network: nn.Module, x, target: Target, preprocessing
-) -> None:
+def test_a_resnet_passes_with_errors_far_below_the_bounds(network: nn.Module, x, target: Target, preprocessing) -> None:
     uncovered, difference, conservation = LRP().validate(network, x, target, preprocessing)
     assert uncovered.value == 0
     assert 0 < difference.value < 3e-4
     assert conservation.value < 1e-4
 
 
-def test_conservation_does_not_depend_on_the_stabilisers(
-    network: nn.Module, x, target: Target, preprocessing
-) -> None:
+def test_conservation_does_not_depend_on_the_stabilisers(network: nn.Module, x, target: Target, preprocessing) -> None:
     assert LRP(epsilon=0.01).validate(network, x, target, preprocessing)[2].passed
     with torch.no_grad():
         network.fc.weight.mul_(1e-5)
     assert LRP().validate(network, x, target, preprocessing)[2].passed
 
 
-def test_a_resnet_without_canonizer_is_refused(
-    network: nn.Module, x: Tensor, target: Target, preprocessing
-) -> None:
+def test_a_resnet_without_canonizer_is_refused(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
     explainer = LRP(canonizer="none")
     conservation = explainer.validate(network, x, target, preprocessing)[2]
     assert conservation.value > 100
@@ -114,9 +108,7 @@ def _mobilenet() -> nn.Module:
         (_mobilenet, r"operations without an LRP rule is \d+, .*InvertedResidual.*conservation error is"),
     ],
 )
-def test_networks_that_lrp_does_not_hold_for_are_refused(
-    build, message: str, x: Tensor, preprocessing
-) -> None:
+def test_networks_that_lrp_does_not_hold_for_are_refused(build, message: str, x: Tensor, preprocessing) -> None:
     torch.manual_seed(0)
     model = build().eval()
     with pytest.raises(ExplanationError, match=message) as caught:

@@ -65,9 +65,7 @@ def test_integrated_gradients_are_complete(teacher: nn.Module, x: Tensor, target
         wanted = target.take(range(4)).select(teacher(x[:4])) - target.take(range(4)).select(teacher(black))
     complete = [i for i in range(4) if i not in attribution.validity.flagged]
     assert len(complete) >= 3
-    torch.testing.assert_close(
-        attribution.heatmaps.sum(dim=(1, 2))[complete], wanted[complete], rtol=0.021, atol=0
-    )
+    torch.testing.assert_close(attribution.heatmaps.sum(dim=(1, 2))[complete], wanted[complete], rtol=0.021, atol=0)
 
 
 def test_without_canonizer_it_is_refused(teacher: nn.Module, x: Tensor, target: Target) -> None:

@@ -27,9 +27,7 @@ def test_require_names_every_failed_check_with_its_number() -> None:
     with pytest.raises(ExplanationError) as caught:
         validity.require("LRP of Net")
     message = str(caught.value)
-    assert message == (
-        "LRP of Net is not valid: sum is 255, at most 0.001 passes (hint); count is 3, at most 0 passes"
-    )
+    assert message == ("LRP of Net is not valid: sum is 255, at most 0.001 passes (hint); count is 3, at most 0 passes")
 
 
 def test_json_round_trip_keeps_nan_and_inf() -> None:

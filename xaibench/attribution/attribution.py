@@ -116,9 +116,7 @@ class Attribution:
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             if metadata.get("format") != _FORMAT:
-                raise ExplanationError(
-                    f"{path} is not an attribution of this version: explain the model again"
-                )
+                raise ExplanationError(f"{path} is not an attribution of this version: explain the model again")
             return cls(
                 tensors["relevance"],
                 Target(tensors["label"], tensors["contrast"], metadata["rule"]),
@@ -127,13 +125,7 @@ class Attribution:
                 metadata["model_hash"],
                 metadata["input_hash"],
                 json.loads(metadata["versions"]),
-                {
-                    key.removeprefix("reference."): v
-                    for key, v in tensors.items()
-                    if key.startswith("reference.")
-                },
+                {key.removeprefix("reference."): v for key, v in tensors.items() if key.startswith("reference.")},
             )
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-            raise ExplanationError(
-                f"cannot read {path} ({reason(error)}): explain the model again"
-            ) from error
+            raise ExplanationError(f"cannot read {path} ({reason(error)}): explain the model again") from error

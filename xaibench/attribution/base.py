@@ -44,9 +44,7 @@ class Explainer(Protocol):
     def check_input(self, x: Tensor, preprocessing: Preprocessing) -> None:
         """Raise ExplanationError where the method is not defined for these inputs."""
 
-    def validate(
-        self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing
-    ) -> tuple[Check, ...]:
+    def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
         """The checks of (model, method), made once on a few images before anything is explained."""
 
     def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> Maps:

@@ -75,9 +75,7 @@ class Coverage(TorchDispatchMode):
             leaf = next(module.children(), None) is None
             covered = leaf and (has_rule or isinstance(module, self._FREE_MODULES))
             entry = (type(module).__name__, covered)
-            module.register_forward_pre_hook(
-                lambda _m, _x, entry=entry: self._stack.append(entry), prepend=True
-            )
+            module.register_forward_pre_hook(lambda _m, _x, entry=entry: self._stack.append(entry), prepend=True)
             module.register_forward_hook(lambda _m, _x, _y: self._stack.pop() and None)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

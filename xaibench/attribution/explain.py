@@ -138,8 +138,7 @@ def _check_logits(model: nn.Module, x: Tensor, target: Target) -> None:
     low, high, k = int(classes.min()), int(classes.max()), logits.shape[1]
     if low < 0 or high >= k:
         raise ExplanationError(
-            f"target class {low if low < 0 else high} is not among the {k} classes of {_name(model)}: "
-            f"use 0..{k - 1}"
+            f"target class {low if low < 0 else high} is not among the {k} classes of {_name(model)}: use 0..{k - 1}"
         )
 
 

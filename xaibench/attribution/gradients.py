@@ -53,9 +53,7 @@ class IntegratedGradients:
         if self.steps < 1:
             raise ConfigError(f"integrated gradients need at least 1 step, got steps={self.steps}")
         if self.max_steps < self.steps:
-            raise ConfigError(
-                f"max_steps={self.max_steps} is below steps={self.steps}: raise it or lower steps"
-            )
+            raise ConfigError(f"max_steps={self.max_steps} is below steps={self.steps}: raise it or lower steps")
         if self.internal_batch < 1:
             raise ConfigError(f"internal_batch must be at least 1, got {self.internal_batch}")
         if self.baseline not in ("black", "mean") and not self.baseline.endswith(".safetensors"):
@@ -84,24 +82,25 @@ class IntegratedGradients:
             residual[index] = _residual(part, wanted[index])
         return Maps(relevance, {"baseline": baseline}, residual)
 
-    def validate(
-        self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing
-    ) -> tuple[Check, ...]:
+    def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
         """None ahead of time: completeness is measured on every image, see `judge`."""
         return ()
 
     def judge(self, residual: Tensor | None) -> tuple[tuple[Check, ...], tuple[int, ...]]:
-        """At most a fifth of the images may be incomplete (off by more than 2%); all that are get flagged."""
+        """At most a fifth of the images, or one among several, may be incomplete (off by more than 2%).
+
+        All that are get flagged; a single image that is incomplete is refused.
+        """
         if residual is None:
             return (), ()
         incomplete = ~(residual <= COMPLETENESS_TOLERANCE)
         flagged = tuple(int(i) for i in incomplete.nonzero().flatten())
-        count = f"{len(flagged)} of {len(residual)}"
+        n = len(residual)
+        bound = max(INCOMPLETE_SHARE, 1 / n) if n > 1 else INCOMPLETE_SHARE
+        count = f"{len(flagged)} of {n}"
         off = f"off by more than {COMPLETENESS_TOLERANCE:.0%} after {self.max_steps} steps"
         note = f"{count} {off}: raise max_steps"
-        return (
-            at_most("share of incomplete images", len(flagged) / len(residual), INCOMPLETE_SHARE, note),
-        ), flagged
+        return (at_most("share of incomplete images", len(flagged) / n, bound, note),), flagged
 
     def _baseline(self, x: Tensor, preprocessing: Preprocessing) -> Tensor:
         """(1, C, H, W), of x's type and on its device."""
@@ -115,9 +114,7 @@ class IntegratedGradients:
 
 def _stored(path: Path, shape: tuple[int, ...]) -> Tensor:
     if not path.is_file():
-        raise ExplanationError(
-            f"no baseline at {path}: give a .safetensors file with one tensor, or 'black' or 'mean'"
-        )
+        raise ExplanationError(f"no baseline at {path}: give a .safetensors file with one tensor, or 'black' or 'mean'")
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:

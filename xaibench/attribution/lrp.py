@@ -114,9 +114,7 @@ class LRP:
         _, relevance = self._propagate(model, x, target, low, high)
         return Maps(relevance, {"low": low, "high": high})
 
-    def validate(
-        self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing
-    ) -> tuple[Check, ...]:
+    def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
         """Every operation has a rule, the canonised model computes the same, relevance is conserved.
 
         operations without a rule   how many computations of a forward pass happen outside modules that the
@@ -181,9 +179,7 @@ class LRP:
             torch.enable_grad(),
         ):
             logits = canonised(x)
-            (relevance,) = torch.autograd.grad(
-                logits, x, grad_outputs=_initial_relevance(logits.detach(), target)
-            )
+            (relevance,) = torch.autograd.grad(logits, x, grad_outputs=_initial_relevance(logits.detach(), target))
         return logits.detach(), relevance.detach()
 
     def _forward(
@@ -197,9 +193,7 @@ class LRP:
             logits = logits_of(canonised, x)
         return logits, coverage.uncovered
 
-    def _conservation_error(
-        self, model: nn.Module, x: Tensor, target: Target, low: Tensor, high: Tensor
-    ) -> float:
+    def _conservation_error(self, model: nn.Module, x: Tensor, target: Target, low: Tensor, high: Tensor) -> float:
         bare = copy.deepcopy(model)
         for name, value in [*bare.named_parameters(), *bare.named_buffers()]:
             if name.rpartition(".")[2] in ("bias", "running_mean"):

@@ -34,13 +34,9 @@ class Target:
         for name in ("label", "contrast"):
             value = getattr(self, name)
             if not isinstance(value, Tensor) or value.ndim != 1 or value.dtype != torch.int64:
-                raise ExplanationError(
-                    f"target {name} must be an int64 tensor of shape (N,), got {_describe(value)}"
-                )
+                raise ExplanationError(f"target {name} must be an int64 tensor of shape (N,), got {_describe(value)}")
         if len(self.label) != len(self.contrast):
-            raise ExplanationError(
-                f"got {len(self.label)} labels and {len(self.contrast)} contrasts: give as many"
-            )
+            raise ExplanationError(f"got {len(self.label)} labels and {len(self.contrast)} contrasts: give as many")
         same = torch.nonzero(self.label == self.contrast).flatten()
         if len(same):
             raise ExplanationError(
@@ -91,18 +87,14 @@ def make_target(
     labels = torch.as_tensor(labels).to("cpu", torch.int64)
     n, k = logits_teacher.shape
     if labels.shape != (n,):
-        raise ExplanationError(
-            f"{n} rows of logits but labels of shape {tuple(labels.shape)}: give one label a row"
-        )
+        raise ExplanationError(f"{n} rows of logits but labels of shape {tuple(labels.shape)}: give one label a row")
     if n and (int(labels.min()) < 0 or int(labels.max()) >= k):
         wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
         raise ExplanationError(f"target class {wrong} is not among the model's {k} classes: use 0..{k - 1}")
     source = logits_teacher
     if contrast == "own":
         if logits_own is None:
-            raise ExplanationError(
-                "contrast 'own' needs the explained model's logits: give logits_own (N, K)"
-            )
+            raise ExplanationError("contrast 'own' needs the explained model's logits: give logits_own (N, K)")
         _check_logits("the model's own logits", logits_own)
         if logits_own.shape != logits_teacher.shape:
             raise ExplanationError(
@@ -116,13 +108,9 @@ def make_target(
 
 def _check_logits(what: str, logits: Tensor) -> None:
     if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ExplanationError(
-            f"{what} must have shape (N, K) with at least 2 classes, got {tuple(logits.shape)}"
-        )
+        raise ExplanationError(f"{what} must have shape (N, K) with at least 2 classes, got {tuple(logits.shape)}")
     if not bool(torch.isfinite(logits).all()):
-        raise ExplanationError(
-            f"{what} contain NaN or infinite values: check the model's weights and its input"
-        )
+        raise ExplanationError(f"{what} contain NaN or infinite values: check the model's weights and its input")
 
 
 def _describe(value: object) -> str:

@@ -80,8 +80,7 @@ class Validity:
     def from_dict(cls, raw: dict[str, Any]) -> Validity:
         """The inverse of `to_dict`."""
         checks = tuple(
-            Check(c["name"], float(c["value"]), float(c["bound"]), bool(c["passed"]), c["note"])
-            for c in raw["checks"]
+            Check(c["name"], float(c["value"]), float(c["bound"]), bool(c["passed"]), c["note"]) for c in raw["checks"]
         )
         return cls(checks, tuple(int(i) for i in raw["flagged"]))
 

@@ -54,9 +54,13 @@ class ModelCard:
 
 
 def state_hash(model: nn.Module) -> str:
-    """SHA-256 (first 16 hex digits) over the names, types, shapes and bytes of all parameters and buffers."""
+    """SHA-256 (first 16 hex digits) over the names, types, shapes and bytes of all parameters and buffers.
+
+    Buffers that are not saved count too (the classes of a `ClassSlice`): they change what the model computes.
+    """
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    tensors = {**model.state_dict(), **dict(model.named_buffers())}
+    for name, value in sorted(tensors.items()):
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -59,9 +59,7 @@ def pool(maps: Any, grid: int | None = None) -> Array:
     if grid is None:
         grid = default_grid(height, width)
     if not 1 <= grid <= min(height, width):
-        raise ConfigError(
-            f"grid {grid} does not fit {height}x{width} heatmaps: choose 1 to {min(height, width)}"
-        )
+        raise ConfigError(f"grid {grid} does not fit {height}x{width} heatmaps: choose 1 to {min(height, width)}")
     return np.asarray(adaptive_avg_pool2d(torch.from_numpy(values)[:, None], grid)[:, 0].numpy())
 
 
@@ -179,9 +177,7 @@ def _ssim_chance(grid: int, sign: str, pairs: int = 1000) -> tuple[float, float]
     a, b = with_sign(np.random.default_rng(0).standard_normal((2, pairs, grid, grid)), sign)
     scores = ssim(a, b)
     scores = scores[np.isfinite(scores)]
-    return (
-        (float(scores.mean()), float(scores.std(ddof=1))) if len(scores) > 1 else (float("nan"), float("nan"))
-    )
+    return (float(scores.mean()), float(scores.std(ddof=1))) if len(scores) > 1 else (float("nan"), float("nan"))
 
 
 METRICS: dict[str, Metric] = {
@@ -191,12 +187,8 @@ METRICS: dict[str, Metric] = {
         Metric("pearson", pearson, (-1, 1), lambda g, s: correlation_chance(g * g), "Pearson"),
         Metric("spearman", spearman, (-1, 1), lambda g, s: correlation_chance(g * g), "Spearman"),
         Metric("ssim", ssim, (-1, 1), _ssim_chance, "SSIM"),
-        Metric(
-            "topk_iou", topk_iou, (0, 1), lambda g, s: overlap_chance(g * g, top_cells(g * g)), "top-10% IoU"
-        ),
-        Metric(
-            "sign_agreement", sign_agreement, (0, 1), lambda g, s: sign_chance(g * g, s), "sign agreement"
-        ),
+        Metric("topk_iou", topk_iou, (0, 1), lambda g, s: overlap_chance(g * g, top_cells(g * g)), "top-10% IoU"),
+        Metric("sign_agreement", sign_agreement, (0, 1), lambda g, s: sign_chance(g * g, s), "sign agreement"),
     )
 }
 """All metrics, by name."""
@@ -211,9 +203,7 @@ def _array(values: Any) -> Array:
 def _maps(maps: Any) -> Array:
     values = _array(maps)
     if values.ndim != 3 or 0 in values.shape[1:]:
-        raise DataError(
-            f"heatmaps must have the shape (N, H, W), got {values.shape}: sum over the channels first"
-        )
+        raise DataError(f"heatmaps must have the shape (N, H, W), got {values.shape}: sum over the channels first")
     return values
 
 
@@ -221,9 +211,7 @@ def _pairs(a: Any, b: Any) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
     # Both maps flattened and divided by max|.| (undefined ones zeroed), and which pairs are defined.
     x, y = _maps(a), _maps(b)
     if x.shape != y.shape:
-        raise DataError(
-            f"heatmaps of different shapes {x.shape} and {y.shape}: explain the same images at one size"
-        )
+        raise DataError(f"heatmaps of different shapes {x.shape} and {y.shape}: explain the same images at one size")
     (x, fine), (y, good) = (_scaled(v.reshape(len(v), v.shape[1] * v.shape[2])) for v in (x, y))
     return x, y, fine & good
 

@@ -31,9 +31,7 @@ class Interval:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def bootstrap_mean(
-    values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
-) -> Interval:
+def bootstrap_mean(values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> Interval:
     """Mean and percentile bootstrap interval (Efron 1979) of independent values (N,); NaN are dropped and counted.
 
     The same seed gives the same interval. Raises ConfigError for a level outside (0, 1) or fewer than one resample,
@@ -68,9 +66,7 @@ def paired_bootstrap(
     """
     x, y = _vector(a), _vector(b)
     if len(x) != len(y):
-        raise DataError(
-            f"paired values must match one to one, got {len(x)} and {len(y)}: score the same images"
-        )
+        raise DataError(f"paired values must match one to one, got {len(x)} and {len(y)}: score the same images")
     return bootstrap_mean(x - y, seed=seed, resamples=resamples, level=level)
 
 

@@ -22,7 +22,7 @@ def summarise(scores: pd.DataFrame, grid: int, sign: str) -> pd.DataFrame:
     rows = []
     for (method, explainer, metric), part in scores.groupby(["method", "explainer", "metric"], sort=False):
         matched = _interval(part[part["pairing"] == "matched"])
-        chance, chance_sd = METRICS[str(metric)].chance(grid * grid, grid, sign)
+        chance, chance_sd = METRICS[str(metric)].chance(grid, sign)
         row = {"method": method, "explainer": explainer, "metric": metric, "grid": grid, "sign": sign}
         row |= {
             "mean": matched.mean,

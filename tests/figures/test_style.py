@@ -1,0 +1,132 @@
+import re
+import sys
+
+import matplotlib
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xaibench.errors import ConfigError, RunFolderError, UnknownNameError
+from xaibench.figures.style import (
+    explainer_label,
+    figure_width,
+    heatmap_colours,
+    method_styles,
+    metric_label,
+    new_figure,
+    paper_style,
+    save_figure,
+)
+
+
+def drawing():
+    with paper_style():
+        figure = new_figure(2, 1)
+        axes = figure.add_axes((0.2, 0.2, 0.7, 0.7))
+        axes.plot([0, 1], [0, 1])
+        axes.set_xlabel("likeness of café")
+    return figure
+
+
+def test_a_known_method_keeps_its_style_in_any_company():
+    alone = method_styles(["kd"])["kd"]
+    assert method_styles(["subdistill", "kd", "student-only", "mine"])["kd"] == alone
+    assert method_styles(["mine", "kd"])["kd"] == alone
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.text("abc:=", min_size=1, max_size=6), unique=True, max_size=8), st.randoms())
+def test_up_to_eight_methods_differ_and_their_order_does_not_matter(names, random):
+    styles = method_styles(names)
+    assert list(styles) == names
+    assert len({style.colour for style in styles.values()}) == len(names)
+    assert len({style.marker for style in styles.values()}) == len(names)
+    shuffled = random.sample(names, len(names))
+    assert method_styles(shuffled) == styles
+
+
+def test_more_methods_than_colours_still_differ():
+    styles = method_styles([f"method{i}" for i in range(20)])
+    assert len(set(styles.values())) == 20
+
+
+def test_options_after_a_colon_take_the_free_style_of_the_method():
+    assert method_styles(["kd:T=2"])["kd:T=2"] == method_styles(["kd"])["kd"]
+    both = method_styles(["kd", "kd:T=2"])
+    assert both["kd"] == method_styles(["kd"])["kd"] != both["kd:T=2"]
+
+
+def test_labels():
+    assert metric_label("topk_iou") == "top-10% IoU"
+    assert metric_label("my_metric") == "my metric"
+    assert explainer_label("lrp") == "LRP"
+    assert explainer_label("ig:steps=20") == "integrated gradients (steps=20)"
+
+
+def test_zero_is_exactly_white_and_the_ends_are_blue_and_red():
+    colours = heatmap_colours()
+    assert colours(0.5) == (1.0, 1.0, 1.0, 1.0)
+    blue, red = colours(0.25), colours(0.75)
+    assert blue[2] > 0.9 > 0.1 > blue[0]
+    assert red[0] > 0.9 > 0.1 > red[2]
+    assert colours(0.4)[:3] == pytest.approx(colours(0.6)[2::-1], abs=0.01)
+
+
+def test_widths():
+    assert figure_width("single") == 3.35
+    assert figure_width("double") == 6.9
+    assert figure_width(5) == 5.0
+    with pytest.raises(UnknownNameError, match="unknown figure width 'duoble': did you mean 'double'"):
+        figure_width("duoble")
+    with pytest.raises(ConfigError, match=r"0\.2 in is out of range: give 1 to 20 inches"):
+        figure_width(0.2)
+
+
+def test_settings_are_restored_also_after_an_exception():
+    before = dict(matplotlib.rcParams)
+    with paper_style():
+        assert matplotlib.rcParams["pdf.fonttype"] == 42
+    with pytest.raises(ZeroDivisionError), paper_style():
+        1 / 0  # noqa: B018
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_the_same_figure_gives_the_same_bytes_and_no_date(tmp_path):
+    formats = ("pdf", "png", "svg")
+    first = save_figure(drawing(), tmp_path / "a.b" / "one", formats)
+    again = save_figure(drawing(), tmp_path / "two", formats)
+    assert [path.name for path in first] == ["one.pdf", "one.png", "one.svg"]
+    for old, new in zip(first, again):
+        assert old.read_bytes() == new.read_bytes()
+        assert not re.search(rb"(CreationDate|ModDate|dc:date|20\d\d-\d\d-\d\d)", old.read_bytes())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.b", "two.pdf", "two.png", "two.svg"]
+
+
+def test_text_stays_text(tmp_path):
+    pdf, svg = save_figure(drawing(), tmp_path / "figure", ("pdf", "svg"))
+    assert b"/Subtype /Type3" not in pdf.read_bytes()
+    assert b"TrueType" in pdf.read_bytes() or b"CIDFontType2" in pdf.read_bytes()
+    assert "likeness of café</text>" in svg.read_text(encoding="utf-8")
+
+
+def test_an_unknown_format_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UnknownNameError, match="unknown figure format 'pgn': did you mean 'png'"):
+        save_figure(drawing(), tmp_path / "figure", ("pdf", "pgn"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match=r"cannot write .*choose another folder"):
+        save_figure(drawing(), tmp_path / "file" / "figure")
+
+
+def test_pyplot_is_never_used():
+    # In a fresh interpreter, as other tests may have imported it.
+    import subprocess
+
+    code = (
+        "import sys, xaibench.figures.gallery, xaibench.figures.similarity, xaibench.figures.history;"
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

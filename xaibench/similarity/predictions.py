@@ -1,0 +1,101 @@
+"""How alike two models' predictions are, and how good: functions of logits or probabilities (N, K)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xaibench.errors import ConfigError, DataError
+
+__all__ = [
+    "accuracy",
+    "activation_distance",
+    "agreement",
+    "calibration_error",
+    "disagreement",
+    "jensen_shannon",
+    "probabilities",
+]
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """softmax(logits) in float64: (N, K) -> (N, K). Probabilities, not logits, enter the functions below that say so."""
+    _matrix(logits)
+    return logits.detach().double().softmax(dim=1)
+
+
+def accuracy(outputs: Tensor, labels: Tensor) -> float:
+    """Share of images whose largest logit or probability (N, K) is at the label (N,), in [0, 1]."""
+    _matrix(outputs)
+    _labels(outputs, labels)
+    return float((outputs.argmax(dim=1) == labels).double().mean())
+
+
+def agreement(p: Tensor, q: Tensor) -> float:
+    """mean[argmax p = argmax q] over images, in [0, 1], for logits or probabilities (N, K)."""
+    _same(p, q)
+    return float((p.argmax(dim=1) == q.argmax(dim=1)).double().mean())
+
+
+def disagreement(p: Tensor, q: Tensor) -> float:
+    """Prediction disagreement 1 - mean[argmax p = argmax q], in [0, 1] (arXiv 2510.12615)."""
+    return 1.0 - agreement(p, q)
+
+
+def activation_distance(p: Tensor, q: Tensor) -> float:
+    """mean_i ||p_i - q_i||_2 between probabilities (N, K), in [0, sqrt 2] (arXiv 2510.12615)."""
+    p, q = _distributions(p, q)
+    return float((p - q).norm(dim=1).mean())
+
+
+def jensen_shannon(p: Tensor, q: Tensor) -> float:
+    """mean_i [KL(p_i||m_i) + KL(q_i||m_i)] / 2, m = (p + q) / 2, in nats, in [0, ln 2]; probabilities (N, K)."""
+    p, q = _distributions(p, q)
+    middle = (p + q) / 2
+    # The middle is 0 only where both are, and there xlogy(0, .) is 0 whatever it is divided by.
+    middle = torch.where(middle > 0, middle, torch.ones_like(middle))
+    halves = torch.xlogy(p, p / middle) + torch.xlogy(q, q / middle)
+    return max(0.0, float(halves.sum(dim=1).mean() / 2))
+
+
+def calibration_error(p: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error: sum_b (n_b / N) |accuracy_b - confidence_b| over equal bins (lo, hi], in [0, 1].
+
+    p (N, K) probabilities, labels (N,). Source: Guo et al. 2017, arXiv 1706.04599.
+    """
+    if bins < 1:
+        raise ConfigError(f"bins must be at least 1, got {bins}: 15 is usual")
+    _labels(p, labels)
+    (p,) = _distributions(p)
+    confidence, predicted = p.max(dim=1)
+    gap = (predicted == labels).double() - confidence
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    sums = torch.zeros(bins, dtype=torch.float64, device=p.device).index_add_(0, place, gap)
+    return float(sums.abs().sum() / len(p))
+
+
+def _matrix(outputs: Tensor) -> None:
+    if outputs.ndim != 2 or len(outputs) == 0 or not bool(torch.isfinite(outputs).all()):
+        raise DataError(f"outputs must be finite and of shape (N, K) with N > 0, got {tuple(outputs.shape)}")
+
+
+def _labels(outputs: Tensor, labels: Tensor) -> None:
+    if labels.shape != outputs.shape[:1]:
+        raise DataError(f"{len(outputs)} outputs but labels of shape {tuple(labels.shape)}: give one label an image")
+
+
+def _same(p: Tensor, q: Tensor) -> None:
+    _matrix(p)
+    _matrix(q)
+    if p.shape != q.shape:
+        raise DataError(f"outputs of shapes {tuple(p.shape)} and {tuple(q.shape)}: use the same images and classes")
+
+
+def _distributions(*given: Tensor) -> list[Tensor]:
+    for p in given:
+        _same(given[0], p)
+        if bool((p < 0).any()) or not torch.allclose(
+            p.double().sum(dim=1), torch.ones(len(p)).double().to(p.device), atol=1e-4
+        ):
+            raise DataError("rows must be probabilities that sum to 1: apply probabilities(logits) first")
+    return [p.detach().double() for p in given]

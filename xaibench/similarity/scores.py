@@ -1,0 +1,244 @@
+"""compare(): two sets of heatmaps -> scores per image, beside chance and the nulls."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xaibench.attribution.attribution import Attribution
+from xaibench.errors import DataError, ExplanationError, unknown_name
+from xaibench.files import write_text
+from xaibench.similarity.heatmaps import METRICS, default_grid, pool, with_sign
+from xaibench.similarity.nulls import derangement
+from xaibench.similarity.statistics import Interval, bootstrap_mean, paired_bootstrap
+
+__all__ = ["DEFAULT_METRICS", "PAIRINGS", "SimilarityReport", "compare"]
+
+DEFAULT_METRICS = tuple(METRICS)
+
+PAIRINGS = {"matched": "", "random student": "random_student", "mismatched images": "mismatched"}
+"""Which two maps were scored -> the prefix of their columns in a summary."""
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarityReport:
+    """How alike two models' heatmaps are.
+
+    rows   DataFrame [image, metric, pairing, value]: one score each; pairing is a key of PAIRINGS
+    grid   cells a side of the pooled maps that were compared
+    sign   sign mode: "signed", "absolute" or "positive"
+    seed   of the mismatched pairing and of the bootstrap
+    """
+
+    rows: pd.DataFrame
+    grid: int
+    sign: str
+    seed: int
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, in the order they were asked for."""
+        return tuple(self.rows["metric"].unique())
+
+    def values(self, metric: str, pairing: str = "matched") -> pd.Series:
+        """Scores of one metric, indexed by image key; empty for a pairing that was not scored."""
+        if metric not in self.metrics:
+            raise unknown_name("metric of this report", metric, self.metrics)
+        if pairing not in PAIRINGS:
+            raise unknown_name("pairing", pairing, PAIRINGS)
+        chosen = self.rows[(self.rows["metric"] == metric) & (self.rows["pairing"] == pairing)]
+        return chosen.set_index("image")["value"]
+
+    def score(self, metric: str, pairing: str = "matched") -> Interval:
+        """Mean over the images with its bootstrap 95% interval."""
+        return bootstrap_mean(self.values(metric, pairing).to_numpy(), seed=self.seed)
+
+    def lift(self, metric: str, over: str = "random student") -> Interval:
+        """Mean of (matched - null) over the images, with its paired bootstrap 95% interval."""
+        return paired_bootstrap(self.values(metric).to_numpy(), self._null(metric, over).to_numpy(), seed=self.seed)
+
+    def worst(self, metric: str, k: int = 5) -> list[str]:
+        """Keys of the k images with the lowest matched score, lowest first; undefined scores are left out."""
+        return list(self.values(metric).dropna().sort_values(kind="stable").index[:k])
+
+    def summary(self) -> pd.DataFrame:
+        """A row a metric: mean, low, high, n, nan, chance, chance_sd, and each null's mean, low and high.
+
+        chance and chance_sd are those of one pair of random maps. A null that was not scored is NaN.
+        """
+        return self._summary.copy()
+
+    @functools.cached_property
+    def _summary(self) -> pd.DataFrame:
+        records = []
+        for metric in self.metrics:
+            chance, sd = METRICS[metric].chance(self.grid, self.sign)
+            score = self.score(metric)
+            record: dict[str, Any] = {"metric": metric, "mean": score.mean, "low": score.low, "high": score.high}
+            record |= {"n": score.n, "nan": score.nan, "chance": chance, "chance_sd": sd}
+            for pairing, prefix in PAIRINGS.items():
+                if prefix:
+                    null = self.score(metric, pairing)
+                    record |= {prefix: null.mean, f"{prefix}_low": null.low, f"{prefix}_high": null.high}
+            records.append(record)
+        return pd.DataFrame.from_records(records)
+
+    def _null(self, metric: str, pairing: str) -> pd.Series:
+        values = self.values(metric, pairing)
+        if pairing == "matched" or values.empty:
+            have = [p for p in self.rows["pairing"].unique() if p != "matched"]
+            raise DataError(
+                f"there are no scores for the null '{pairing}': this report has {', '.join(have) or 'none'}"
+            )
+        return values
+
+    def _caption(self) -> str:
+        n = self.rows["image"].nunique()
+        return f"{n} images, {self.grid}x{self.grid} grid, {self.sign} maps, mean and 95% interval"
+
+    def _cells(self) -> list[list[str]]:
+        cells = []
+        for row in self.summary().to_dict("records"):
+            nulls = (_number(row[prefix]) for prefix in PAIRINGS.values() if prefix)
+            interval = f"[{_number(row['low'])}, {_number(row['high'])}]"
+            chance = f"{_number(row['chance'])} ± {_number(row['chance_sd'])}"
+            counts = [str(row["n"]), str(row["nan"])]
+            cells.append([METRICS[row["metric"]].label, _number(row["mean"]), interval, *counts, chance, *nulls])
+        return cells
+
+    def __str__(self) -> str:
+        table = [_HEAD, *self._cells()]
+        widths = [max(len(line[i]) for line in table) for i in range(len(_HEAD))]
+        lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table)
+        return "\n".join([self._caption(), *lines])
+
+    def __repr__(self) -> str:
+        return f"SimilarityReport({self._caption()}: {', '.join(f'{m} {self.score(m)}' for m in self.metrics)})"
+
+    def _repr_html_(self) -> str:
+        table = pd.DataFrame(self._cells(), columns=_HEAD).to_html(index=False, border=0)
+        return f"<p>{self._caption()}</p>{table}"
+
+    def to_latex(self) -> str:
+        """A booktabs table of the summary; the caption line is a comment above it."""
+        lines = [
+            f"% {self._caption()}",
+            r"\begin{tabular}{l" + "r" * (len(_HEAD) - 1) + "}",
+            r"\toprule",
+            " & ".join(_HEAD) + r" \\",
+            r"\midrule",
+            *(" & ".join(line).replace("%", r"\%").replace("±", r"$\pm$") + r" \\" for line in self._cells()),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def save(self, path: Path | str) -> Path:
+        """Write the rows as CSV, with columns for grid and sign mode, atomically."""
+        table = self.rows.assign(grid=self.grid, sign=self.sign)
+        return write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def compare(
+    teacher: Any,
+    student: Any,
+    *,
+    keys: Sequence[str] | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    grid: int | None = None,
+    sign: str = "signed",
+    random_student: Any = None,
+    seed: int = 0,
+) -> SimilarityReport:
+    """Score how alike the heatmaps of teacher and student are, beside the nulls.
+
+    teacher, student  two Attributions, or maps (N, H, W)
+    keys              a unique name per image; None: "0", "1", ...
+    metrics           names from METRICS
+    grid              cells a side after pooling; None: 28 -> 7, 32 -> 8, 224 -> 14
+    sign              "signed", "absolute" or "positive", applied after pooling
+    random_student    the explanation of a randomly initialised student on the same images: one null. The other, the
+                      student's maps of other images in a seeded pairing, is always scored (for two images or more)
+
+    Images that an Attribution flags as incomplete count as undefined (NaN).
+
+    Raises ExplanationError for Attributions that are not valid or that answer different questions (other images,
+    explainers or targets; targets may differ under contrast="own"), DataError for shapes or keys that do not match.
+    """
+    for name in metrics:
+        if name not in METRICS:
+            raise unknown_name("metric", name, METRICS)
+    if not metrics or len(set(metrics)) != len(metrics):
+        raise DataError(f"metrics must be given once each, at least one, got {list(metrics)}")
+    sets = {"teacher": teacher, "student": student}
+    if random_student is not None:
+        sets["random student"] = random_student
+    for role, given in sets.items():
+        if isinstance(given, Attribution):
+            given.validity.require(f"the {role}'s explanation")
+            if isinstance(teacher, Attribution):
+                _same_question(teacher, given, role)
+    raw = {role: given.heatmaps if isinstance(given, Attribution) else given for role, given in sets.items()}
+    side = _grid(raw["teacher"], grid)
+    maps = {role: with_sign(pool(values, side), sign) for role, values in raw.items()}
+    for role, given in sets.items():
+        if tuple(raw[role].shape) != tuple(raw["teacher"].shape):
+            raise DataError(
+                f"the {role}'s heatmaps have shape {tuple(raw[role].shape)}, the teacher's "
+                f"{tuple(raw['teacher'].shape)}: explain the same images with both"
+            )
+        if isinstance(given, Attribution):
+            maps[role][list(given.validity.flagged)] = np.nan
+    n = len(maps["teacher"])
+    names = [str(i) for i in range(n)] if keys is None else [str(key) for key in keys]
+    if len(names) != n or len(set(names)) != n:
+        raise DataError(f"{n} heatmaps need {n} unique keys, got {len(names)} ({len(set(names))} unique)")
+
+    pairs: dict[str, npt.NDArray[np.float64]] = {"matched": maps["student"]}
+    if "random student" in maps:
+        pairs["random student"] = maps["random student"]
+    if n > 1:
+        pairs["mismatched images"] = maps["student"][derangement(n, seed)]
+    frames = [
+        pd.DataFrame(
+            {"image": names, "metric": metric, "pairing": pairing, "value": METRICS[metric](maps["teacher"], b)}
+        )
+        for metric in metrics
+        for pairing, b in pairs.items()
+    ]
+    return SimilarityReport(pd.concat(frames, ignore_index=True), side, sign, seed)
+
+
+_HEAD = ["metric", "mean", "95% interval", "n", "nan", "chance", "random student", "mismatched images"]
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if np.isfinite(value) else "-"
+
+
+def _grid(maps: Any, grid: int | None) -> int:
+    shape = tuple(getattr(maps, "shape", ()))
+    if len(shape) != 3:
+        raise DataError(f"heatmaps must be arrays or tensors of shape (N, H, W), got {shape or type(maps).__name__}")
+    return default_grid(shape[1], shape[2]) if grid is None else grid
+
+
+def _same_question(teacher: Attribution, other: Attribution, role: str) -> None:
+    if other.input_hash != teacher.input_hash:
+        raise ExplanationError(f"teacher and {role} were explained on different inputs: give both the same images")
+    if other.explainer != teacher.explainer:
+        raise ExplanationError(
+            f"the teacher was explained by {teacher.explainer}, the {role} by {other.explainer}: use one explainer"
+        )
+    own = teacher.target.rule == other.target.rule == "own"
+    if not (teacher.target.label.equal(other.target.label) if own else teacher.target.same_as(other.target)):
+        raise ExplanationError(
+            f"teacher and {role} were explained for different targets: pass the teacher's target to both"
+        )
