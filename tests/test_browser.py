@@ -78,18 +78,25 @@ def pictures(page):
     return page.locator(f"{PANEL} img").evaluate_all(script)
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the panel did not follow"
         time.sleep(0.1)
 
 
+def settled(page):
+    """Whether no cell is running any more and the pictures have come to rest."""
+    before = pictures(page)
+    time.sleep(1)
+    return len(before) >= 3 and pictures(page) == before and page.get_by_text("| Idle").is_visible()
+
+
 def move_the_slider(page, screenshot):
     panel = page.locator(PANEL)
     panel.wait_for(timeout=120_000)
     panel.scroll_into_view_if_needed()
-    wait_for(lambda: len(pictures(page)) >= 3)
+    wait_for(lambda: settled(page))
     before, text = pictures(page), panel.inner_text()
 
     handle = panel.locator(".noUi-handle")
@@ -103,9 +110,7 @@ def move_the_slider(page, screenshot):
     panel.screenshot(path=screenshot)
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium found: install it to drive the notebook in a browser"
-)
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium found: install it to drive the notebook in a browser")
 def test_the_slider_changes_the_pictures(tiny_run, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     shutil.copy(NOTEBOOK, tmp_path / "quickstart.ipynb")

@@ -13,9 +13,7 @@ from xaibench.widgets.explorer import Explorer
 def shown(explorer):
     """Everything that a person sees change: pictures and texts of the visible panels."""
     visible = ("input", "teacher", *explorer.students)
-    return {
-        name: (explorer._panels[name].picture.value, explorer._panels[name].below.value) for name in visible
-    }
+    return {name: (explorer._panels[name].picture.value, explorer._panels[name].below.value) for name in visible}
 
 
 def array(png):
@@ -45,9 +43,7 @@ def test_only_the_shown_heatmaps_are_read_and_each_once(fake_run):
 
 
 def test_traits_can_be_given_at_the_start(fake_run):
-    explorer = Explorer(
-        fake_run, image="test/003", students=["subdistill/seed1"], explainer="ig", sort="most alike"
-    )
+    explorer = Explorer(fake_run, image="test/003", students=["subdistill/seed1"], explainer="ig", sort="most alike")
     assert explorer.students == ("subdistill/seed1",)
     assert explorer._controls["explainer"].value == "ig"
     assert explorer._slider.value == explorer.order.index("test/003") + 1
@@ -120,9 +116,7 @@ def test_the_explainer_changes_heatmaps_and_scores_but_not_the_input(fake_run):
 def test_sorting_follows_the_mean_score_of_the_shown_students(fake_run, sort, sign):
     explorer = Explorer(fake_run)
     explorer._controls["sort"].value = sort
-    scores = fake_run.scores().query(
-        "pairing == 'matched' and explainer == 'lrp' and metric == 'cosine' and seed == 0"
-    )
+    scores = fake_run.scores().query("pairing == 'matched' and explainer == 'lrp' and metric == 'cosine' and seed == 0")
     means = sign * scores.groupby("image")["value"].mean()
     assert list(explorer.order) == list(means.sort_values().index)
     assert explorer.image == explorer.order[0]

@@ -21,7 +21,7 @@ from xaibench.errors import ConfigError, ExplanationError, unknown_name
 __all__ = ["IntegratedGradients"]
 
 COMPLETENESS_TOLERANCE = 0.02
-INCOMPLETE_SHARE = 0.2
+INCOMPLETE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -87,20 +87,19 @@ class IntegratedGradients:
         return ()
 
     def judge(self, residual: Tensor | None) -> tuple[tuple[Check, ...], tuple[int, ...]]:
-        """At most a fifth of the images, or one among several, may be incomplete (off by more than 2%).
+        """At most half of the images may be incomplete (off by more than 2%); those get flagged and no score.
 
-        All that are get flagged; a single image that is incomplete is refused.
+        A single image that is incomplete is refused.
         """
         if residual is None:
             return (), ()
         incomplete = ~(residual <= COMPLETENESS_TOLERANCE)
         flagged = tuple(int(i) for i in incomplete.nonzero().flatten())
         n = len(residual)
-        bound = max(INCOMPLETE_SHARE, 1 / n) if n > 1 else INCOMPLETE_SHARE
         count = f"{len(flagged)} of {n}"
         off = f"off by more than {COMPLETENESS_TOLERANCE:.0%} after {self.max_steps} steps"
         note = f"{count} {off}: raise max_steps"
-        return (at_most("share of incomplete images", len(flagged) / n, bound, note),), flagged
+        return (at_most("share of incomplete images", len(flagged) / n, INCOMPLETE_SHARE, note),), flagged
 
     def _baseline(self, x: Tensor, preprocessing: Preprocessing) -> Tensor:
         """(1, C, H, W), of x's type and on its device."""

@@ -39,9 +39,7 @@ def displayed(maps: npt.ArrayLike, normalise: str = "share") -> npt.NDArray[np.f
         raise unknown_name("normalisation", normalise, NORMALISATIONS)
     values = np.array(maps, dtype=np.float64)
     if values.ndim != 3:
-        raise DataError(
-            f"heatmaps must have the shape (N, H, W), got {values.shape}: sum over the channels first"
-        )
+        raise DataError(f"heatmaps must have the shape (N, H, W), got {values.shape}: sum over the channels first")
     values[~np.isfinite(values).all(axis=(1, 2))] = np.nan
     if normalise == "share":
         total = np.abs(values).sum(axis=(1, 2), keepdims=True)
@@ -66,7 +64,7 @@ def pixels(images: npt.ArrayLike) -> npt.NDArray[np.float64]:
     values = np.asarray(images, dtype=np.float64)
     if values.ndim != 4 or values.shape[1] not in (1, 3):
         raise DataError(f"images must have the shape (N, 1 or 3, H, W), got {values.shape}")
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+    if not ((values >= 0) & (values <= 1)).all():
         raise DataError("image values must lie in [0, 1]: undo the normalisation with Preprocessing.invert")
     return np.repeat(values, 3 // values.shape[1], axis=1).transpose(0, 2, 3, 1)
 
@@ -107,9 +105,7 @@ def gallery(
     inches = panel * across + gaps
     header = _HEADER + _LINE * max(name.count(":") for name in columns)
     high = panel * pictures.shape[1] / pictures.shape[2]
-    lines = max(
-        (text.count("\n") + 1 for part in (titles, *texts.values()) for text in part if text), default=0
-    )
+    lines = max((text.count("\n") + 1 for part in (titles, *texts.values()) for text in part if text), default=0)
     pitch = high + (_LINE * lines + 0.09 if lines else _GAP)
     height = header + rows * pitch + _FOOTER
     colours, norm = heatmap_colours(), Normalize(-limit, limit)
@@ -129,9 +125,7 @@ def gallery(
                     axes.imshow(pictures[row], interpolation="nearest", aspect="auto")
                     _title_below(axes, titles[row], panel)
                 else:
-                    axes.imshow(
-                        columns[name][row], cmap=colours, norm=norm, interpolation="nearest", aspect="auto"
-                    )
+                    axes.imshow(columns[name][row], cmap=colours, norm=norm, interpolation="nearest", aspect="auto")
                 if row == 0:
                     heading = name.replace(":", ":\n")
                     axes.set_title(heading, pad=3, fontsize=_fitting(heading, 7.5, panel), linespacing=1.1)
@@ -170,13 +164,9 @@ def _title_below(axes: Axes, title: str, inches: float) -> None:
         "ha": "center",
         "va": "top",
     }
-    axes.annotate(
-        first, (0.5, 0), (0, -2.5), fontsize=_fitting(first, 6, inches), fontweight="bold", **points
-    )
+    axes.annotate(first, (0.5, 0), (0, -2.5), fontsize=_fitting(first, 6, inches), fontweight="bold", **points)
     size = _fitting(rest, 6.5, inches)
-    axes.annotate(
-        rest, (0.5, 0), (0, -2.5 - 72 * _LINE), fontsize=size, color=MUTED, linespacing=1.2, **points
-    )
+    axes.annotate(rest, (0.5, 0), (0, -2.5 - 72 * _LINE), fontsize=size, color=MUTED, linespacing=1.2, **points)
 
 
 def _check(

@@ -38,9 +38,7 @@ def history_figure(
     for name, history in histories.items():
         missing = [c for c in ("epoch", "validation_accuracy") if c not in history]
         if missing or history.empty:
-            raise DataError(
-                f"the history of '{name}' lacks {', '.join(missing) or 'rows'}: it needs one row an epoch"
-            )
+            raise DataError(f"the history of '{name}' lacks {', '.join(missing) or 'rows'}: it needs one row an epoch")
         by_method.setdefault(name.rpartition("/")[0] or name, []).append(history)
     styles = method_styles(by_method)
 
@@ -89,9 +87,7 @@ def _draw(axes: Axes, runs: list[pd.DataFrame], style: MethodStyle) -> float:
     curves = pd.concat([run.set_index("epoch")["validation_accuracy"] for run in runs], axis=1).sort_index()
     epochs, single = curves.index.to_numpy(), len(runs) == 1
     for values in curves.to_numpy(dtype=float).T:
-        axes.plot(
-            epochs, values, color=style.colour, linewidth=1.2 if single else 0.5, alpha=1 if single else 0.5
-        )
+        axes.plot(epochs, values, color=style.colour, linewidth=1.2 if single else 0.5, alpha=1 if single else 0.5)
         best = np.nanargmax(values)
         axes.plot(
             epochs[best],

@@ -50,12 +50,8 @@ def similarity_figure(summary: pd.DataFrame, *, width: str | float = "double") -
     if summary.empty:
         raise DataError("the summary has no rows: score at least one method first")
     if summary.duplicated(["method", "explainer", "metric"]).any():
-        raise DataError(
-            "the summary has several rows for one method, explainer and metric: aggregate over seeds first"
-        )
-    methods, explainers, metrics = (
-        list(dict.fromkeys(summary[c])) for c in ("method", "explainer", "metric")
-    )
+        raise DataError("the summary has several rows for one method, explainer and metric: aggregate over seeds first")
+    methods, explainers, metrics = (list(dict.fromkeys(summary[c])) for c in ("method", "explainer", "metric"))
     styles = method_styles(methods)
     nulls = [name for name in _NULLS if name in summary and summary[name].notna().any()]
 
@@ -84,9 +80,7 @@ def similarity_figure(summary: pd.DataFrame, *, width: str | float = "double") -
             axes.set_xlabel("likeness to the teacher's heatmap", labelpad=2)
             chosen = summary[summary["explainer"] == explainer]
             for row, metric in enumerate(metrics):
-                _draw_metric(
-                    axes, chosen[chosen["metric"] == metric], methods, styles, nulls, row * group, group
-                )
+                _draw_metric(axes, chosen[chosen["metric"] == metric], methods, styles, nulls, row * group, group)
         entries = _legend(styles, nulls)
         figure.legend(
             list(entries.values()),
@@ -133,9 +127,7 @@ def _draw_metric(
                 mew=0.7,
             )
         if np.isfinite(row["mean"]):
-            axes.plot(
-                [row["low"], row["high"]], [y, y], color=style.colour, linewidth=1.4, solid_capstyle="butt"
-            )
+            axes.plot([row["low"], row["high"]], [y, y], color=style.colour, linewidth=1.4, solid_capstyle="butt")
             axes.plot(row["mean"], y, style.marker, color=style.colour, markersize=4.2, mew=0)
 
 
@@ -153,8 +145,6 @@ def _legend(styles: dict[str, MethodStyle], nulls: list[str]) -> dict[str, Any]:
     }
     for null in nulls:
         label, marker = _NULLS[null]
-        entries[label] = Line2D(
-            [], [], linestyle="", marker=marker, markersize=3, mfc="white", mec=INK, mew=0.7
-        )
+        entries[label] = Line2D([], [], linestyle="", marker=marker, markersize=3, mfc="white", mec=INK, mew=0.7)
     entries["random maps ± 2 SD"] = (Patch(**_BAND), Line2D([], [], **_CHANCE))
     return entries

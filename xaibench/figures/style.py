@@ -145,9 +145,7 @@ def figure_width(width: str | float) -> float:
             raise unknown_name("figure width", width, WIDTHS)
         return WIDTHS[width]
     if not 1 <= width <= 20:
-        raise ConfigError(
-            f"figure width {width} in is out of range: give 1 to 20 inches, 'single' or 'double'"
-        )
+        raise ConfigError(f"figure width {width} in is out of range: give 1 to 20 inches, 'single' or 'double'")
     return float(width)
 
 
@@ -160,7 +158,7 @@ def paper_style() -> Iterator[None]:
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty white figure (inches) on an Agg canvas, unknown to pyplot."""
-    figure = Figure(figsize=(width, height), facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 

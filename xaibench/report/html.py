@@ -55,9 +55,7 @@ def headline(summary: pd.DataFrame, *, explainer: str | None = None, metric: str
     name = explainer if explainer is not None or chosen.empty else chosen["explainer"].iloc[0]
     chosen = chosen[chosen["explainer"] == name]
     if chosen.empty:
-        raise DataError(
-            f"the summary has no defined '{metric}' of '{name}': choose a metric and explainer it holds"
-        )
+        raise DataError(f"the summary has no defined '{metric}' of '{name}': choose a metric and explainer it holds")
     rows = chosen.sort_values("mean", ascending=False, kind="stable").to_dict("records")
     best = rows[0]
     text = (
@@ -98,13 +96,9 @@ def write_report(
     Everything given is escaped.
     """
     assets = files("xaibench.report") / "assets"
-    style, script = (
-        assets.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
-    )
+    style, script = (assets.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     failed = int((~validity["passed"].astype(bool)).sum()) if "passed" in validity else 0
-    verdict = (
-        f"{failed} of {len(validity)} checks failed." if failed else f"All {len(validity)} checks passed."
-    )
+    verdict = f"{failed} of {len(validity)} checks failed." if failed else f"All {len(validity)} checks passed."
     pictures = "\n".join(_figure(caption, figure) for caption, figure in figures.items())
     details = json.dumps(manifest, indent=2, ensure_ascii=False, default=str)
     page = f"""<!DOCTYPE html>

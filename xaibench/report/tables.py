@@ -101,9 +101,7 @@ def text_table(table: pd.DataFrame, *, digits: int = 3, width: int | None = None
     for row in shown.itertuples(index=False):
         drawn.add_row(*map(_one_line, row))
     needed = 4 + sum(3 + max([len(str(name)), *map(len, shown[name])]) for name in shown.columns)
-    console = Console(
-        file=io.StringIO(), width=width or needed, color_system=None, highlight=False, markup=False
-    )
+    console = Console(file=io.StringIO(), width=width or needed, color_system=None, highlight=False, markup=False)
     console.print(drawn)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines() if line.strip()) + "\n"
@@ -117,8 +115,7 @@ def html_table(table: pd.DataFrame, *, digits: int = 3, caption: str = "") -> st
     shown = presented(table, digits)
     numeric = _numeric(table, shown)
     head = "".join(
-        f'<th scope="col"{_NUMBER * number}>{html.escape(name)}</th>'
-        for name, number in zip(shown.columns, numeric)
+        f'<th scope="col"{_NUMBER * number}>{html.escape(name)}</th>' for name, number in zip(shown.columns, numeric)
     )
     body = []
     for position in range(len(shown)):

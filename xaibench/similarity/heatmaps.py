@@ -87,7 +87,7 @@ def pearson(a: Any, b: Any) -> Array:
 
 
 def spearman(a: Any, b: Any) -> Array:
-    """Pearson correlation of the ranks (average ranks for ties), in [-1, 1]; NaN where a map is constant or not finite."""
+    """Pearson correlation of the ranks, average ranks for ties, in [-1, 1]. (N, H, W) -> (N,); NaN as for `pearson`."""
     x, y, valid = _pairs(a, b)
     middle = (x.shape[1] + 1) / 2
     return _where(valid & _varies(x) & _varies(y), _cosine(*(rankdata(v, axis=1) - middle for v in (x, y))))

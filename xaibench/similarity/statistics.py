@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from xaibench.errors import ConfigError, DataError
 
-__all__ = ["Interval", "bootstrap_mean", "paired_bootstrap"]
+__all__ = ["Interval", "bootstrap_mean", "bootstrap_seeds", "paired_bootstrap"]
 
 _CHUNK = 4_000_000  # draws held in memory at a time
 
@@ -76,3 +76,39 @@ def _vector(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
         what = "infinite values" if x.ndim == 1 else f"shape {x.shape}"
         raise DataError(f"a mean needs a vector of finite values (NaN allowed), got {what}")
     return x
+
+
+def bootstrap_seeds(values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> Interval:
+    """Mean and percentile bootstrap interval of scores (S, N): S training seeds, N images, NaN left out and counted.
+
+    Both are resampled, seeds as whole rows and images as whole columns, so the interval speaks of other seeds and other
+    images of the same kind. With S = 1 it is the bootstrap over images alone. `n` counts the defined scores.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 2:
+        raise DataError(f"scores over seeds and images must be (S, N), got shape {x.shape}")
+    if not 0 < level < 1:
+        raise ConfigError(f"confidence level must lie between 0 and 1, got {level}: choose 0.95, say")
+    if np.isinf(x).any():
+        raise DataError("a mean needs finite values (NaN allowed), got infinite values")
+    defined = ~np.isnan(x)
+    n, nan = int(defined.sum()), int((~defined).sum())
+    if n == 0:
+        return Interval(float("nan"), float("nan"), float("nan"), 0, nan)
+    seeds, images = x.shape
+    mean = float(x[defined].mean())
+    if images < 2:
+        return Interval(mean, float("nan"), float("nan"), n, nan)
+    generator = np.random.default_rng(seed)
+    rows = generator.multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(np.float64)
+    filled = np.where(defined, x, 0.0)
+    means = np.empty(resamples)
+    step = max(1, _CHUNK // images)
+    for start in range(0, resamples, step):
+        part = slice(start, min(start + step, resamples))
+        columns = generator.multinomial(images, np.full(images, 1 / images), part.stop - start)
+        count = ((rows[part] @ defined) * columns).sum(1)
+        total = ((rows[part] @ filled) * columns).sum(1)
+        means[part] = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+    low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, min(float(low), mean), max(float(high), mean), n, nan)

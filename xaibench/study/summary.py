@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xaibench.similarity.heatmaps import METRICS
-from xaibench.similarity.statistics import Interval, bootstrap_mean
+from xaibench.similarity.statistics import Interval, bootstrap_mean, bootstrap_seeds
 
 __all__ = ["method_table", "summarise"]
 
@@ -60,9 +60,9 @@ def method_table(methods: Sequence[str], summary: pd.DataFrame, predictions: pd.
         agree = predicted.eq(teacher["predicted"].reindex(predicted.columns), axis="columns").astype(float)
         row: dict[str, object] = {
             "method": method,
-            **_columns("accuracy", bootstrap_mean(correct.to_numpy())),
+            **_columns("accuracy", bootstrap_seeds(correct.to_numpy())),
         }
-        row |= _columns("agreement", bootstrap_mean(agree.to_numpy()))
+        row |= _columns("agreement", bootstrap_seeds(agree.to_numpy()))
         cosines = summary[(summary["method"] == method) & (summary["metric"] == "cosine")]
         for explainer in summary["explainer"].unique():
             found = cosines[cosines["explainer"] == explainer]
@@ -74,7 +74,7 @@ def method_table(methods: Sequence[str], summary: pd.DataFrame, predictions: pd.
 
 def _interval(part: pd.DataFrame) -> Interval:
     values = part.pivot(index="seed", columns="image", values="value").to_numpy(dtype=np.float64)
-    return bootstrap_mean(values)
+    return bootstrap_seeds(values)
 
 
 def _columns(name: str, interval: Interval) -> dict[str, object]:

@@ -65,14 +65,8 @@ class Explorer(widgets.VBox):
     def figure(self, width: str | float = "double") -> Figure:
         """The image, heatmaps and scores on show, as a figure for a paper."""
         place = self._view.place(self.image)
-        maps = {
-            model: self._view.heatmaps(model, self.explainer)[[place]]
-            for model in ("teacher", *self.students)
-        }
-        scores = {
-            model: self._view.score(model, self.explainer, self.metric, self.image)[0]
-            for model in self.students
-        }
+        maps = {model: self._view.heatmaps(model, self.explainer)[[place]] for model in ("teacher", *self.students)}
+        scores = {model: self._view.score(model, self.explainer, self.metric, self.image)[0] for model in self.students}
         return gallery(
             self._view.pixels[[place]].transpose(0, 3, 1, 2),
             maps.pop("teacher"),
@@ -85,9 +79,7 @@ class Explorer(widgets.VBox):
     @traitlets.validate("image", "explainer", "metric", "sort")
     def _known(self, proposal: Any) -> str:
         name, view = proposal.trait.name, self._view
-        valid = {"image": view.keys, "explainer": view.explainers, "metric": view.metrics, "sort": SORTS}[
-            name
-        ]
+        valid = {"image": view.keys, "explainer": view.explainers, "metric": view.metrics, "sort": SORTS}[name]
         if proposal.value not in valid:
             raise unknown_name(name, proposal.value, valid)
         return proposal.value
@@ -116,6 +108,7 @@ class Explorer(widgets.VBox):
             min=1,
             max=len(view.keys),
             description="image",
+            readout=False,
             style={"description_width": "initial"},
             layout=widgets.Layout(width="22rem"),
         )
@@ -131,9 +124,7 @@ class Explorer(widgets.VBox):
                 lambda _: self._choose("students", tuple(m for m, b in self._boxes.items() if b.value)),
                 "value",
             )
-        image, *choices = (
-            self._controls[name] for name in ("image", "explainer", "metric", "sort", "differing")
-        )
+        image, *choices = (self._controls[name] for name in ("image", "explainer", "metric", "sort", "differing"))
         return (
             _line(*choices),
             _line(*self._boxes.values()),
@@ -169,9 +160,7 @@ class Explorer(widgets.VBox):
             self._slider.disabled = self._controls["image"].disabled = not self.order
             if self.order and self._controls["image"].options != self.order:
                 self._controls["image"].options = self.order
-            self._stage.children = tuple(
-                self._panels[name].box for name in ("input", "teacher", *self.students)
-            )
+            self._stage.children = tuple(self._panels[name].box for name in ("input", "teacher", *self.students))
         if target == self.image:
             self._draw()
         else:
@@ -193,9 +182,7 @@ class Explorer(widgets.VBox):
         maps = displayed(np.stack([view.heatmaps(model, self.explainer)[place] for model in models]))
         limit = symmetric_limit(maps)
         label, contrast = map(html.escape, view.question(self.explainer, key))
-        self._panels["input"].show(
-            picture_png(view.pixels[place]), f"<b>{label}</b>", f"rather than {contrast}"
-        )
+        self._panels["input"].show(picture_png(view.pixels[place]), f"<b>{label}</b>", f"rather than {contrast}")
         for model, values in zip(models, maps):
             self._panels[model].show(heatmap_png(values, limit), *self._below(model))
         self._bar.value = colour_bar(limit, NORMALISATIONS["share"])
@@ -217,9 +204,7 @@ class Explorer(widgets.VBox):
 
 
 def _line(*controls: widgets.Widget) -> widgets.HBox:
-    return widgets.HBox(
-        controls, layout=widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="0 1em")
-    )
+    return widgets.HBox(controls, layout=widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="0 1em"))
 
 
 def _dropdown(description: str, options: list[tuple[str, str]]) -> widgets.Dropdown:

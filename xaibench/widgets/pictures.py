@@ -23,9 +23,7 @@ class Panel:
     """One picture with its heading above and lines of text below; `box` is the widget."""
 
     def __init__(self, name: str) -> None:
-        self.picture = widgets.Image(
-            format="png", tooltip=name, layout=widgets.Layout(width="184px", height="auto")
-        )
+        self.picture = widgets.Image(format="png", layout=widgets.Layout(width="184px", height="auto"))
         self.below = widgets.HTML()
         heading = widgets.HTML(f"<b>{html.escape(name)}</b>")
         self.box = widgets.VBox(
@@ -51,9 +49,7 @@ def heatmap_png(values: npt.NDArray[np.float64], limit: float) -> bytes:
 
 def colour_bar(limit: float, unit: str) -> str:
     """The scale as HTML: a gradient with its ends in per cent."""
-    stops = ", ".join(
-        f"rgb({r}, {g}, {b})" for r, g, b, _ in _colours()(np.linspace(0, 1, 17), bytes=True).tolist()
-    )
+    stops = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b, _ in _colours()(np.linspace(0, 1, 17), bytes=True).tolist())
     end = f"{100 * limit:.2g}%"
     return (
         '<div style="max-width: 26rem; font-size: 0.85em; line-height: 1.4">'

@@ -62,9 +62,7 @@ class RunView:
         self._ranks = {question: frame.rank(method="min") for question, frame in self._scores.items()}
         predictions = run.predictions().astype({"image": str})
         predictions = predictions[predictions["image"].isin(self.keys)]
-        self._predicted = predictions.pivot(index="image", columns="model", values="predicted").loc[
-            list(self.keys)
-        ]
+        self._predicted = predictions.pivot(index="image", columns="model", values="predicted").loc[list(self.keys)]
         self._predictions = predictions.set_index(["model", "image"]).to_dict("index")
         self._maps: dict[tuple[str, str], npt.NDArray[np.float64]] = {}
         self._questions: dict[str, list[tuple[str, str]]] = {}
@@ -130,12 +128,8 @@ class RunView:
 def _by_model(scores: pd.DataFrame, keys: tuple[str, ...]) -> dict[tuple[str, str], pd.DataFrame]:
     """(explainer, metric) -> values of the matched pairing, images down, "method/seedN" across."""
     matched = scores[scores["pairing"] == "matched"]
-    matched = matched.astype({"image": str}).assign(
-        model=matched["method"] + "/seed" + matched["seed"].astype(str)
-    )
+    matched = matched.astype({"image": str}).assign(model=matched["method"] + "/seed" + matched["seed"].astype(str))
     return {
-        (str(explainer), str(metric)): rows.pivot(index="image", columns="model", values="value").reindex(
-            list(keys)
-        )
+        (str(explainer), str(metric)): rows.pivot(index="image", columns="model", values="value").reindex(list(keys))
         for (explainer, metric), rows in matched.groupby(["explainer", "metric"], sort=False)
     }

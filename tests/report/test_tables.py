@@ -1,0 +1,109 @@
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xaibench.report.tables import csv_table, html_table, latex_table, presented, text_table
+
+
+@pytest.fixture
+def table():
+    return pd.DataFrame(
+        {
+            "method": ["subdistill:centring=mean", "a_b & c|d [e]"],
+            "accuracy": [1 / 3, np.nan],
+            "lrp cosine": [0.71, 0.5],
+            "lrp cosine low": [0.68, np.nan],
+            "lrp cosine high": [0.75, np.nan],
+            "ssim": [0.1, -0.2],
+            "ssim_low": [0.0, -0.3],
+            "ssim_high": [0.2, -0.1],
+            "seeds": [3, 1],
+            "passed": [True, False],
+        }
+    )
+
+
+def test_intervals_become_mean_and_half_width(table):
+    shown = presented(table)
+    assert list(shown.columns) == ["method", "accuracy", "lrp cosine", "ssim", "seeds", "passed"]
+    assert list(shown["lrp cosine"]) == ["0.710 ± 0.035", "0.500"]
+    assert list(shown["ssim"]) == ["0.100 ± 0.100", "-0.200 ± 0.100"]
+    assert list(shown["accuracy"]) == ["0.333", "–"]
+    assert list(shown["seeds"]) == ["3", "1"]
+    assert list(shown["passed"]) == ["yes", "no"]
+
+
+def test_a_column_named_low_alone_stays_a_column():
+    assert list(presented(pd.DataFrame({"x": [1.0], "x low": [0.5]})).columns) == ["x", "x low"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0.000"), (1e-7, "1.0e-07"), (-3e-5, "-3.0e-05"), (2.5e8, "2.5e+08"), (12.3456, "12.346")]
+)
+def test_very_small_and_very_large_numbers_keep_their_digits(value, text):
+    assert presented(pd.DataFrame({"x": [value]}))["x"][0] == text
+
+
+def test_csv_keeps_every_column_and_full_precision(table):
+    text = csv_table(table)
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(text)), table)
+    assert "\r" not in text
+
+
+def test_latex_is_booktabs_with_numbers_to_the_right(table):
+    text = latex_table(table)
+    assert text.startswith("\\begin{tabular}{lrrrrl}\n\\toprule\n")
+    assert text.endswith("\\bottomrule\n\\end{tabular}\n")
+    assert "0.710 $\\pm$ 0.035" in text
+    assert "a\\_b \\& c\\textbar{}d [e] & -- & 0.500 &" in text
+    rows = [line for line in text.splitlines() if line.endswith("\\\\")]
+    assert len(rows) == 3
+    assert all(row.replace("\\&", "").count("&") == 5 for row in rows)
+
+
+def test_latex_with_caption_is_a_float(table):
+    text = latex_table(table, caption="50% of", label="tab:demo", digits=1)
+    assert "\\caption{50\\% of}" in text
+    assert "\\label{tab:demo}" in text
+    assert text.startswith("\\begin{table}")
+    assert "0.7 $\\pm$ 0.0" in text
+
+
+def test_markdown_has_one_line_a_row_and_equal_widths(table):
+    lines = text_table(table).splitlines()
+    assert len(lines) == 4
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].split("|")[1].strip() == "method"
+    assert "a_b & c\\|d [e]" in lines[3]
+    assert set(lines[1]) == {"|", "-"}
+    assert "\x1b" not in "".join(lines)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cf", "Mn"]), max_size=12)))
+def test_no_cell_is_lost_in_markdown(names):
+    lines = text_table(pd.DataFrame({"name": names, "x": [0.5] * len(names)})).splitlines()
+    assert len(lines) == 2 + len(names)
+    assert all(line.rstrip(" |").endswith("0.500") for line in lines[2:])
+
+
+def test_html_escapes_text_and_carries_exact_values(table):
+    table.loc[0, "method"] = '<script>"&'
+    text = html_table(table, caption="A < B")
+    assert "<script>" not in text
+    assert '<td data-value="&lt;script&gt;&quot;&amp;">&lt;script&gt;&quot;&amp;</td>' in text
+    assert '<td class="number" data-value="0.3333333333333333">0.333</td>' in text
+    assert '<td class="number" data-value="">–</td>' in text
+    assert '<td class="no" data-value="False">no</td>' in text
+    assert "<caption>A &lt; B</caption>" in text
+
+
+def test_empty_tables_have_their_heading():
+    empty = pd.DataFrame({"method": [], "x": []})
+    assert "method" in text_table(empty)
+    assert "\\midrule" in latex_table(empty)
+    assert "<th" in html_table(empty)
