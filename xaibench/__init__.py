@@ -1,1 +1,47 @@
-"""xaibench: does a distilled student decide for the same reasons as its teacher?"""
+"""xaibench: does a distilled student decide for the same reasons as its teacher?
+
+The names below are imported when they are first used, so that `import xaibench` is fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_EXPORTS = {
+    "xaibench.attribution.attribution": ("Attribution",),
+    "xaibench.attribution.explain": ("explain", "explain_pair", "parse_explainer"),
+    "xaibench.attribution.gradients": ("IntegratedGradients",),
+    "xaibench.attribution.lrp": ("LRP",),
+    "xaibench.attribution.targets": ("Target", "make_target"),
+    "xaibench.data.datasets": ("embedded", "load_dataset"),
+    "xaibench.data.images": ("ImageSet", "Preprocessing"),
+    "xaibench.data.tasks": ("Task", "load_task"),
+    "xaibench.distill.distill": ("DistillRun", "distill", "train_classifier"),
+    "xaibench.distill.methods": ("KD", "METHODS", "StudentOnly", "SubDistill", "parse_method"),
+    "xaibench.distill.recipe": ("Recipe",),
+    "xaibench.errors": ("XaibenchError",),
+    "xaibench.models.architectures": ("build_model",),
+    "xaibench.models.checkpoints": ("load_checkpoint", "save_checkpoint"),
+    "xaibench.models.pair": ("LayerPair", "ModelPair"),
+    "xaibench.progress": ("show_progress",),
+    "xaibench.similarity.scores": ("SimilarityReport", "compare"),
+    "xaibench.study.config": ("RunConfig",),
+    "xaibench.study.run": ("Run", "open_run"),
+    "xaibench.study.runner": ("run_study",),
+    "xaibench.testing": ("assert_explains_alike",),
+    "xaibench.widgets.explorer": ("Explorer",),
+}
+_HOME = {name: module for module, names in _EXPORTS.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'xaibench' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from xaibench.errors import BelowThresholdError, ConfigError, RunFolderError, XaibenchError
-from xaibench.progress import show_progress
+from xaibench.errors import BelowThresholdError, ConfigError, RunFolderError, XaibenchError, unknown_name
+from xaibench.progress import end_progress, show_progress
 
 __all__ = ["app", "main"]
 
@@ -48,16 +48,18 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Distil, explain, score and report: the main job. A killed run resumes when it is started again."""
-    from xaibench.study.config import RunConfig
+    from xaibench.study.config import RunConfig, presets
     from xaibench.study.runner import run_study
 
     if (config is None) == (preset is None):
         raise ConfigError("give either a configuration file or --preset NAME")
+    if preset is not None and preset not in presets():
+        raise unknown_name("preset", preset, presets())
     settings = RunConfig.load(config or str(preset)).override(set_ or [])
     folder = out or Path("runs") / (preset or Path(str(config)).stem)
     finished = run_study(settings, folder, accelerator=accelerator, devices=devices)
     _show(finished.table(), as_json)
-    _errors.print(f"report: {finished.folder / 'report.html'}", highlight=False)
+    sys.stderr.write(f"report: {finished.folder / 'report.html'}\n")
 
 
 @app.command()
@@ -86,14 +88,9 @@ def distill(
     rows = []
     for name in this.students:
         history = this.history(name)
-        best = history["validation_accuracy"].idxmax()
-        rows.append(
-            {
-                "student": name,
-                "validation accuracy": history["validation_accuracy"][best],
-                "best epoch": int(best),
-            }
-        )
+        best = int(history["validation_accuracy"].to_numpy().argmax())
+        accuracy = history["validation_accuracy"].iloc[best]
+        rows.append({"student": name, "validation accuracy": accuracy, "best epoch": best})
     _show(pd.DataFrame(rows), as_json)
 
 
@@ -141,7 +138,7 @@ def report(folder: RunFolder) -> None:
 
     this = open_run(folder)
     present(this)
-    typer.echo(this.folder / "report.html")
+    _print(this.folder / "report.html")
 
 
 @app.command()
@@ -153,7 +150,6 @@ def figure(
     rows: Annotated[int, typer.Option(help="Number of images, from most to least alike, where none are named.")] = 6,
 ) -> None:
     """Draw the comparison figure of a scored run."""
-    from xaibench.errors import unknown_name
     from xaibench.figures.style import save_figure
     from xaibench.study.present import gallery_of, spread_images
     from xaibench.study.run import open_run
@@ -166,7 +162,7 @@ def figure(
     students = {m: f"{m}/seed{this.config.seeds[0]}" for m in this.config.methods}
     drawn = gallery_of(this, chosen, students, images or spread_images(this, chosen, rows))
     for path in save_figure(drawn, out.with_suffix(""), (out.suffix.removeprefix(".") or "pdf",)):
-        typer.echo(path)
+        _print(path)
 
 
 @app.command("train-teacher")
@@ -187,9 +183,9 @@ def train_teacher(
     from xaibench.data.tasks import load_task
     from xaibench.distill.distill import make_fabric, train_classifier
     from xaibench.distill.recipe import Recipe
-    from xaibench.distill.trainer import predict_logits
     from xaibench.models.architectures import build_model
     from xaibench.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
+    from xaibench.models.predict import predict_logits
     from xaibench.options import parse_options
 
     if out.suffix != ".safetensors":
@@ -247,10 +243,10 @@ def info(
 
     facts = describe(Path(target) if target else None)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2, default=str))
+        _print(json.dumps(facts, indent=2, default=str))
     else:
         for key, value in facts.items():
-            typer.echo(f"{key:<14} {value}")
+            _print(f"{key:<14} {value}")
 
 
 @app.command()
@@ -268,9 +264,8 @@ def lab(folder: Annotated[Path, typer.Argument(help="Where the notebooks are.")]
 
 def main() -> None:
     """Run the command line; turn the user's errors into one line on stderr and their exit code."""
-    handler = RichHandler(console=_errors, show_path=False, show_time=False)
+    handler = RichHandler(logging.WARNING, _errors, show_path=False, show_time=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     try:
         with show_progress(_errors):
             app(standalone_mode=False)
@@ -280,7 +275,7 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted: start the same command again to go on where it stopped", 130)
-    except typer.TyperException as error:  # type: ignore[attr-defined]
+    except typer.TyperException as error:
         _fail(error.format_message(), 2)
 
 
@@ -292,4 +287,9 @@ def _fail(message: str, code: int) -> None:
 def _show(table: pd.DataFrame, as_json: bool) -> None:
     from xaibench.report.tables import text_table
 
-    typer.echo(table.to_json(orient="records", indent=2) if as_json else text_table(table))
+    _print(table.to_json(orient="records", indent=2) if as_json else text_table(table))
+
+
+def _print(text: object) -> None:
+    end_progress()
+    typer.echo(text)

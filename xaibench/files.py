@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from xaibench.errors import RunFolderError
 
 __all__ = ["sha256_of_file", "write_atomically", "write_json", "write_text"]
@@ -32,10 +34,9 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
             os.fsync(file.fileno())
         partial.chmod(0o644)
         partial.replace(path)
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot write {path}: {error.strerror or error}: free space or choose another folder"
-        ) from error
+    except (OSError, SafetensorError) as error:  # safetensors has a name of its own for a full disk
+        reason = getattr(error, "strerror", None) or error
+        raise RunFolderError(f"cannot write {path}: {reason}: free space or choose another folder") from error
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)

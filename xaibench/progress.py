@@ -16,14 +16,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["progress", "show_progress"]
+__all__ = ["end_progress", "progress", "show_progress"]
 
 _display: contextvars.ContextVar[Progress | None] = contextvars.ContextVar("xaibench_progress", default=None)
 
 
 @contextmanager
 def show_progress(console: Console | None = None) -> Iterator[None]:
-    """Within the block, every `progress` of the library draws a bar on stderr."""
+    """Within the block, every `progress` of the library draws a bar on stderr. Nothing is drawn before the first one."""
     columns = (
         TextColumn("{task.description:<32}"),
         BarColumn(bar_width=24),
@@ -32,12 +32,20 @@ def show_progress(console: Console | None = None) -> Iterator[None]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console or Console(stderr=True), refresh_per_second=4) as display:
-        token = _display.set(display)
-        try:
-            yield
-        finally:
-            _display.reset(token)
+    display = Progress(*columns, console=console or Console(stderr=True), refresh_per_second=4)
+    token = _display.set(display)
+    try:
+        yield
+    finally:
+        end_progress()
+        _display.reset(token)
+
+
+def end_progress() -> None:
+    """Leave the bars as they stand, so that what is printed next comes below them (and stdout is stdout again)."""
+    display = _display.get()
+    if display is not None and display.live.is_started:
+        display.stop()
 
 
 @contextmanager
@@ -47,6 +55,7 @@ def progress(description: str, total: int) -> Iterator[Callable[..., None]]:
     if display is None:
         yield lambda steps=1, note="": None
         return
+    display.start()
     task = display.add_task(description, total=total, note="")
 
     def advance(steps: int = 1, note: str = "") -> None:

@@ -58,7 +58,7 @@ def test_the_model_is_left_byte_identical_after_an_exception(explainer, lived_in
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        explain(lived_in, x, target, explainer, preprocessing, progress=interrupt)
+        explain(lived_in, x, target, explainer, preprocessing, on_batch=interrupt)
     with pytest.raises(ExplanationError):
         explain(lived_in, x, target, LRP(canonizer="none"), preprocessing)
     with pytest.raises(ExplanationError):
@@ -119,7 +119,7 @@ def test_the_checks_run_once_and_not_per_batch(network, x, target, preprocessing
         LRP, "validate", lambda self, m, few, *rest: calls.append(len(few)) or original(self, m, few, *rest)
     )
     seen: list[int] = []
-    explain(network, x, target, LRP(), preprocessing, batch_size=2, progress=seen.append)
+    explain(network, x, target, LRP(), preprocessing, batch_size=2, on_batch=seen.append)
     assert calls == [4]
     assert seen == [2, 2, 1]
 

@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,16 @@ from torch import Tensor, nn
 from xaibench.attribution.attribution import Attribution
 from xaibench.attribution.base import Explainer, Maps, reason
 from xaibench.attribution.explainers import EXPLAINERS, parse_explainer
-from xaibench.attribution.targets import Target
+from xaibench.attribution.targets import Target, make_target
 from xaibench.attribution.validity import Check, Validity, map_checks
-from xaibench.data.images import Preprocessing
+from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.errors import ConfigError, ExplanationError
 from xaibench.models.checkpoints import state_hash
+from xaibench.models.pair import ModelPair
+from xaibench.models.predict import predict_logits
+from xaibench.progress import progress
 
-__all__ = ["EXPLAINERS", "explain", "parse_explainer"]
+__all__ = ["EXPLAINERS", "PairAttribution", "explain", "explain_pair", "parse_explainer"]
 
 CHECK_IMAGES = 4
 
@@ -32,7 +36,7 @@ def explain(
     preprocessing: Preprocessing,
     *,
     batch_size: int | None = None,
-    progress: Callable[[int], object] | None = None,
+    on_batch: Callable[[int], object] | None = None,
     check: bool = True,
 ) -> Attribution:
     """Explain z_y - z_r of every image and check the explanation.
@@ -41,7 +45,7 @@ def explain(
 
     x           (N, C, H, W) normalised images (`preprocessing(images)`)
     batch_size  images at a time; None: what suits the explainer
-    progress    called after each batch with the number of images in it
+    on_batch    called after each batch with the number of images in it
     check       True: the explainer's checks run first, on up to 4 images spread over x, and an explanation
                 that does not pass raises. False: nothing is refused, and the result says it is not valid.
 
@@ -67,8 +71,8 @@ def explain(
         part = torch.arange(start, min(start + size, len(x)))
         maps = explainer.attribute(work, x[part].to(device), target.take(part), preprocessing)
         batches.append(Maps(maps.relevance.float().cpu(), maps.references, maps.residual))
-        if progress is not None:
-            progress(len(part))
+        if on_batch is not None:
+            on_batch(len(part))
     relevance = torch.cat([maps.relevance for maps in batches])
     residuals = [maps.residual for maps in batches if maps.residual is not None]
     judged, flagged = explainer.judge(torch.cat(residuals) if residuals else None)
@@ -85,6 +89,38 @@ def explain(
         versions={library: _version(library) for library in ("xaibench", *explainer.libraries)},
         references={name: value.cpu() for name, value in batches[0].references.items()},
     )
+
+
+class PairAttribution(NamedTuple):
+    """The same question about the same images, answered by both models of a pair."""
+
+    teacher: Attribution
+    student: Attribution
+
+
+def explain_pair(
+    pair: ModelPair, images: ImageSet, explainer: Explainer, *, contrast: str = "teacher", check: bool = True
+) -> PairAttribution:
+    """Explain z_y - z_r of every image under teacher and student; y is the label.
+
+    contrast  "teacher": r is the teacher's runner-up for both; "own": each model's own, as in arXiv 2601.05913
+
+    Raises ExplanationError where either explanation does not pass its checks.
+    """
+    if images.classes != pair.classes:
+        raise ExplanationError(
+            f"the images' classes are {list(images.classes)} but the pair's are {list(pair.classes)}: "
+            "load the images with the pair's classes"
+        )
+    x = pair.preprocessing(images.images)
+    logits = {name: predict_logits(getattr(pair, name), images, pair.preprocessing) for name in PairAttribution._fields}
+    parts = {}
+    for name, own in logits.items():
+        target = make_target(logits["teacher"], images.labels, contrast=contrast, logits_own=own)
+        with progress(f"explain {name}", len(x)) as advance:
+            model = getattr(pair, name)
+            parts[name] = explain(model, x, target, explainer, pair.preprocessing, on_batch=advance, check=check)
+    return PairAttribution(**parts)
 
 
 def _working_copy(model: nn.Module) -> nn.Module:

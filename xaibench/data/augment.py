@@ -25,7 +25,7 @@ def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, padding: 
         raise DataError(f"{len(images)} images but {len(indices)} indices: give one index an image")
     if padding < 0:
         raise DataError(f"padding must be at least 0, got {padding}")
-    b, c, h, w = images.shape
+    b, _, h, w = images.shape
     bits = _random_bits(indices.cpu().numpy(), seed, epoch)
     shifts = 2 * padding + 1
     top = torch.from_numpy((bits[0] % np.uint64(shifts)).astype(np.int64)).to(images.device)
@@ -44,15 +44,15 @@ def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, padding: 
 
 def _random_bits(indices: npt.NDArray[np.int64], seed: int, epoch: int) -> npt.NDArray[np.uint64]:
     """Three independent 64-bit numbers an image, (3, B), by the SplitMix64 mixing function."""
-    state = np.uint64(0)
+    state = np.zeros(1, np.uint64)
     with np.errstate(over="ignore"):
         for value in (seed, epoch):
             state = _mix(state + np.uint64(value % 2**64) + np.uint64(0x9E3779B97F4A7C15))
         states = _mix(state + indices.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-        return np.stack([_mix(states + np.uint64(k) * np.uint64(0xD1B54A32D192ED03)) for k in (1, 2, 3)])
+        return np.stack([_mix(states + np.uint64(k * 0xD1B54A32D192ED03 % 2**64)) for k in (1, 2, 3)])
 
 
-def _mix(z: npt.NDArray[np.uint64] | np.uint64) -> npt.NDArray[np.uint64] | np.uint64:  # type: ignore[misc]
+def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

@@ -258,7 +258,8 @@ def _from_torchvision(
     size: tuple[int, int] | None,
 ) -> ImageSet:
     data = _torchvision(name, split, root, download)
-    pixels, labels = [], []
+    pixels: list[Tensor] = []
+    labels: list[int] = []
     for image, label in data:
         array = torch.from_numpy(np.array(image))
         array = array[None] if array.ndim == 2 else array.permute(2, 0, 1)

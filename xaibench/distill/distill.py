@@ -22,9 +22,10 @@ from xaibench.distill.criterion import Setting
 from xaibench.distill.methods import Method, StudentOnly, method_name
 from xaibench.distill.recipe import Recipe, resolve_precision
 from xaibench.distill.teacher_cache import CachedTeacher, LiveTeacher, teacher_source
-from xaibench.distill.trainer import Fit, StudentInput, fit, predict_logits
+from xaibench.distill.trainer import Fit, StudentInput, fit
 from xaibench.errors import ModelError
 from xaibench.models.pair import ModelPair
+from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
 from xaibench.subspace.moments import LayerMoments, collect_moments
 
@@ -153,7 +154,7 @@ def distill(
         seed=seed,
         teacher_validation=predict_logits(teacher, task.validation, pair.preprocessing),
         resume=Path(folder) / "resume.pt" if folder is not None else None,
-        fingerprint=_fingerprint(method, recipe, seed, hashes),
+        fingerprint=_fingerprint(pair, method, recipe, seed, hashes),
         title=f"{method_name(method)} (seed {seed})",
     )
     return _finished(result, method, recipe, seed, hashes, started)
@@ -180,7 +181,7 @@ def train_classifier(
     inputs = StudentInput(train, preprocessing, recipe, seed, fabric.device)
     hashes = {"train": train.content_hash(), "validation": validation.content_hash()}
     resume = Path(folder) / "resume.pt" if folder is not None else None
-    fingerprint = _fingerprint(method, recipe, seed, hashes)
+    fingerprint = _fingerprint(pair, method, recipe, seed, hashes)
     result = fit(
         student,
         criterion,
@@ -198,15 +199,16 @@ def train_classifier(
 def _finished(
     result: Fit, method: Method, recipe: Recipe, seed: int, hashes: dict[str, str], started: float
 ) -> DistillRun:
-    student = result.student.to("cpu", memory_format=torch.contiguous_format)
+    student = result.student.to("cpu").to(memory_format=torch.contiguous_format)
     seconds = time.perf_counter() - started
     return DistillRun(student, method, recipe, seed, result.history, result.best_epoch, seconds, hashes)
 
 
 def _copy_to(model: nn.Module, device: torch.device) -> nn.Module:
-    return copy.deepcopy(model).to(device, memory_format=torch.channels_last)
+    return copy.deepcopy(model).to(device).to(memory_format=torch.channels_last)
 
 
-def _fingerprint(method: Method, recipe: Recipe, seed: int, hashes: dict[str, str]) -> str:
+def _fingerprint(pair: ModelPair, method: Method, recipe: Recipe, seed: int, hashes: dict[str, str]) -> str:
     job = {"method": repr(method), "recipe": dataclasses.asdict(recipe), "seed": seed, "hashes": hashes}
+    job |= {"layers": list(map(str, pair.layers)), "preprocessing": repr(pair.preprocessing)}
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()

@@ -83,6 +83,8 @@ class SubDistill(Method):
             raise unknown_name("basis", self.basis, BASES)
         if self.centring not in CENTRINGS:
             raise unknown_name("centring", self.centring, CENTRINGS)
+        if not self.beta >= 0:
+            raise ConfigError(f"beta must be at least 0, got {self.beta}")
 
     def build(self, setting: Setting) -> Criterion:
         return _Subspaces(self, setting)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.distill.criterion import Criterion
 from xaibench.distill.recipe import Recipe
 from xaibench.distill.teacher_cache import CachedTeacher, LiveTeacher
-from xaibench.errors import CheckpointError, DataError, ModelError, RunFolderError
+from xaibench.errors import CheckpointError, DataError, RunFolderError
 from xaibench.files import write_atomically
 from xaibench.models.pair import Outputs, forward_with_layers
+from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
 
-__all__ = ["Fit", "StudentInput", "fit", "predict_logits"]
+__all__ = ["Fit", "StudentInput", "fit"]
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +107,7 @@ def fit(
     n = len(train.images)
     if n < 2:
         raise DataError("fewer than 2 training images: use a larger fraction")
-    step = _Step(student.to(device, memory_format=torch.channels_last), criterion.to(device))
+    step = _Step(student.to(device).to(memory_format=torch.channels_last), criterion.to(device))
     optimizer = torch.optim.AdamW(step.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     module, optimizer = fabric.setup(step, optimizer)
     rows: list[dict[str, float]] = []
@@ -116,6 +118,7 @@ def fit(
         step.student.load_state_dict(state["student"])
         step.criterion.load_state_dict(state["criterion"])
         optimizer.load_state_dict(state["optimizer"])
+        fabric.strategy.precision.load_state_dict(state["precision"])
         rows, best, first = state["rows"], state["best"], state["epoch"] + 1
     with progress(title, recipe.epochs) as advance:
         advance(first)
@@ -134,30 +137,13 @@ def fit(
             if resume is not None and fabric.is_global_zero:
                 state = {"fingerprint": fingerprint, "epoch": epoch, "rows": rows, "best": best}
                 state |= {"student": step.student.state_dict(), "criterion": step.criterion.state_dict()}
-                state["optimizer"] = optimizer.state_dict()
-                write_atomically(resume, lambda partial, state=state: torch.save(state, partial))
+                state |= {"optimizer": optimizer.state_dict(), "precision": fabric.strategy.precision.state_dict()}
+                write_atomically(resume, partial(torch.save, state))
             advance(1, note=f"loss {row['loss']:.3f}  val {row['validation_accuracy']:.3f}")
             _log.info("%s epoch %d: %s", title, epoch, {k: round(v, 4) for k, v in row.items()})
     step.student.load_state_dict(best["student"])
     step.criterion.load_state_dict(best["criterion"])
     return Fit(step.student.eval(), step.criterion.eval(), pd.DataFrame(rows), best["epoch"])
-
-
-def predict_logits(model: nn.Module, images: ImageSet, preprocessing: Preprocessing, batch_size: int = 256) -> Tensor:
-    """Logits (N, K) of all images, float32 on the CPU, computed in evaluation mode; the model's mode is restored."""
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            chunks = (preprocessing(chunk.to(device)) for chunk in images.images.split(batch_size))
-            parts = [model(x.contiguous(memory_format=torch.channels_last)).float().cpu() for x in chunks]
-    finally:
-        model.train(training)
-    logits = torch.cat(parts)
-    if not torch.isfinite(logits).all():
-        raise ModelError("the model's logits hold NaN or infinite values: its weights or the images are damaged")
-    return logits
 
 
 def _train_epoch(
@@ -189,7 +175,7 @@ def _train_epoch(
         for name, value in {"loss": loss.detach(), **terms}.items():
             sums[name] = sums.get(name, torch.zeros((), device=fabric.device)) + value * len(indices)
         seen += len(indices)
-    means = {name: float(fabric.all_reduce(value / seen, reduce_op="mean")) for name, value in sums.items()}
+    means = {name: float(fabric.all_reduce(value / seen, reduce_op="mean")) for name, value in sums.items()}  # type: ignore[arg-type]
     if not all(v == v and abs(v) != float("inf") for v in means.values()):
         raise DataError(
             f"the training loss is not finite in epoch {epoch} ({means}): lower the learning rate or the layer weight"

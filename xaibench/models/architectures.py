@@ -103,7 +103,7 @@ def default_layers(model: nn.Module) -> tuple[str, ...]:
 
 def _integers(name: str, text: str, count: int) -> tuple[int, ...]:
     parts = text.split("-")
-    if len(parts) != count or not all(p.isdigit() and int(p) > 0 for p in parts):
+    if len(parts) != count or not all(p.isdecimal() and int(p) > 0 for p in parts):
         raise ConfigError(
             f"model '{name}': '{text}' must be {count} positive integer{'s' * (count > 1)}, as in "
             "resnet18-cifar:56-56-40-40 or resnet18-cifar:16-32-64-128@16"

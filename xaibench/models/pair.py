@@ -83,6 +83,9 @@ def forward_with_layers(model: nn.Module, x: Tensor, layers: tuple[str, ...]) ->
     network = model.network if isinstance(model, ClassSlice) else model
     with tapped(network, layers) as outputs:
         logits = model(x)
+    unused = [name for name in layers if name not in outputs]
+    if unused:
+        raise ModelError(f"layer '{unused[0]}' takes no part in the forward pass: pair another layer")
     return Outputs(logits, outputs)
 
 

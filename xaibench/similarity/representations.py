@@ -17,8 +17,8 @@ def linear_cka(a: Tensor, b: Tensor) -> float:
           as samples, pass `h.movedim(1, -1).flatten(0, -2)`.)
 
     1 where one is a rotation, scaling or shift of the other; NaN where features are constant over samples. Computed
-    from whichever is smaller, the d x d or the N x N products. Raises DataError for other shapes, different N, N < 2, or
-    values that are not finite. Source: Kornblith et al. 2019, arXiv 1905.00414.
+    from whichever is smaller, the d x d or the N x N products. Raises DataError for other shapes, different N, N < 2,
+    or values that are not finite. Source: Kornblith et al. 2019, arXiv 1905.00414.
     """
     x, y = _centred(a), _centred(b)
     if len(x) != len(y):

@@ -94,9 +94,7 @@ class SimilarityReport:
         values = self.values(metric, pairing)
         if pairing == "matched" or values.empty:
             have = [p for p in self.rows["pairing"].unique() if p != "matched"]
-            raise DataError(
-                f"there are no scores for the null '{pairing}': this report has {', '.join(have) or 'none'}"
-            )
+            raise DataError(f"no scores for the null '{pairing}': this report has {', '.join(have) or 'none'}")
         return values
 
     def _caption(self) -> str:
@@ -186,14 +184,16 @@ def compare(
             if isinstance(teacher, Attribution):
                 _same_question(teacher, given, role)
     raw = {role: given.heatmaps if isinstance(given, Attribution) else given for role, given in sets.items()}
-    side = _grid(raw["teacher"], grid)
+    shape = _shape(raw["teacher"], "teacher")
+    for role, values in raw.items():
+        if _shape(values, role) != shape:
+            raise DataError(
+                f"the {role}'s heatmaps have shape {_shape(values, role)}, the teacher's {shape}: "
+                "explain the same images with both"
+            )
+    side = default_grid(shape[1], shape[2]) if grid is None else grid
     maps = {role: with_sign(pool(values, side), sign) for role, values in raw.items()}
     for role, given in sets.items():
-        if tuple(raw[role].shape) != tuple(raw["teacher"].shape):
-            raise DataError(
-                f"the {role}'s heatmaps have shape {tuple(raw[role].shape)}, the teacher's "
-                f"{tuple(raw['teacher'].shape)}: explain the same images with both"
-            )
         if isinstance(given, Attribution):
             maps[role][list(given.validity.flagged)] = np.nan
     n = len(maps["teacher"])
@@ -206,13 +206,11 @@ def compare(
         pairs["random student"] = maps["random student"]
     if n > 1:
         pairs["mismatched images"] = maps["student"][derangement(n, seed)]
-    frames = [
-        pd.DataFrame(
-            {"image": names, "metric": metric, "pairing": pairing, "value": METRICS[metric](maps["teacher"], b)}
-        )
-        for metric in metrics
-        for pairing, b in pairs.items()
-    ]
+    frames = []
+    for metric in metrics:
+        for pairing, others in pairs.items():
+            values = METRICS[metric](maps["teacher"], others)
+            frames.append(pd.DataFrame({"image": names, "metric": metric, "pairing": pairing, "value": values}))
     return SimilarityReport(pd.concat(frames, ignore_index=True), side, sign, seed)
 
 
@@ -223,11 +221,13 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if np.isfinite(value) else "-"
 
 
-def _grid(maps: Any, grid: int | None) -> int:
+def _shape(maps: Any, role: str) -> tuple[int, int, int]:
     shape = tuple(getattr(maps, "shape", ()))
-    if len(shape) != 3:
-        raise DataError(f"heatmaps must be arrays or tensors of shape (N, H, W), got {shape or type(maps).__name__}")
-    return default_grid(shape[1], shape[2]) if grid is None else grid
+    if len(shape) != 3 or 0 in shape:
+        got = shape or type(maps).__name__
+        raise DataError(f"the {role}'s heatmaps must be an array or tensor (N, H, W) with N > 0, got {got}")
+    n, height, width = shape
+    return n, height, width
 
 
 def _same_question(teacher: Attribution, other: Attribution, role: str) -> None:

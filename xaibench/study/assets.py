@@ -54,7 +54,7 @@ def load_assets(config: RunConfig) -> Assets:
     )
     teacher, card = load_teacher(config.teacher, data.dataset)
     classes = task.subtask.classes
-    channels, height, width = task.train.shape
+    _, height, width = task.train.shape
     student = build_model(config.student.architecture, len(classes), card.preprocessing.channels)
     card.preprocessing(task.train.images[:1])  # channels and size agree, or a clear error
     pair = ModelPair.create(

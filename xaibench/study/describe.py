@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def _names() -> dict[str, Any]:
     facts: dict[str, Any] = {"device": device, "precision": resolve_precision("auto")}
     facts["datasets"] = "fashion-mnist, fashion-mnist-full, cifar100, imagefolder:PATH, torchvision:NAME"
     facts |= {f"subtasks of {name}": ", ".join(groups) for name, groups in SUBTASKS.items()}
-    tables = {
+    tables: dict[str, Iterable[str]] = {
         "methods": METHODS,
         "bases": BASES,
         "explainers": EXPLAINERS,

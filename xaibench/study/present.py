@@ -85,7 +85,7 @@ def gallery_of(run: Run, explainer: str, students: dict[str, str], images: list[
 
 
 def spread_images(run: Run, explainer: str, count: int = _GALLERY_ROWS) -> list[str]:
-    """Keys of `count` images at evenly spaced ranks of mean cosine, best first: neither the best nor the worst picked."""
+    """Keys of `count` images at evenly spaced ranks of mean cosine, best first."""
     scores = run.scores()
     chosen = scores[
         (scores["pairing"] == "matched") & (scores["metric"] == "cosine") & (scores["explainer"] == explainer)

@@ -34,6 +34,9 @@ __all__ = ["UNTRAINED", "Run", "open_run", "student_names"]
 
 UNTRAINED = "untrained"
 
+# Names stay text, also where they look like numbers.
+_TEXT = dict.fromkeys(("image", "label", "predicted", "model", "method", "explainer"), str)
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -145,7 +148,7 @@ class Run:
         write_json(self.folder / "manifest.json", self.manifest | entries)
 
     def _table(self, name: str, step: str) -> pd.DataFrame:
-        return pd.read_csv(self._need(self.folder / name, step), keep_default_na=True)
+        return pd.read_csv(self._need(self.folder / name, step), dtype=_TEXT)
 
     def _need(self, path: Path, step: str) -> Path:
         if not path.is_file():

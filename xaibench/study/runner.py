@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from xaibench.distill.recipe import resolve_precision
-from xaibench.distill.trainer import predict_logits
 from xaibench.errors import RunFolderError
 from xaibench.files import write_json
 from xaibench.models.checkpoints import state_hash
+from xaibench.models.predict import predict_logits
 from xaibench.study.assets import Assets, load_assets
 from xaibench.study.config import RunConfig
 from xaibench.study.present import present

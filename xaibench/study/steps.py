@@ -16,10 +16,10 @@ from xaibench.attribution.targets import Target, make_target
 from xaibench.data.images import ImageSet
 from xaibench.distill.distill import distill, make_fabric, measure_moments
 from xaibench.distill.methods import SubDistill, parse_method
-from xaibench.distill.trainer import predict_logits
 from xaibench.errors import ExplanationError
 from xaibench.files import write_json, write_text
 from xaibench.models.checkpoints import save_checkpoint, state_hash
+from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
 from xaibench.similarity.scores import compare
 from xaibench.study.assets import Assets, explained_images
@@ -161,7 +161,7 @@ def _explain_one(
         x = run.preprocessing(images.images)
         with progress(f"{explainer} of {name}", len(x)) as advance:
             try:
-                attribution = explain(model, x, target, parse_explainer(explainer), run.preprocessing, progress=advance)
+                attribution = explain(model, x, target, parse_explainer(explainer), run.preprocessing, on_batch=advance)
             except ExplanationError as error:
                 if name == "teacher":
                     raise

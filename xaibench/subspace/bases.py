@@ -113,7 +113,7 @@ def make_basis(moments: LayerMoments, kind: str, k: int, *, beta: float = 1.0, s
             f"a subspace of {k} dimensions does not fit into {d} teacher channels: "
             f"choose a student layer with at most {d} channels or another teacher layer"
         )
-    if beta < 0:
+    if not beta >= 0:
         raise ConfigError(f"beta must be at least 0, got {beta}")
     vectors = BASES[kind](moments, beta, seed)[:, :k]
     energy = torch.einsum("dk,de,ek->", vectors, moments.activation, vectors).item()

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from xaibench.errors import DataError, ModelError
+from xaibench.errors import CheckpointError, ConfigError, DataError, ModelError
 from xaibench.files import write_atomically
 from xaibench.models.pair import forward_with_layers
 
@@ -118,6 +119,8 @@ def collect_moments(
     """
     if teacher.training:
         raise ModelError("the teacher is in training mode: call teacher.eval() before its moments are collected")
+    if locations is not None and locations < 1:
+        raise ConfigError(f"locations must be at least 1, got {locations}: None takes all of them")
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, MomentAccumulator] = {}
     for x in batches:
@@ -150,15 +153,18 @@ def save_moments(path: Path | str, moments: Mapping[str, LayerMoments]) -> Path:
 
 
 def load_moments(path: Path | str) -> dict[str, LayerMoments]:
-    """Read what `save_moments` wrote."""
+    """Read what `save_moments` wrote. Raises CheckpointError for a missing or damaged file."""
     grouped: dict[str, dict[str, Tensor]] = {}
-    for key, value in load_file(path).items():
-        layer, _, field = key.rpartition("/")
-        grouped.setdefault(layer, {})[field] = value
-    return {
-        layer: LayerMoments(int(t["count"]), t["mean"], t["activation"], t["gradient"], t["cross"])
-        for layer, t in grouped.items()
-    }
+    try:
+        for key, value in load_file(path).items():
+            layer, _, field = key.rpartition("/")
+            grouped.setdefault(layer, {})[field] = value
+        return {
+            layer: LayerMoments(int(t["count"]), t["mean"], t["activation"], t["gradient"], t["cross"])
+            for layer, t in grouped.items()
+        }
+    except (OSError, SafetensorError, KeyError) as error:
+        raise CheckpointError(f"cannot read moments from {path} ({error}): delete it to measure them again") from error
 
 
 def _rows(output: Tensor, gradient: Tensor, locations: int | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:

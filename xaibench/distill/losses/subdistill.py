@@ -41,7 +41,8 @@ def subspace_loss(student: Tensor, target: Tensor, rotation: Tensor, energy: flo
     if student.shape != target.shape:
         raise ConfigError(f"student features {tuple(student.shape)} and target {tuple(target.shape)} must agree")
     rotated = F.conv2d(student, (rotation / energy**0.5)[:, :, None, None].to(student.dtype))
-    return (rotated - target).float().square().sum(1).mean((1, 2))
+    error = rotated - target
+    return error.to(torch.promote_types(error.dtype, torch.float32)).square().sum(1).mean((1, 2))
 
 
 class Centring(nn.Module):
@@ -73,7 +74,7 @@ class Centring(nn.Module):
         if self.kind == "zscore" or (self.kind == "peer_bn" and self.training):
             return F.batch_norm(h, self.mean, self.var, training=self.training, momentum=0.1, eps=1e-5)
         if self.training:
-            batch_mean = h.float().mean((0, 2, 3))
+            batch_mean = h.to(self.mean.dtype).mean((0, 2, 3))
             with torch.no_grad():
                 self.mean.lerp_(batch_mean, 0.1)
             return h - batch_mean[:, None, None].to(h.dtype)
@@ -91,7 +92,8 @@ class SubspaceHead(nn.Module):
         k = basis.vectors.shape[1]
         self.basis = basis
         self.centring = Centring(k, centring)
-        self.rotation = parametrizations.orthogonal(nn.Linear(k, k, bias=False))
+        self.rotation = nn.Linear(k, k, bias=False)
+        parametrizations.orthogonal(self.rotation)
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         """Student features (B, k, H, W) and the teacher's target (B, k, h, w) -> the loss a sample, (B,)."""

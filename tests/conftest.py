@@ -1,0 +1,101 @@
+"""A tiny task that can be learned in seconds, and a teacher and student for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from xaibench.data.images import ImageSet, Preprocessing
+from xaibench.data.subtasks import Subtask
+from xaibench.data.tasks import Task
+from xaibench.distill.distill import make_fabric, train_classifier
+from xaibench.distill.recipe import Recipe
+from xaibench.models.architectures import build_model
+from xaibench.models.pair import ModelPair
+
+SIDE = 12
+TEACHER_CLASSES = ("top", "bottom", "middle", "edges")
+CLASSES = ("middle", "top", "bottom")
+
+
+def _images(classes: tuple[str, ...], per_class: int, seed: int) -> ImageSet:
+    """Noise with a brighter band where the class name says. Mirroring changes no class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(per_class * len(classes)) % len(classes)
+    pixels = torch.randint(0, 160, (len(labels), 3, SIDE, SIDE), generator=generator)
+    third = SIDE // 3
+    rows = {
+        "top": range(third),
+        "middle": range(third, 2 * third),
+        "bottom": range(2 * third, SIDE),
+        "edges": (0, 1, SIDE - 2, SIDE - 1),
+    }
+    for i, label in enumerate(labels.tolist()):
+        pixels[i, :, list(rows[classes[label]])] += 60
+    keys = tuple(f"{seed}/{i:03d}" for i in range(len(labels)))
+    return ImageSet(pixels.to(torch.uint8), labels, classes, keys, "bands")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of values that the methods' own public code gave."""
+    return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def tiny_task() -> Task:
+    """48 + 24 + 24 colour images of 12x12 pixels in three classes."""
+    train, validation, test = (_images(CLASSES, n, seed) for seed, n in enumerate((16, 8, 8)))
+    return Task(train, validation, test, Subtask("bands", CLASSES), "bands")
+
+
+@pytest.fixture(scope="session")
+def tiny_preprocessing() -> Preprocessing:
+    return Preprocessing((0.5, 0.45, 0.4), (0.25, 0.3, 0.2), (SIDE, SIDE))
+
+
+@pytest.fixture(scope="session")
+def tiny_fabric() -> Fabric:
+    """One CPU in float32."""
+    return make_fabric(Recipe(precision="32-true"), "cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tiny_preprocessing: Preprocessing, tiny_fabric: Fabric) -> nn.Module:
+    """A teacher of four classes, the task's three among them; right on nearly all images."""
+    model = build_model("resnet18-cifar:8-12-16-16@8", len(TEACHER_CLASSES))
+    recipe = Recipe(epochs=6, batch_size=16, lr=3e-3, augment="none", precision="32-true")
+    train, validation = _images(TEACHER_CLASSES, 24, 10), _images(TEACHER_CLASSES, 8, 11)
+    return train_classifier(model, train, validation, tiny_preprocessing, recipe, fabric=tiny_fabric).student
+
+
+@pytest.fixture(scope="session")
+def make_pair(tiny_teacher: nn.Module, tiny_preprocessing: Preprocessing) -> Callable[..., ModelPair]:
+    """make_pair(seed=0, widths="4-6-8-8@4") -> the tiny teacher with a fresh student."""
+
+    def make(seed: int = 0, widths: str = "4-6-8-8@4") -> ModelPair:
+        return ModelPair.create(
+            tiny_teacher,
+            build_model(f"resnet18-cifar:{widths}", len(CLASSES), seed=seed),
+            classes=CLASSES,
+            preprocessing=tiny_preprocessing,
+            teacher_classes=TEACHER_CLASSES,
+        )
+
+    return make
+
+
+@pytest.fixture
+def tiny_pair(make_pair: Callable[..., ModelPair]) -> ModelPair:
+    return make_pair()
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Recipe:
+    """Three epochs of three steps, float32."""
+    return Recipe(epochs=3, batch_size=16, padding=1, precision="32-true")

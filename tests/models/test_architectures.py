@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from xaibench.errors import ConfigError, ModelError, UnknownNameError
+from xaibench.models.architectures import build_model, default_layers, known_models
+from xaibench.models.checkpoints import state_hash
+from xaibench.models.taps import tapped
+
+
+def images(channels: int = 3, side: int = 16) -> torch.Tensor:
+    return torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_cifar_form_is_torchvisions_with_another_stem() -> None:
+    reference = torchvision.models.resnet18(num_classes=7)
+    reference.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+    reference.maxpool = nn.Identity()
+    model = build_model("resnet18-cifar", 7)
+    own = {name: value.shape for name, value in model.state_dict().items()}
+    assert own == {name: value.shape for name, value in reference.state_dict().items()}
+    reference.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(model.eval()(images()), reference.eval()(images()))
+
+
+@pytest.mark.parametrize("name", ["resnet18:64-128-256-512", "resnet18@64"])
+def test_the_imagenet_form_with_its_own_widths_is_resnet18(name: str) -> None:
+    model = build_model(name, 5)
+    reference = build_model("resnet18", 5)
+    assert type(reference) is torchvision.models.ResNet
+    reference.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(model.eval()(images(side=64)), reference.eval()(images(side=64)))
+
+
+def test_widths_and_stem_are_the_channels_of_the_stages() -> None:
+    model = build_model("resnet18-cifar:5-6-7-8@3", 4, in_channels=1)
+    with torch.no_grad(), tapped(model.eval(), ["conv1", "layer1", "layer2", "layer3", "layer4"]) as outputs:
+        logits = model(images(1))
+    assert logits.shape == (2, 4)
+    assert [tuple(v.shape[1:]) for v in outputs.values()] == [
+        (3, 16, 16),
+        (5, 16, 16),
+        (6, 8, 8),
+        (7, 4, 4),
+        (8, 2, 2),
+    ]
+
+
+def test_the_stem_keeps_64_channels_unless_it_is_given() -> None:
+    assert build_model("resnet18-cifar:8-8-8-8", 2).conv1.out_channels == 64  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["resnet18-cifar:4-4-4-4@4", "squeezenet1_1"])
+def test_the_seed_decides_the_weights_and_nothing_else_changes(name: str) -> None:
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first = state_hash(build_model(name, 3, seed=1))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(4)
+    assert state_hash(build_model(name, 3, seed=1)) == first
+    assert state_hash(build_model(name, 3, seed=2)) != first
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet18-cifar:8-8-8", "'8-8-8' must be 4 positive integers, as in resnet18-cifar:56-56-40-40"),
+        ("resnet18-cifar:8-8-8-0", "must be 4 positive integers"),
+        ("resnet18-cifar:8-8-8--8", "must be 4 positive integers"),
+        ("resnet18-cifar:8-8-8-x", "must be 4 positive integers"),
+        ("resnet18-cifar:8-8-8-²", "must be 4 positive integers"),
+        ("resnet18:", "'' must be 4 positive integers"),
+        ("resnet18-cifar@", "'' must be 1 positive integer, as in"),
+        ("resnet18-cifar:8-8-8-8@1.5", "'1.5' must be 1 positive integer, as in"),
+    ],
+)
+def test_bad_widths(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_model(name, 3)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("resnet81", "resnet18"), ("resnet18_cifar", "resnet18-cifar"), ("vgg16bn", "vgg16_bn")],
+)
+def test_unknown_names_get_a_suggestion(name: str, hint: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"unknown model '{name}': did you mean '{hint}'"):
+        build_model(name, 3)
+
+
+def test_one_class_is_no_classifier() -> None:
+    with pytest.raises(ConfigError, match="at least 2 classes, got 1"):
+        build_model("resnet18", 1)
+
+
+def test_a_torchvision_model_takes_three_channels() -> None:
+    with pytest.raises(ModelError, match="'resnet34' takes 3 input channels, not 1: use resnet18-cifar"):
+        build_model("resnet34", 3, in_channels=1)
+
+
+def test_default_layers_are_the_stages_of_a_resnet_only() -> None:
+    assert default_layers(build_model("resnet18-cifar:4-4-4-4@4", 2)) == ("layer1", "layer2", "layer3", "layer4")
+    with pytest.raises(ModelError, match=r"no default layers are known for SqueezeNet.*features, classifier"):
+        default_layers(build_model("squeezenet1_1", 2))
+
+
+def test_known_models_hold_ours_and_torchvisions_classifiers() -> None:
+    assert {"resnet18-cifar", "resnet50", "vgg16_bn", "wide_resnet50_2"} <= set(known_models())
+    assert "fcn_resnet50" not in known_models()

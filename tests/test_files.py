@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from xaibench.errors import RunFolderError
+from xaibench.files import sha256_of_file, write_atomically, write_json, write_text
+
+
+def test_text_and_json_come_back_and_folders_are_made(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "a" / "b.json", {"z": 1, "a": "ä"})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"z": 1, "a": "ä"}
+    assert path.read_text(encoding="utf-8").index("z") < path.read_text(encoding="utf-8").index('"a"')
+    assert write_text(path, "new").read_text() == "new"
+    assert [p.name for p in path.parent.iterdir()] == ["b.json"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_the_writer_sees_the_suffix_of_the_file(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "x.safetensors", lambda partial: partial.write_text(partial.suffix))
+    assert (tmp_path / "x.safetensors").read_text() == ".safetensors"
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), KeyboardInterrupt()])
+def test_the_old_file_stays_when_the_writer_fails(tmp_path: Path, error: BaseException) -> None:
+    path = write_text(tmp_path / "x.txt", "old")
+
+    def half(partial: Path) -> None:
+        partial.write_text("ne")
+        raise error
+
+    with pytest.raises(type(error)):
+        write_atomically(path, half)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_an_error_with_the_remedy(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "x.txt", "old")
+
+    def full(partial: Path) -> None:
+        partial.write_text("ne")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunFolderError, match=r"cannot write .*x\.txt: No space left on device: free space") as caught:
+        write_atomically(path, full)
+    assert "\n" not in str(caught.value)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_flush_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_text(tmp_path / "x.txt", "old")
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("xaibench.files.os.fsync", fail)
+    with pytest.raises(RunFolderError, match="Input/output error"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(RunFolderError, match="taken"):
+        write_text(tmp_path / "taken" / "x.txt", "")
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 1000
+    (tmp_path / "x").write_bytes(data)
+    assert sha256_of_file(tmp_path / "x") == hashlib.sha256(data).hexdigest()

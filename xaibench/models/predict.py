@@ -1,0 +1,28 @@
+"""Logits of many images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xaibench.data.images import ImageSet, Preprocessing
+from xaibench.errors import ModelError
+
+__all__ = ["predict_logits"]
+
+
+def predict_logits(model: nn.Module, images: ImageSet, preprocessing: Preprocessing, batch_size: int = 256) -> Tensor:
+    """Logits (N, K) of all images, float32 on the CPU, computed in evaluation mode; the model's mode is restored."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            chunks = (preprocessing(chunk.to(device)) for chunk in images.images.split(batch_size))
+            parts = [model(x.contiguous(memory_format=torch.channels_last)).float().cpu() for x in chunks]
+    finally:
+        model.train(training)
+    logits = torch.cat(parts)
+    if not torch.isfinite(logits).all():
+        raise ModelError("the model's logits hold NaN or infinite values: its weights or the images are damaged")
+    return logits
