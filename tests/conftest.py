@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -99,3 +102,78 @@ def tiny_pair(make_pair: Callable[..., ModelPair]) -> ModelPair:
 def tiny_recipe() -> Recipe:
     """Three epochs of three steps, float32."""
     return Recipe(epochs=3, batch_size=16, padding=1, precision="32-true")
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> str:
+    """The TOML of a run that takes seconds: four tops, three methods, a very small student, eight explained images."""
+    return """
+methods = ["student-only", "kd", "subdistill"]
+[data]
+subtask = "tops"
+fraction = 0.1
+[student]
+architecture = "resnet18-cifar:4-6-8-8@8"
+[train]
+epochs = 2
+views = 2
+[explain]
+images = 8
+explainers = ["lrp", "ig:steps=20"]
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_config: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of `tiny_config`. Shared: copy it before anything is written into it."""
+    from xaibench.study import RunConfig, run_study
+
+    return run_study(RunConfig.parse(tiny_config), tmp_path_factory.mktemp("runs") / "tiny", accelerator="cpu").folder
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a command left: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line after the progress bars that says what went wrong."""
+        lines = [line for line in self.err.splitlines() if line.strip()]
+        assert lines, "stderr is empty"
+        assert lines[-1].startswith("error: "), self.err
+        assert "Traceback" not in self.err
+        return lines[-1]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Called]:
+    """cli("run", "x.toml") -> what the command line did, run in this process."""
+    from xaibench.cli import main
+
+    def call(*arguments: object) -> Called:
+        monkeypatch.setattr(sys, "argv", ["xaibench", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Called(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, str]]:
+    """contents(folder) -> relative path -> SHA-256 of every file in it."""
+
+    def read(folder: Path) -> dict[str, str]:
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+    return read

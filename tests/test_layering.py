@@ -22,8 +22,10 @@ LAYERS = (
     ("figures",),
     ("report",),
     ("study",),
-    ("widgets", "testing", "pytest_plugin"),
+    ("widgets", "testing"),
+    ("pytest_plugin",),
     ("cli",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.name != "__init__.py")
@@ -57,7 +59,9 @@ def test_a_module_imports_only_from_its_left(path: Path) -> None:
 
 
 def test_the_check_sees_imports_of_every_form() -> None:
-    source = "import xaibench.cli\nfrom xaibench import study\ndef f():\n    from xaibench.data.images import ImageSet\n"
+    source = (
+        "import xaibench.cli\nfrom xaibench import study\ndef f():\n    from xaibench.data.images import ImageSet\n"
+    )
     assert imported(source) == {"cli", "study", "data"}
     with pytest.raises(AssertionError, match="relative import"):
         imported("from . import cli")

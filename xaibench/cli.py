@@ -29,10 +29,11 @@ app = typer.Typer(
     help="Does a distilled student decide for the same reasons as its teacher? Distil, explain, compare.",
 )
 _errors = Console(stderr=True)
+_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Accelerator = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
-Devices = Annotated[int, typer.Option(help="Number of devices to train on.")]
+Devices = Annotated[int, typer.Option(min=1, help="Number of devices to train on.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: --set train.epochs=5")]
 
@@ -72,6 +73,7 @@ def distill(
     as_json: Json = False,
 ) -> None:
     """Train the students of a configuration into a run folder, or the missing ones of an existing run."""
+    from xaibench.distill.distill import make_fabric
     from xaibench.study.config import RunConfig
     from xaibench.study.run import open_run
     from xaibench.study.runner import create_run, reopen
@@ -80,11 +82,14 @@ def distill(
     if (Path(config) / "manifest.json").is_file():
         if out is not None or set_:
             raise ConfigError(f"{config} is a run with its own configuration: --out and --set are for new runs")
-        this, assets = reopen(open_run(config))
+        run = open_run(config)
+        fabric = make_fabric(run.config.train, accelerator, devices, launch=False)
+        this, assets = reopen(run)
     else:
         settings = RunConfig.load(config).override(set_ or [])
+        fabric = make_fabric(settings.train, accelerator, devices, launch=False)
         this, assets = create_run(settings, out or Path("runs") / Path(config).stem)
-    distill_students(this, assets, accelerator, devices)
+    distill_students(this, assets, fabric)
     rows = []
     for name in this.students:
         history = this.history(name)
@@ -147,7 +152,9 @@ def figure(
     out: Annotated[Path, typer.Option(help="Where to write it: .pdf, .svg or .png.")] = Path("gallery.pdf"),
     explainer: Annotated[str | None, typer.Option(help="Explainer of the run; the first if not given.")] = None,
     images: Annotated[list[str] | None, typer.Option("--image", help="Image key; repeat for more rows.")] = None,
-    rows: Annotated[int, typer.Option(help="Number of images, from most to least alike, where none are named.")] = 6,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Number of images, from most to least alike, where none are named.")
+    ] = 6,
 ) -> None:
     """Draw the comparison figure of a scored run."""
     from xaibench.figures.style import save_figure
@@ -190,6 +197,8 @@ def train_teacher(
 
     if out.suffix != ".safetensors":
         raise ConfigError(f"{out} must end in .safetensors")
+    if out.exists():
+        raise ConfigError(f"{out} exists already: delete it or choose another name")
     recipe = parse_options(f"recipe:{','.join(set_)}" if set_ else "recipe", {"recipe": Recipe}, "recipe")
     task = load_task(dataset, "all", root=root, validation=validation, seed=seed)
     preprocessing = preprocessing_for(dataset)
@@ -268,15 +277,19 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     try:
         with show_progress(_errors):
-            app(standalone_mode=False)
+            code = app(standalone_mode=False)
     except XaibenchError as error:
         _fail(" ".join(str(error).split()), error.exit_code)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted: start the same command again to go on where it stopped", 130)
     except typer.TyperException as error:
-        _fail(error.format_message(), 2)
+        message = " ".join(error.format_message().split())
+        if not message:  # no arguments: the help is the answer
+            sys.exit(2)
+        context = getattr(error, "ctx", None)
+        _fail(f"{message.rstrip('.')}: see '{context.command_path if context else 'xaibench'} --help'", 2)
+    if code == _INTERRUPTED:
+        _fail("interrupted: start the same command again to go on where it stopped", code)
+    if isinstance(code, int):  # of `typer.Exit`
+        sys.exit(code)
 
 
 def _fail(message: str, code: int) -> None:

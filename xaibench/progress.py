@@ -23,7 +23,7 @@ _display: contextvars.ContextVar[Progress | None] = contextvars.ContextVar("xaib
 
 @contextmanager
 def show_progress(console: Console | None = None) -> Iterator[None]:
-    """Within the block, every `progress` of the library draws a bar on stderr. Nothing is drawn before the first one."""
+    """Within the block, every `progress` of the library draws a bar on stderr; without any, nothing."""
     columns = (
         TextColumn("{task.description:<32}"),
         BarColumn(bar_width=24),

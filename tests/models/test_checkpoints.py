@@ -110,7 +110,9 @@ def test_a_truncated_file_is_refused(tmp_path: Path, model: nn.Module, name: str
         save_checkpoint(path, model, CARD)
     data = path.read_bytes()
     path.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
-    with pytest.raises(CheckpointError, match=f"cannot read checkpoint .*{name}: corrupt, truncated or no state dict") as caught:
+    with pytest.raises(
+        CheckpointError, match=f"cannot read checkpoint .*{name}: corrupt, truncated or no state dict"
+    ) as caught:
         load_checkpoint(path, NAME, CLASSES, PREPROCESSING)
     assert "\n" not in str(caught.value)
 

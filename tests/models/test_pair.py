@@ -105,7 +105,9 @@ def test_layers_are_read_through_the_slice(teacher: nn.Module, student: nn.Modul
     assert torch.allclose(outputs.logits, (expected + pair.teacher_network.fc.bias)[:, [3, 0, 1]], atol=1e-5)  # type: ignore[union-attr]
 
 
-def test_a_read_layer_is_not_overwritten_by_an_activation_behind_it(teacher: nn.Module, student: nn.Module, x: Tensor) -> None:
+def test_a_read_layer_is_not_overwritten_by_an_activation_behind_it(
+    teacher: nn.Module, student: nn.Module, x: Tensor
+) -> None:
     pair = create(teacher, student)
     with torch.no_grad():
         outputs = forward_with_layers(pair.teacher, x, ("bn1",))

@@ -50,7 +50,10 @@ def test_no_hook_stays_after_an_exception(net: nn.Sequential) -> None:
 
 
 def test_an_unknown_layer_has_a_suggestion_and_leaves_no_hook(net: nn.Sequential) -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown layer of Sequential '1\.': did you mean"), tapped(net, ["0", "1."]):
+    with (
+        pytest.raises(UnknownNameError, match=r"unknown layer of Sequential '1\.': did you mean"),
+        tapped(net, ["0", "1."]),
+    ):
         pass
     assert hooks(net) == 0
     with pytest.raises(UnknownNameError, match="unknown layer of Sequential ''"):

@@ -19,10 +19,13 @@ def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, padding: 
     images   (B, C, H, W) uint8
     indices  (B,) the images' positions in their training set; with `seed` and `epoch` they decide everything
 
-    Returns new (B, C, H, W) uint8 images.
+    Returns new (B, C, H, W) uint8 images. The shift is uniform over the (2 padding + 1)^2 crops. Raises DataError for
+    images that are not bytes, a wrong number of indices and a negative padding.
     """
-    if len(images) != len(indices):
-        raise DataError(f"{len(images)} images but {len(indices)} indices: give one index an image")
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise DataError(f"augment wants uint8 images (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
+    if indices.shape != images.shape[:1]:
+        raise DataError(f"{len(images)} images but indices of shape {tuple(indices.shape)}: give one index an image")
     if padding < 0:
         raise DataError(f"padding must be at least 0, got {padding}")
     b, _, h, w = images.shape

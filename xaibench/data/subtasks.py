@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torchvision.models._meta import _IMAGENET_CATEGORIES
+from torchvision.models import ResNet18_Weights
 
 from xaibench.errors import DataError, unknown_name
 
@@ -63,6 +63,8 @@ _FASHION = (
     "Ankle boot",
 )
 
+_IMAGENET_CLASSES: tuple[str, ...] = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+
 # Index in the ImageNet-1k order -> WordNet id, the usual name of the class's folder.
 _IMAGENET: dict[str, dict[int, str]] = {
     "wading-bird": {129: "n02006656", 130: "n02007558", 134: "n02012849", 135: "n02013706", 138: "n02018795"},
@@ -82,13 +84,13 @@ _IMAGENET: dict[str, dict[int, str]] = {
 }
 
 IMAGENET_FOLDERS: dict[str, str] = {
-    wnid: _IMAGENET_CATEGORIES[index] for group in _IMAGENET.values() for index, wnid in group.items()
+    wnid: _IMAGENET_CLASSES[index] for group in _IMAGENET.values() for index, wnid in group.items()
 }
 
 CLASS_LISTS: dict[str, tuple[str, ...]] = {
     "cifar100": tuple(sorted(name for group in _CIFAR100.values() for name in group)),
     "fashion-mnist": _FASHION,
-    "imagenet": tuple(_IMAGENET_CATEGORIES),
+    "imagenet": _IMAGENET_CLASSES,
 }
 
 SUBTASKS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -97,7 +99,7 @@ SUBTASKS: dict[str, dict[str, tuple[str, ...]]] = {
         "footwear": ("Sandal", "Sneaker", "Ankle boot"),
     },
     "cifar100": _CIFAR100,
-    "imagenet": {name: tuple(_IMAGENET_CATEGORIES[i] for i in group) for name, group in _IMAGENET.items()},
+    "imagenet": {name: tuple(_IMAGENET_CLASSES[i] for i in group) for name, group in _IMAGENET.items()},
 }
 
 

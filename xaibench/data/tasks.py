@@ -74,7 +74,7 @@ def split_train(
         if cut < 1 or keep < 1:
             raise DataError(
                 f"class '{name}' has {len(members)} images, too few for a validation share of {validation} and a "
-                f"training fraction of {fraction}: raise them or add images"
+                f"training fraction of {fraction}: add images or change these shares"
             )
         held_out.append(order[:cut])
         train.append(order[cut : cut + keep])

@@ -23,7 +23,7 @@ from xaibench.distill.methods import Method, StudentOnly, method_name
 from xaibench.distill.recipe import Recipe, resolve_precision
 from xaibench.distill.teacher_cache import CachedTeacher, LiveTeacher, teacher_source
 from xaibench.distill.trainer import Fit, StudentInput, fit
-from xaibench.errors import ModelError
+from xaibench.errors import ConfigError, ModelError
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
@@ -62,10 +62,21 @@ class DistillRun:
         )
 
 
-def make_fabric(recipe: Recipe, accelerator: str = "auto", devices: int | str = 1) -> Fabric:
-    """A launched Fabric for this recipe's precision. `devices` > 1 trains data-parallel."""
-    fabric = Fabric(accelerator=accelerator, devices=devices, precision=resolve_precision(recipe.precision))  # type: ignore[arg-type]
-    fabric.launch()
+def make_fabric(recipe: Recipe, accelerator: str = "auto", devices: int | str = 1, *, launch: bool = True) -> Fabric:
+    """A Fabric for this recipe's precision. `devices` > 1 trains data-parallel, in processes that `launch` starts.
+
+    Raises ConfigError for an accelerator, or a number of devices, that this machine does not have.
+    """
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=devices, precision=resolve_precision(recipe.precision))  # type: ignore[arg-type]
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise ConfigError(
+            f"cannot train on {devices} device(s) of accelerator '{accelerator}' ({reason}): "
+            "choose cpu, cuda, mps or auto, and a number of devices that this machine has"
+        ) from error
+    if launch:
+        fabric.launch()
     return fabric
 
 
@@ -144,6 +155,8 @@ def distill(
         live = LiveTeacher(teacher, criterion, fabric.autocast)
         budget = int(recipe.cache_gb * 1e9)
         source = teacher_source(live, inputs, len(task.train), recipe.cached_views, budget=budget)
+    with fabric.autocast():
+        teacher_validation = predict_logits(teacher, task.validation, pair.preprocessing)
     result = fit(
         work.student,
         criterion,
@@ -152,7 +165,7 @@ def distill(
         source,
         fabric=fabric,
         seed=seed,
-        teacher_validation=predict_logits(teacher, task.validation, pair.preprocessing),
+        teacher_validation=teacher_validation,
         resume=Path(folder) / "resume.pt" if folder is not None else None,
         fingerprint=_fingerprint(pair, method, recipe, seed, hashes),
         title=f"{method_name(method)} (seed {seed})",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import time
 from collections.abc import Callable
@@ -63,16 +64,21 @@ class Fit:
 
 
 class _Step(nn.Module):
-    """Student and criterion behind one forward, so that precision and gradient synchronisation wrap both."""
+    """Student and criterion behind one forward, so that precision and gradient synchronisation wrap both.
 
-    def __init__(self, student: nn.Module, criterion: Criterion) -> None:
+    The teacher's summary is fetched inside it: as an argument, Fabric would copy it into float32.
+    """
+
+    def __init__(self, student: nn.Module, criterion: Criterion, teacher: TeacherSource | None) -> None:
         super().__init__()
         self.student = student
         self.criterion = criterion
+        self.teacher = teacher
 
-    def forward(self, x: Tensor, teacher: dict[str, Tensor], labels: Tensor, epoch: int) -> Any:
+    def forward(self, x: Tensor, indices: Tensor, labels: Tensor, epoch: int, view: int) -> Any:
+        summary = self.teacher(x, indices, view) if self.teacher is not None else {}
         outputs: Outputs = forward_with_layers(self.student, x, self.criterion.student_layers)
-        loss, terms = self.criterion(outputs, teacher, labels, epoch)
+        loss, terms = self.criterion(outputs, summary, labels, epoch)
         return (
             loss.mean(),
             {name: value.detach().float().mean() for name, value in terms.items()},
@@ -107,8 +113,8 @@ def fit(
     n = len(train.images)
     if n < 2:
         raise DataError("fewer than 2 training images: use a larger fraction")
-    step = _Step(student.to(device).to(memory_format=torch.channels_last), criterion.to(device))
-    optimizer = torch.optim.AdamW(step.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    step = _Step(student.to(device).to(memory_format=torch.channels_last), criterion.to(device), teacher)
+    optimizer = torch.optim.AdamW(step.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     module, optimizer = fabric.setup(step, optimizer)
     rows: list[dict[str, float]] = []
     best: dict[str, Any] = {"epoch": -1, "accuracy": -1.0, "student": {}, "criterion": {}}
@@ -127,8 +133,9 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(recipe, epoch)
             row = {"epoch": epoch, "lr": _learning_rate(recipe, epoch)}
-            row |= _train_epoch(module, optimizer, train, teacher, fabric, seed, epoch)
-            row |= _validate(step.student, validation, train.preprocessing, teacher_validation, fabric)
+            row |= _train_epoch(module, optimizer, train, fabric, seed, epoch)
+            measured = _validate(step.student, validation, train.preprocessing, teacher_validation, fabric)
+            row |= fabric.broadcast(measured)  # every process keeps the same epoch
             row["seconds"] = time.perf_counter() - started
             rows.append(row)
             if row["validation_accuracy"] > best["accuracy"]:
@@ -138,7 +145,7 @@ def fit(
                 state = {"fingerprint": fingerprint, "epoch": epoch, "rows": rows, "best": best}
                 state |= {"student": step.student.state_dict(), "criterion": step.criterion.state_dict()}
                 state |= {"optimizer": optimizer.state_dict(), "precision": fabric.strategy.precision.state_dict()}
-                write_atomically(resume, partial(torch.save, state))
+                write_atomically(resume, partial(_save, state))
             advance(1, note=f"loss {row['loss']:.3f}  val {row['validation_accuracy']:.3f}")
             _log.info("%s epoch %d: %s", title, epoch, {k: round(v, 4) for k, v in row.items()})
     step.student.load_state_dict(best["student"])
@@ -150,7 +157,6 @@ def _train_epoch(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     train: StudentInput,
-    teacher: TeacherSource | None,
     fabric: Fabric,
     seed: int,
     epoch: int,
@@ -167,8 +173,7 @@ def _train_epoch(
         view = recipe.view(epoch)
         x = train(indices, view)
         labels = train.images.labels[indices].to(fabric.device)
-        summary = teacher(x, indices, view) if teacher is not None else {}
-        loss, terms, _ = module(x, summary, labels, epoch)
+        loss, terms, _ = module(x, indices, labels, epoch, view)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         optimizer.step()
@@ -206,6 +211,12 @@ def _learning_rate(recipe: Recipe, epoch: int) -> float:
 
 def _copy_state(module: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    buffer = io.BytesIO()  # written by Python, a full disk is an OSError
+    torch.save(state, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def _read_resume(path: Path, fingerprint: str) -> dict[str, Any]:

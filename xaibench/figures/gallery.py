@@ -37,7 +37,7 @@ def displayed(maps: npt.ArrayLike, normalise: str = "share") -> npt.NDArray[np.f
     """
     if normalise not in NORMALISATIONS:
         raise unknown_name("normalisation", normalise, NORMALISATIONS)
-    values = np.array(maps, dtype=np.float64)
+    values = np.asarray(maps).astype(np.float64)  # a copy; torch tensors have no other way in without a warning
     if values.ndim != 3:
         raise DataError(f"heatmaps must have the shape (N, H, W), got {values.shape}: sum over the channels first")
     values[~np.isfinite(values).all(axis=(1, 2))] = np.nan

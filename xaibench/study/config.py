@@ -116,6 +116,11 @@ class RunConfig:
             raise unknown_name("sign mode", self.similarity.sign, SIGNS)
         if self.explain.contrast not in ("teacher", "own"):
             raise unknown_name("contrast", self.explain.contrast, ("teacher", "own"))
+        size = self.data.size
+        if size is not None and (len(size) not in (1, 2) or min(size) < 1):
+            raise ConfigError(f"data.size must be [SIDE] or [HEIGHT, WIDTH] in pixels, got {list(size)}")
+        if (self.teacher.mean is None) != (self.teacher.std is None):
+            raise ConfigError("teacher.mean and teacher.std belong together: give both or neither")
         if self.explain.images < 2:
             raise ConfigError(f"explain.images must be at least 2, got {self.explain.images}")
         if self.student.layers is not None:

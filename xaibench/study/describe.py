@@ -12,7 +12,7 @@ from xaibench.attribution.explainers import EXPLAINERS
 from xaibench.data.subtasks import SUBTASKS
 from xaibench.distill.methods import METHODS
 from xaibench.distill.recipe import resolve_precision
-from xaibench.errors import RunFolderError
+from xaibench.errors import CheckpointError, RunFolderError
 from xaibench.models.checkpoints import ModelCard, read_state
 from xaibench.similarity.heatmaps import METRICS
 from xaibench.study.config import presets
@@ -77,6 +77,9 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     }
     if metadata is None:
         return facts | {"card": "none: give architecture, classes, mean and std to load it"}
-    card = ModelCard.from_json(metadata)
+    try:
+        card = ModelCard.from_json(metadata)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} has an unreadable model card ({error}): save it again") from error
     facts |= {"architecture": card.architecture, "classes": ", ".join(card.classes)}
     return facts | {"preprocessing": card.preprocessing} | card.notes

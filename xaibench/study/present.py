@@ -13,7 +13,7 @@ from xaibench.figures.style import save_figure
 from xaibench.files import write_text
 from xaibench.report.html import headline, write_report
 from xaibench.report.tables import latex_table
-from xaibench.study.run import Run
+from xaibench.study.run import Run, file_name
 
 __all__ = ["gallery_of", "present", "spread_images"]
 
@@ -29,7 +29,7 @@ def present(run: Run) -> None:
         names = {m: s for m, s in first.items() if run.attribution_path(s, explainer).is_file()}
         images = spread_images(run, explainer)
         figure = gallery_of(run, explainer, names, images)
-        stem = "gallery" if explainer == run.explainers[0] else f"gallery-{explainer.partition(':')[0]}"
+        stem = "gallery" if explainer == run.explainers[0] else f"gallery-{file_name(explainer)}"
         save_figure(figure, run.folder / stem)
         caption = f"Heatmaps ({explainer}) of the teacher and of each student, from the most to the least alike"
         figures[caption] = figure
@@ -51,7 +51,7 @@ def present(run: Run) -> None:
             "Training": history,
         },
         validity=run.validity(),
-        manifest=run.manifest,
+        manifest={key: value for key, value in run.manifest.items() if key != "finished"},
     )
 
 

@@ -30,12 +30,21 @@ from xaibench.files import write_atomically, write_json
 from xaibench.models.checkpoints import load_checkpoint
 from xaibench.study.config import RunConfig
 
-__all__ = ["UNTRAINED", "Run", "open_run", "student_names"]
+__all__ = ["UNTRAINED", "Run", "file_name", "open_run", "student_names"]
 
 UNTRAINED = "untrained"
+_MANIFEST = ("config", "started", "classes", "layers", "preprocessing", "images", "teacher", "hashes")
 
 # Names stay text, also where they look like numbers.
 _TEXT = dict.fromkeys(("image", "label", "predicted", "model", "method", "explainer"), str)
+
+_COLUMNS = {
+    "scores.csv": ("method", "seed", "explainer", "metric", "pairing", "image", "value"),
+    "summary.csv": ("method", "explainer", "metric", "mean", "low", "high", "n", "nan", "chance", "chance_sd"),
+    "predictions.csv": ("model", "image", "label", "predicted", "confidence", "correct"),
+    "validity.csv": ("model", "explainer", "check", "value", "bound", "passed", "note"),
+    "table.csv": ("method", "accuracy"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +109,7 @@ class Run:
         """Where the checkpoint of student "kd/seed0" lies."""
         if name not in self.students:
             raise unknown_name("student", name, self.students)
-        return self.folder / "students" / _file_name(name) / "student.safetensors"
+        return self.folder / "students" / file_name(name) / "student.safetensors"
 
     def student(self, name: str) -> nn.Module:
         """The trained student, in evaluation mode."""
@@ -115,9 +124,7 @@ class Run:
             raise unknown_name("model of this run", model, self.models)
         if explainer not in self.explainers:
             raise unknown_name("explainer of this run", explainer, self.explainers)
-        return (
-            self.folder / "attributions" / _file_name(explainer) / f"{_file_name(model).replace('/', '-')}.safetensors"
-        )
+        return self.folder / "attributions" / file_name(explainer) / f"{file_name(model).replace('/', '-')}.safetensors"
 
     def attribution(self, model: str, explainer: str) -> Attribution:
         """Relevance of the run's images under `model` ("teacher", "kd/seed0", "untrained")."""
@@ -148,7 +155,15 @@ class Run:
         write_json(self.folder / "manifest.json", self.manifest | entries)
 
     def _table(self, name: str, step: str) -> pd.DataFrame:
-        return pd.read_csv(self._need(self.folder / name, step), dtype=_TEXT)
+        path = self._need(self.folder / name, step)
+        try:
+            table = pd.read_csv(path, dtype=_TEXT)
+            missing = [column for column in _COLUMNS[name] if column not in table]
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{path} is corrupt ({error}): run 'xaibench {step} {self.folder}'") from error
+        if missing:
+            raise RunFolderError(f"{path} has no column '{missing[0]}': run 'xaibench {step} {self.folder}'")
+        return table
 
     def _need(self, path: Path, step: str) -> Path:
         if not path.is_file():
@@ -174,11 +189,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise RunFolderError(f"no run in {folder} (it has no manifest.json): make one with 'xaibench run'")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        manifest["config"]
-    except (ValueError, KeyError, TypeError) as error:
+        missing = [key for key in _MANIFEST if key not in manifest]
+    except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} is corrupt ({error}): start again in another folder") from error
+    if missing or not isinstance(manifest, dict):
+        raise RunFolderError(f"{path} is not the manifest of a run (no '{missing[0]}'): start again in another folder")
     return manifest
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
+    """The name of a method or explainer as part of a path: its options' punctuation becomes "_"."""
     return re.sub(r"[^A-Za-z0-9._/-]+", "_", name)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from xaibench.distill.distill import make_fabric
 from xaibench.distill.recipe import resolve_precision
 from xaibench.errors import RunFolderError
 from xaibench.files import write_json
@@ -21,7 +22,7 @@ from xaibench.study.assets import Assets, load_assets
 from xaibench.study.config import RunConfig
 from xaibench.study.present import present
 from xaibench.study.run import Run, open_run
-from xaibench.study.steps import check_explainable, distill_students, explain_models, score_models
+from xaibench.study.steps import check_explainable, check_trainable, distill_students, explain_models, score_models
 
 __all__ = ["create_run", "reopen", "run_study"]
 
@@ -38,12 +39,14 @@ def run_study(
     Raises RunFolderError for a folder with other contents or a run of another configuration.
     """
     config = config if isinstance(config, RunConfig) else RunConfig.load(config)
+    fabric = make_fabric(config.train, accelerator, devices, launch=False)
     run, assets = create_run(config, folder)
-    distill_students(run, assets, accelerator, devices)
+    distill_students(run, assets, fabric)
     explain_models(run, assets)
     score_models(run)
     present(run)
-    run.note(finished=_now())
+    if "finished" not in run.manifest:
+        run.note(finished=_now())
     return run
 
 
@@ -63,11 +66,10 @@ def create_run(config: RunConfig, folder: Path | str) -> tuple[Run, Assets]:
     if folder.exists() and any(folder.iterdir()):
         raise RunFolderError(f"{folder} is not empty and holds no run: choose another folder")
     assets = load_assets(config)
-    run = Run(folder, config)
-    manifest = _manifest(config, assets)
-    write_json(folder / "manifest.json", manifest)
-    check_explainable(run, assets)
-    return run, assets
+    check_trainable(config, assets)
+    check_explainable(config, assets)
+    write_json(folder / "manifest.json", _manifest(config, assets))
+    return Run(folder, config), assets
 
 
 def reopen(run: Run) -> tuple[Run, Assets]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from functools import partial
 
 import pandas as pd
 import torch
@@ -14,40 +15,53 @@ from xaibench.attribution.attribution import Attribution
 from xaibench.attribution.explain import explain, parse_explainer
 from xaibench.attribution.targets import Target, make_target
 from xaibench.data.images import ImageSet
-from xaibench.distill.distill import distill, make_fabric, measure_moments
+from xaibench.distill.criterion import Setting
+from xaibench.distill.distill import distill, measure_moments
 from xaibench.distill.methods import SubDistill, parse_method
 from xaibench.errors import ExplanationError
 from xaibench.files import write_json, write_text
 from xaibench.models.checkpoints import save_checkpoint, state_hash
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
+from xaibench.similarity.heatmaps import pool
 from xaibench.similarity.scores import compare
 from xaibench.study.assets import Assets, explained_images
+from xaibench.study.config import RunConfig
 from xaibench.study.run import UNTRAINED, Run
 from xaibench.study.summary import method_table, summarise
 from xaibench.subspace.moments import load_moments, save_moments
 
-__all__ = ["check_explainable", "distill_students", "explain_models", "score_models"]
+__all__ = ["check_explainable", "check_trainable", "distill_students", "explain_models", "score_models"]
 
 _log = logging.getLogger(__name__)
 
 
-def check_explainable(run: Run, assets: Assets) -> None:
+def check_trainable(config: RunConfig, assets: Assets) -> None:
+    """Build every method on a few images, so that what does not fit is refused before anything is written."""
+    pair = assets.student_pair(config.seeds[0])
+    few = explained_images(assets.task.train, 16, config.data.seed)
+    setting = Setting(pair, pair.preprocessing(few.images[:2]), partial(measure_moments, pair, few))
+    for method in config.methods:
+        parse_method(method).build(setting)
+    pool(torch.zeros(1, *few.shape[1:]), config.similarity.grid)
+
+
+def check_explainable(config: RunConfig, assets: Assets) -> None:
     """Run the validity checks on teacher and untrained student before hours are spent on training."""
-    few = explained_images(assets.task.test, 4, run.config.data.seed)
+    few = explained_images(assets.task.test, 4, config.data.seed)
     x = assets.pair.preprocessing(few.images)
     target = make_target(predict_logits(assets.pair.teacher, few, assets.pair.preprocessing), few.labels)
-    for explainer in run.explainers:
-        for model in (assets.pair.teacher, assets.student_pair(run.config.seeds[0]).student):
+    for explainer in config.explain.explainers:
+        for model in (assets.pair.teacher, assets.student_pair(config.seeds[0]).student):
             explain(model, x, target, parse_explainer(explainer), assets.pair.preprocessing)
 
 
-def distill_students(run: Run, assets: Assets, accelerator: str = "auto", devices: int = 1) -> None:
+def distill_students(run: Run, assets: Assets, fabric: Fabric) -> None:
     """Train every student that has no checkpoint yet; an interrupted one goes on after its last epoch."""
     missing = [name for name in run.students if not run.student_path(name).is_file()]
     if not missing:
         return
-    fabric = make_fabric(run.config.train, accelerator, devices)
+    fabric.launch()
     moments = None
     for name in missing:
         method_text, _, seed_text = name.rpartition("/seed")

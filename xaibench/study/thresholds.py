@@ -23,7 +23,7 @@ class Threshold:
 
 def parse_threshold(text: str, run: Run) -> Threshold:
     """ "lrp.cosine=0.6" -> a threshold on one of the run's explainers and metrics."""
-    name, equals, number = text.partition("=")
+    name, equals, number = text.rpartition("=")  # an explainer may have options of its own
     explainer, dot, metric = name.strip().rpartition(".")
     try:
         least = float(number)

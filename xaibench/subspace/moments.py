@@ -21,6 +21,8 @@ from xaibench.models.pair import forward_with_layers
 
 __all__ = ["LayerMoments", "MomentAccumulator", "collect_moments", "load_moments", "save_moments"]
 
+_CHUNK = 4096
+
 
 @dataclass(frozen=True, eq=False)
 class LayerMoments:
@@ -54,7 +56,7 @@ class MomentAccumulator:
 
     Activations are shifted by the first batch's mean before they are multiplied, so that the sums lose no digits when
     the mean is large against the spread. Products are taken in the dtype of the data (at least float32) and summed in
-    float64.
+    float64 every few thousand rows: longer single-precision sums over few channels lose 1e-4.
     """
 
     def __init__(self, channels: int, device: torch.device | str = "cpu") -> None:
@@ -75,13 +77,13 @@ class MomentAccumulator:
         activations, gradients = activations.to(work), gradients.to(work)
         if self._shift is None:
             self._shift = activations.mean(0)
-        shifted = activations - self._shift
-        self.count += len(shifted)
-        self._a += shifted.sum(0).double()
-        self._c += gradients.sum(0).double()
-        self._aa += (shifted.T @ shifted).double()
-        self._cc += (gradients.T @ gradients).double()
-        self._ac += (shifted.T @ gradients).double()
+        self.count += len(activations)
+        for a, c in zip((activations - self._shift).split(_CHUNK), gradients.split(_CHUNK)):
+            self._a += a.sum(0).double()
+            self._c += c.sum(0).double()
+            self._aa += (a.T @ a).double()
+            self._cc += (c.T @ c).double()
+            self._ac += (a.T @ c).double()
 
     def result(self) -> LayerMoments:
         """The moments of everything added so far. Raises DataError for no data and for non-finite sums."""

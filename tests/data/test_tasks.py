@@ -1,0 +1,88 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xaibench.data.images import ImageSet
+from xaibench.data.tasks import load_task, split_train
+from xaibench.errors import ConfigError, DataError, UnknownNameError
+
+
+def image_set(counts):
+    labels = torch.cat([torch.full((n,), label) for label, n in enumerate(counts)])
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
+    n = len(labels)
+    pixels = torch.randint(0, 256, (n, 1, 2, 2), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
+    return ImageSet(pixels, labels, tuple(f"c{i}" for i in range(len(counts))), tuple(map(str, range(n))), "made")
+
+
+SHARES = st.floats(0.1, 0.9)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(30, 60), min_size=2, max_size=4), SHARES, st.floats(0.1, 0.6), st.integers(0, 2**32))
+def test_splits_are_disjoint_stratified_and_seeded(counts, fraction, validation, seed):
+    images = image_set(counts)
+    options = {"fraction": fraction, "validation": validation, "seed": seed}
+    train, held_out = split_train(images, **options)
+    assert not set(train.keys) & set(held_out.keys)
+    for label, n in enumerate(counts):
+        held, kept = int((held_out.labels == label).sum()), int((train.labels == label).sum())
+        assert abs(held - validation * n) <= 0.5
+        assert abs(kept - fraction * (n - held)) <= 0.5
+    for part in (train, held_out):
+        for i, key in enumerate(part.keys):
+            assert torch.equal(part.images[i], images.images[int(key)])
+            assert part.labels[i] == images.labels[int(key)]
+    again = split_train(images, **options)
+    assert (again[0].keys, again[1].keys) == (train.keys, held_out.keys)
+
+
+@settings(deadline=None, max_examples=20)
+@given(SHARES, SHARES, st.integers(0, 1000))
+def test_fractions_are_nested_and_share_one_validation_split(small, large, seed):
+    small, large = sorted((small, large))
+    images = image_set([30, 40])
+    first, second = (split_train(images, fraction=f, seed=seed) for f in (small, large))
+    assert set(first[0].keys) <= set(second[0].keys)
+    assert first[1].keys == second[1].keys
+
+
+def test_everything_is_used_and_seeds_differ():
+    images = image_set([30, 40])
+    train, held_out = split_train(images)
+    assert sorted((*train.keys, *held_out.keys), key=int) == list(images.keys)
+    assert split_train(images, seed=1)[1].keys != held_out.keys
+
+
+@pytest.mark.parametrize("fraction", [0, -0.5, 1.01, float("nan")])
+def test_bad_fractions(fraction):
+    with pytest.raises(ConfigError, match="fraction must be above 0 and at most 1, got"):
+        split_train(image_set([10, 10]), fraction=fraction)
+
+
+@pytest.mark.parametrize("validation", [0, 1, -1, float("nan")])
+def test_bad_validation_shares(validation):
+    with pytest.raises(ConfigError, match="validation must be above 0 and below 1, got"):
+        split_train(image_set([10, 10]), validation=validation)
+
+
+@pytest.mark.parametrize(("counts", "fraction"), [((10, 1), 1.0), ((10, 10), 0.01), ((10, 0), 1.0)])
+def test_too_few_images(counts, fraction):
+    with pytest.raises(DataError, match=r"class 'c[01]' has \d+ images, too few for a validation share of 0.2"):
+        split_train(image_set(counts), fraction=fraction)
+
+
+def test_a_task_from_its_names():
+    task = load_task("fashion-mnist", "footwear", fraction=0.1, seed=3)
+    assert (len(task.train), len(task.validation), len(task.test)) == (240, 600, 600)
+    assert task.subtask.classes == task.train.classes == task.test.classes == ("Sandal", "Sneaker", "Ankle boot")
+    assert repr(task) == ("Task(fashion-mnist, footwear: Sandal, Sneaker, Ankle boot; 240 + 600 + 600 images)")
+    assert not {*task.train.keys, *task.validation.keys} & set(task.test.keys)
+
+
+def test_unknown_names():
+    with pytest.raises(UnknownNameError, match="unknown subtask 'topps': did you mean 'tops'"):
+        load_task("fashion-mnist", "topps")
+    with pytest.raises(UnknownNameError, match="unknown dataset 'mnist': did you mean 'fashion-mnist'"):
+        load_task("mnist", "tops")
