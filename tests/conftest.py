@@ -106,21 +106,38 @@ def tiny_recipe() -> Recipe:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> str:
-    """The TOML of a run that takes seconds: four tops, three methods, a very small student, eight explained images."""
+    """The TOML of a run that takes seconds: four tops, three methods, a very small student, six explained images."""
     return """
 methods = ["student-only", "kd", "subdistill"]
 [data]
 subtask = "tops"
-fraction = 0.1
+fraction = 0.2
 [student]
 architecture = "resnet18-cifar:4-6-8-8@8"
 [train]
-epochs = 2
+epochs = 4
+lr = 5e-3
 views = 2
 [explain]
-images = 8
-explainers = ["lrp", "ig:steps=20"]
+images = 6
+explainers = ["lrp", "ig:max_steps=1600"]
 """
+
+
+@pytest.fixture(scope="session")
+def small_settings() -> list[str]:
+    """Options of `xaibench run --preset demo` that make it a run of one student and a second or two."""
+    settings = {
+        "methods": "['student-only']",
+        "data.subtask": "footwear",
+        "data.fraction": "0.05",
+        "train.epochs": "1",
+        "student.architecture": "resnet18-cifar:4-4-4-4@4",
+        "explain.images": "3",
+        "explain.explainers": "['lrp']",
+        "similarity.metrics": "['cosine']",
+    }
+    return ["--accelerator", "cpu", *(part for key, value in settings.items() for part in ("--set", f"{key}={value}"))]
 
 
 @pytest.fixture(scope="session")

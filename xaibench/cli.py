@@ -152,9 +152,7 @@ def figure(
     out: Annotated[Path, typer.Option(help="Where to write it: .pdf, .svg or .png.")] = Path("gallery.pdf"),
     explainer: Annotated[str | None, typer.Option(help="Explainer of the run; the first if not given.")] = None,
     images: Annotated[list[str] | None, typer.Option("--image", help="Image key; repeat for more rows.")] = None,
-    rows: Annotated[
-        int, typer.Option(min=1, help="Number of images, from most to least alike, where none are named.")
-    ] = 6,
+    rows: Annotated[int, typer.Option(min=1, help="Number of images where none are named, most to least alike.")] = 6,
 ) -> None:
     """Draw the comparison figure of a scored run."""
     from xaibench.figures.style import save_figure

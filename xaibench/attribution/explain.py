@@ -23,7 +23,7 @@ from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
 
-__all__ = ["EXPLAINERS", "PairAttribution", "explain", "explain_pair", "parse_explainer"]
+__all__ = ["EXPLAINERS", "PairAttribution", "check_explainable", "explain", "explain_pair", "parse_explainer"]
 
 CHECK_IMAGES = 4
 
@@ -51,18 +51,13 @@ def explain(
 
     Raises ExplanationError for input that cannot be explained and for explanations that fail their checks.
     """
-    _check_input(x, target, preprocessing, batch_size)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    device = _device(model)
     what = f"{type(explainer).__name__} of {_name(model)}"
-    explainer.check_input(x, preprocessing)
-    work = _working_copy(model)
-    few = torch.linspace(0, len(x) - 1, min(CHECK_IMAGES, len(x))).long()
-    _check_logits(work, x[few].to(device), target)
-    checks: tuple[Check, ...] = ()
+    work = _prepared(model, x, target, explainer, preprocessing)
     if check:
-        checks = explainer.validate(work, x[few].to(device), target.take(few), preprocessing)
-        if checks:
-            Validity(checks).require(what)
+        checks = _checked(work, x, target, explainer, preprocessing)
     else:
         checks = (Check("checks left out", 1, 0, False, "explained with check=False"),)
     size = batch_size or explainer.batch_size
@@ -123,6 +118,46 @@ def explain_pair(
     return PairAttribution(**parts)
 
 
+def check_explainable(
+    model: nn.Module, x: Tensor, target: Target, explainer: Explainer, preprocessing: Preprocessing
+) -> tuple[Check, ...]:
+    """Run the checks that `explain` makes before it explains anything: is the method valid for this network?
+
+    Raises ExplanationError where it is not. Arguments as in `explain`; up to 4 images spread over x are used.
+    """
+    work = _prepared(model, x, target, explainer, preprocessing)
+    return _checked(work, x, target, explainer, preprocessing)
+
+
+def _prepared(
+    model: nn.Module, x: Tensor, target: Target, explainer: Explainer, preprocessing: Preprocessing
+) -> nn.Module:
+    _check_input(x, target, preprocessing)
+    explainer.check_input(x, preprocessing)
+    work = _working_copy(model)
+    few = _few(len(x))
+    _check_logits(work, x[few].to(_device(model)), target)
+    return work
+
+
+def _checked(
+    work: nn.Module, x: Tensor, target: Target, explainer: Explainer, preprocessing: Preprocessing
+) -> tuple[Check, ...]:
+    few = _few(len(x))
+    checks = explainer.validate(work, x[few].to(_device(work)), target.take(few), preprocessing)
+    if checks:
+        Validity(checks).require(f"{type(explainer).__name__} of {_name(work)}")
+    return checks
+
+
+def _few(n: int) -> Tensor:
+    return torch.linspace(0, n - 1, min(CHECK_IMAGES, n)).long()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
 def _working_copy(model: nn.Module) -> nn.Module:
     work = copy.deepcopy(model).eval().requires_grad_(False)
     for module in work.modules():
@@ -131,7 +166,7 @@ def _working_copy(model: nn.Module) -> nn.Module:
     return work
 
 
-def _check_input(x: Tensor, target: Target, preprocessing: Preprocessing, batch_size: int | None) -> None:
+def _check_input(x: Tensor, target: Target, preprocessing: Preprocessing) -> None:
     if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ExplanationError(
@@ -152,8 +187,6 @@ def _check_input(x: Tensor, target: Target, preprocessing: Preprocessing, batch_
             f"input {int(broken.nonzero()[0])} has NaN or infinite values "
             f"({int(broken.sum())} of {len(x)} images do): check the image files and the preprocessing"
         )
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
 
 
 @torch.no_grad()

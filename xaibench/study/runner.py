@@ -22,7 +22,7 @@ from xaibench.study.assets import Assets, load_assets
 from xaibench.study.config import RunConfig
 from xaibench.study.present import present
 from xaibench.study.run import Run, open_run
-from xaibench.study.steps import check_explainable, check_trainable, distill_students, explain_models, score_models
+from xaibench.study.steps import check_models, check_trainable, distill_students, explain_models, score_models
 
 __all__ = ["create_run", "reopen", "run_study"]
 
@@ -67,7 +67,7 @@ def create_run(config: RunConfig, folder: Path | str) -> tuple[Run, Assets]:
         raise RunFolderError(f"{folder} is not empty and holds no run: choose another folder")
     assets = load_assets(config)
     check_trainable(config, assets)
-    check_explainable(config, assets)
+    check_models(config, assets)
     write_json(folder / "manifest.json", _manifest(config, assets))
     return Run(folder, config), assets
 

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from xaibench.attribution.attribution import Attribution
-from xaibench.attribution.explain import explain, parse_explainer
+from xaibench.attribution.explain import check_explainable, explain, parse_explainer
 from xaibench.attribution.targets import Target, make_target
 from xaibench.data.images import ImageSet
 from xaibench.distill.criterion import Setting
@@ -31,7 +31,7 @@ from xaibench.study.run import UNTRAINED, Run
 from xaibench.study.summary import method_table, summarise
 from xaibench.subspace.moments import load_moments, save_moments
 
-__all__ = ["check_explainable", "check_trainable", "distill_students", "explain_models", "score_models"]
+__all__ = ["check_models", "check_trainable", "distill_students", "explain_models", "score_models"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,14 +46,14 @@ def check_trainable(config: RunConfig, assets: Assets) -> None:
     pool(torch.zeros(1, *few.shape[1:]), config.similarity.grid)
 
 
-def check_explainable(config: RunConfig, assets: Assets) -> None:
+def check_models(config: RunConfig, assets: Assets) -> None:
     """Run the validity checks on teacher and untrained student before hours are spent on training."""
     few = explained_images(assets.task.test, 4, config.data.seed)
     x = assets.pair.preprocessing(few.images)
     target = make_target(predict_logits(assets.pair.teacher, few, assets.pair.preprocessing), few.labels)
     for explainer in config.explain.explainers:
         for model in (assets.pair.teacher, assets.student_pair(config.seeds[0]).student):
-            explain(model, x, target, parse_explainer(explainer), assets.pair.preprocessing)
+            check_explainable(model, x, target, parse_explainer(explainer), assets.pair.preprocessing)
 
 
 def distill_students(run: Run, assets: Assets, fabric: Fabric) -> None:

@@ -1,0 +1,69 @@
+"""How the command line ends: 0 done, 1 our bug, 2 the user's input; 3 and 130 are tested with the commands they end."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def python(*arguments, **options):
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run",), "give either a configuration file or --preset NAME"),
+        (("run", "x.toml", "--preset", "demo"), "give either"),
+        (("run", "--outt", "x"), "No such option: --outt"),
+        (("run", "--preset", "demo", "--devices", "two"), "--devices"),
+        (("explain",), "Missing argument"),
+        (("explane", "x"), "No such command 'explane'"),
+        (("info", "nowhere"), "nowhere does not exist"),
+        (("score", "nowhere"), "no run in nowhere"),
+    ],
+)
+def test_a_usage_error_is_one_line_and_exit_code_2(cli, arguments, message):
+    called = cli(*arguments)
+    assert (called.code, called.out) == (2, "")
+    assert message in called.error
+    assert len(called.err.splitlines()) == 1
+
+
+def test_help_and_no_arguments(cli):
+    called = cli("--help")
+    assert called.code == 0
+    assert "train-teacher" in called.out
+    called = cli()
+    assert called.code == 2
+    assert called.err == ""
+    assert "train-teacher" in called.out
+
+
+def test_a_process_ends_with_one_line_and_exit_code_2(tmp_path):
+    done = python("-m", "xaibench", "run", "--preset", "dem", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: unknown preset 'dem': did you mean 'demo'? Known: demo\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bug_of_ours_is_a_traceback_and_not_an_error_of_the_user(cli, monkeypatch):
+    def broken(*_args):
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr("xaibench.study.describe.describe", broken)
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        cli("info")
+
+
+def test_a_bug_of_ours_ends_the_process_with_1():
+    code = (
+        "import sys, xaibench.cli, xaibench.study.describe as d\n"
+        "d.describe = lambda target: 1 / 0\nsys.argv = ['xaibench', 'info']\nxaibench.cli.main()"
+    )
+    done = python("-c", code)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
