@@ -9,10 +9,9 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
-import torch
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
@@ -184,60 +183,22 @@ def train_teacher(
     as_json: Json = False,
 ) -> None:
     """Train a classifier on all classes of a dataset, to serve as a teacher."""
-    from xaibench.data.datasets import preprocessing_for
-    from xaibench.data.tasks import load_task
-    from xaibench.distill.distill import make_fabric, train_classifier
-    from xaibench.distill.recipe import Recipe
-    from xaibench.models.architectures import build_model
-    from xaibench.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
-    from xaibench.models.predict import predict_logits
-    from xaibench.options import parse_options
+    from xaibench.study.teacher import make_teacher
 
-    if out.suffix != ".safetensors":
-        raise ConfigError(f"{out} must end in .safetensors")
-    if out.exists():
-        raise ConfigError(f"{out} exists already: delete it or choose another name")
-    recipe = parse_options(f"recipe:{','.join(set_)}" if set_ else "recipe", {"recipe": Recipe}, "recipe")
-    task = load_task(dataset, "all", root=root, validation=validation, seed=seed)
-    preprocessing = preprocessing_for(dataset)
-    network = build_model(model, len(task.train.classes), task.train.shape[0], seed=seed)
-    folder = out.with_suffix(".partial")
-    result = train_classifier(
-        network,
-        task.train,
-        task.validation,
-        preprocessing,
-        recipe,
+    options = ",".join(set_ or [])
+    made = make_teacher(
+        out,
+        model,
+        dataset=dataset,
+        root=root,
+        recipe=options,
+        validation=validation,
         seed=seed,
-        folder=folder,
-        fabric=make_fabric(recipe, accelerator),
+        half=half,
+        accelerator=accelerator,
+        command=_command(),
     )
-    notes: dict[str, Any] = {
-        "dataset": dataset,
-        "command": " ".join(["xaibench", *sys.argv[1:]]),
-        "seed": seed,
-    }
-    notes |= {"recipe": repr(recipe), "train_images": len(task.train), "best_epoch": result.best_epoch}
-    dtype = torch.float16 if half else None
-    card = ModelCard(model, task.train.classes, preprocessing, notes)
-    save_checkpoint(out, result.student, card, dtype)
-    stored, _ = load_checkpoint(out)  # what is measured is what is stored
-    accuracy = (predict_logits(stored, task.test, preprocessing).argmax(1) == task.test.labels).double().mean().item()
-    notes |= {
-        "test_accuracy": round(accuracy, 4),
-        "validation_accuracy": round(result.validation_accuracy, 4),
-    }
-    save_checkpoint(out, result.student, card, dtype)
-    for path in folder.glob("*"):
-        path.unlink()
-    folder.rmdir()
-    row = {
-        "checkpoint": str(out),
-        "test accuracy": accuracy,
-        "test images": len(task.test),
-        "seconds": result.seconds,
-    }
-    _show(pd.DataFrame([row]), as_json)
+    _show(pd.DataFrame([made]), as_json)
 
 
 @app.command()
@@ -288,6 +249,10 @@ def main() -> None:
         _fail("interrupted: start the same command again to go on where it stopped", code)
     if isinstance(code, int):  # of `typer.Exit`
         sys.exit(code)
+
+
+def _command() -> str:
+    return " ".join(["xaibench", *sys.argv[1:]])
 
 
 def _fail(message: str, code: int) -> None:

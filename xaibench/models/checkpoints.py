@@ -153,6 +153,11 @@ def load_checkpoint(
                 f"{path} was trained on {len(card.classes)} classes ({', '.join(card.classes[:4])}, ...), "
                 f"not on the {len(classes)} given: drop or correct the class list"
             )
+        if preprocessing is not None and preprocessing != card.preprocessing:
+            raise CheckpointError(
+                f"{path} was trained with mean {card.preprocessing.mean} and std {card.preprocessing.std}, not with "
+                f"{preprocessing.mean} and {preprocessing.std}: drop or correct them"
+            )
     else:
         if architecture is None or classes is None or preprocessing is None:
             raise CheckpointError(
