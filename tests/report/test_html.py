@@ -28,7 +28,9 @@ def summary():
                 "mean": mean,
                 "low": mean - 0.03,
                 "high": mean + 0.03,
-                "n": 100,
+                "n": 300,
+                "images": 100,
+                "seeds": 1,
                 "nan": 0,
                 "chance": 0.0,
                 "chance_sd": 0.125,
@@ -149,6 +151,7 @@ def test_the_headline_names_the_best_the_others_and_the_controls(summary):
         "cosine 0.71 [0.68, 0.74]; kd 0.50; mismatched images give 0.12, chance is 0.00."
     )
     assert "(integrated gradients)" in headline(summary, explainer="ig")
+    assert "On 100 images and over 3 seeds the heatmaps" in headline(summary.assign(seeds=3))
 
 
 def test_the_headline_does_without_nulls_and_undefined_means(summary):

@@ -39,6 +39,8 @@ COLUMNS = {
         "metric",
         "grid",
         "sign",
+        "images",
+        "seeds",
         "mean",
         "low",
         "high",

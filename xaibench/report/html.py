@@ -46,7 +46,7 @@ explainers.</li>
 def headline(summary: pd.DataFrame, *, explainer: str | None = None, metric: str = "cosine") -> str:
     """The answer in one sentence, from the summary's rows of one explainer and metric.
 
-    summary    columns method, explainer, metric, mean, low, high, n, chance; mismatched where present
+    summary    columns method, explainer, metric, mean, low, high, images, seeds, chance; mismatched where present
     explainer  None: the first one in the summary
 
     The method with the highest mean is named, then the others with their means.
@@ -58,8 +58,9 @@ def headline(summary: pd.DataFrame, *, explainer: str | None = None, metric: str
         raise DataError(f"the summary has no defined '{metric}' of '{name}': choose a metric and explainer it holds")
     rows = chosen.sort_values("mean", ascending=False, kind="stable").to_dict("records")
     best = rows[0]
+    over = f" and over {best['seeds']} seeds" if best["seeds"] > 1 else ""
     text = (
-        f"On {best['n']} images the heatmaps ({explainer_label(str(name))}) of the student distilled with "
+        f"On {best['images']} images{over} the heatmaps ({explainer_label(str(name))}) of the student distilled with "
         f"{best['method']} are the most like the teacher's: {metric_label(metric)} {best['mean']:.2f} "
         f"[{best['low']:.2f}, {best['high']:.2f}]"
     )

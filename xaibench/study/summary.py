@@ -24,6 +24,7 @@ def summarise(scores: pd.DataFrame, grid: int, sign: str) -> pd.DataFrame:
         matched = _interval(part[part["pairing"] == "matched"])
         chance, chance_sd = METRICS[str(metric)].chance(grid, sign)
         row = {"method": method, "explainer": explainer, "metric": metric, "grid": grid, "sign": sign}
+        row |= {"images": part["image"].nunique(), "seeds": part["seed"].nunique()}
         row |= {
             "mean": matched.mean,
             "low": matched.low,
