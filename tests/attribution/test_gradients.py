@@ -129,10 +129,10 @@ def test_incomplete_images_are_flagged_and_too_many_refused(preprocessing: Prepr
     attribution = explain(Step(), x, first_against_second(6), explainer, preprocessing)
     assert attribution.validity.flagged == (1,)
     assert attribution.validity.checks[0].value == pytest.approx(1 / 6)
-    x[2] = 0.3
+    x[2:5] = 0.3
     with pytest.raises(
         ExplanationError,
-        match=r"share of incomplete images is 0.333, .* \(2 of 6 .* after 8 steps: raise max_steps\)",
+        match=r"share of incomplete images is 0.667, .* \(4 of 6 .* after 8 steps: raise max_steps\)",
     ):
         explain(Step(), x, first_against_second(6), explainer, preprocessing)
 
@@ -180,7 +180,9 @@ def test_a_corrupt_stored_baseline(tmp_path: Path, x: Tensor, network, target, p
         explain(network, x, target, IntegratedGradients(baseline=str(path)), preprocessing)
 
 
-@pytest.mark.parametrize(("n", "incomplete", "passes"), [(1, 1, False), (2, 1, True), (4, 2, False), (10, 2, True)])
+@pytest.mark.parametrize(
+    ("n", "incomplete", "passes"), [(1, 1, False), (2, 1, True), (4, 2, True), (4, 3, False), (10, 6, False)]
+)
 def test_how_many_images_may_be_incomplete(n: int, incomplete: int, passes: bool) -> None:
     residual = torch.tensor([0.03, float("nan")] * n)[:incomplete].tolist() + [0.02] * (n - incomplete)
     (check,), flagged = IntegratedGradients().judge(torch.tensor(residual, dtype=torch.float64))
