@@ -106,12 +106,13 @@ def _draw_metric(
 ) -> None:
     if top > 0:
         axes.axhline(top, color="#cfcfcf", linewidth=0.5)
-    for chance, sd, n in rows[["chance", "chance_sd", "n"]].drop_duplicates().itertuples(index=False):
-        if np.isfinite(chance):
-            band = 2 * sd / np.sqrt(n) if n > 0 and np.isfinite(sd) else 0.0
-            span = [top + 0.02, top + group - 0.02]
-            axes.fill_betweenx(span, chance - band, chance + band, **_BAND)
-            axes.plot([chance, chance], span, **_CHANCE)
+    # One band a level, for the method with the fewest defined scores: undefined ones differ between methods.
+    levels = rows.dropna(subset="chance").groupby("chance").agg({"chance_sd": "max", "n": "min"})
+    for chance, sd, n in levels.itertuples():
+        band = 2 * sd / np.sqrt(n) if n > 0 and np.isfinite(sd) else 0.0
+        span = [top + 0.02, top + group - 0.02]
+        axes.fill_betweenx(span, chance - band, chance + band, **_BAND)
+        axes.plot([chance, chance], span, **_CHANCE)
     for row in rows.to_dict("records"):
         y = top + _PAD / 2 + _STEP * (methods.index(row["method"]) + 0.5)
         style = styles[row["method"]]
