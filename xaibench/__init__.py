@@ -1,6 +1,7 @@
 """xaibench: does a distilled student decide for the same reasons as its teacher?
 
-The names below are imported when they are first used, so that `import xaibench` is fast.
+The names below are imported when they are first used, so that `import xaibench` is fast. `xaibench.distill` is the
+package of that name; its function is `xaibench.distill.distill.distill`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _EXPORTS = {
     "xaibench.data.datasets": ("embedded", "load_dataset"),
     "xaibench.data.images": ("ImageSet", "Preprocessing"),
     "xaibench.data.tasks": ("Task", "load_task"),
-    "xaibench.distill.distill": ("DistillRun", "distill", "train_classifier"),
+    "xaibench.distill.distill": ("DistillRun", "train_classifier"),
     "xaibench.distill.methods": ("KD", "METHODS", "StudentOnly", "SubDistill", "parse_method"),
     "xaibench.distill.recipe": ("Recipe",),
     "xaibench.errors": ("XaibenchError",),
