@@ -10,7 +10,7 @@ import torch
 from xaibench.data.datasets import CLASS_LISTS, embedded, preprocessing_for
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.data.tasks import Task, load_task
-from xaibench.errors import unknown_name
+from xaibench.errors import ConfigError, unknown_name
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import ModelCard, load_checkpoint
 from xaibench.models.pair import ModelPair, parse_layers
@@ -70,7 +70,11 @@ def load_assets(config: RunConfig) -> Assets:
 
 
 def load_teacher(config: TeacherConfig, dataset: str) -> tuple[torch.nn.Module, ModelCard]:
-    """The teacher of a configuration; mean and std default to those of the dataset for a bare state dict."""
+    """The teacher of a configuration.
+
+    A bare state dict that is given no mean and std gets those of the set that its class list names, or of the dataset.
+    An image folder says nothing about what the teacher was trained on: there they must be given, or ConfigError is raised.
+    """
     path = Path(config.checkpoint)
     if config.checkpoint.startswith("embedded:"):
         path = embedded(config.checkpoint.removeprefix("embedded:"))
@@ -85,8 +89,19 @@ def load_teacher(config: TeacherConfig, dataset: str) -> tuple[torch.nn.Module, 
     if config.mean is not None and config.std is not None:
         preprocessing = Preprocessing(config.mean, config.std)
     elif path.suffix != ".safetensors":
-        preprocessing = preprocessing_for(dataset)
+        preprocessing = _trained_with(config.classes, dataset)
     return load_checkpoint(path, config.architecture, classes, preprocessing)
+
+
+def _trained_with(classes: str | tuple[str, ...] | None, dataset: str) -> Preprocessing:
+    if isinstance(classes, str):
+        return preprocessing_for("torchvision:ImageNet" if classes == "imagenet" else classes)
+    if dataset.startswith("imagefolder:"):
+        raise ConfigError(
+            "the teacher's checkpoint does not say how its input was normalised: give teacher.mean and teacher.std, or "
+            f"name the set it was trained on, as in teacher.classes = 'cifar100' (known: {', '.join(CLASS_LISTS)})"
+        )
+    return preprocessing_for(dataset)
 
 
 def explained_images(test: ImageSet, count: int, seed: int) -> ImageSet:
