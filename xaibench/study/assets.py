@@ -73,7 +73,7 @@ def load_teacher(config: TeacherConfig, dataset: str) -> tuple[torch.nn.Module, 
     """The teacher of a configuration.
 
     A bare state dict that is given no mean and std gets those of the set that its class list names, or of the dataset.
-    An image folder says nothing about what the teacher was trained on: there they must be given, or ConfigError is raised.
+    An image folder does not say what the teacher was trained on: there they must be given, or ConfigError is raised.
     """
     path = Path(config.checkpoint)
     if config.checkpoint.startswith("embedded:"):
