@@ -20,6 +20,6 @@ def test_the_ten_lines_work(capsys: pytest.CaptureFixture[str]) -> None:
     assert "random student" in printed
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+@pytest.mark.parametrize("link", sorted(set(re.findall(r'(?:\]\(|src=")([^)"#:]+)', README))))
 def test_links_lead_somewhere(link: str) -> None:
     assert (ROOT / link).exists()
