@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from xaibench.attribution.explainers import EXPLAINERS
+from xaibench.data.datasets import DATASETS
 from xaibench.data.subtasks import SUBTASKS
 from xaibench.distill.methods import METHODS
 from xaibench.distill.recipe import resolve_precision
@@ -36,7 +37,7 @@ def describe(target: Path | None) -> dict[str, Any]:
 def _names() -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     facts: dict[str, Any] = {"device": device, "precision": resolve_precision("auto")}
-    facts["datasets"] = "fashion-mnist, fashion-mnist-full, cifar100, imagefolder:PATH, torchvision:NAME"
+    facts["datasets"] = ", ".join(DATASETS)
     facts |= {f"subtasks of {name}": ", ".join(groups) for name, groups in SUBTASKS.items()}
     tables: dict[str, Iterable[str]] = {
         "methods": METHODS,
