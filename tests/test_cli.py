@@ -154,6 +154,22 @@ def test_info_describes_a_run_a_checkpoint_and_xaibench(small_run, cli):
         assert word in everything.out
 
 
+def test_info_shows_the_layer_pairs_that_a_configuration_gets(cli, tmp_path):
+    config = tmp_path / "x.toml"
+    config.write_text(
+        "methods = ['kd']\n[data]\nsubtask = 'footwear'\nsize = [32]\n"
+        "[student]\narchitecture = 'timm/mobilenetv4_conv_small'\nlayers = 'auto'\n"
+    )
+    facts = json.loads(cli("info", config, "--json").out)
+    assert facts["layers"] == "layer4:blocks.3 (128x4x4 : 128x1x1)"
+    assert facts["images"].endswith(", 32x32")
+    assert facts["classes"] == "Sandal, Sneaker, Ankle boot"
+    assert "layer4:layer4 (" in cli("info", "demo").out
+    config.write_text("[student]\nlayers = []\n")
+    assert json.loads(cli("info", config, "--json").out)["layers"] == "none"
+    assert "no configuration at" in cli("info", tmp_path / "y.toml").error
+
+
 def test_train_teacher_writes_a_checkpoint_that_can_teach(cli, tmp_path, contents):
     out = tmp_path / "teacher.safetensors"
     train = ("train-teacher", out, "--model", "resnet18-cifar:4-4-8-8@4", "--accelerator", "cpu")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
 
 from xaibench.errors import ConfigError, ModelError, UnknownNameError
-from xaibench.models.architectures import build_model, default_layers, known_models
+from xaibench.models.architectures import build_model, known_models
 from xaibench.models.checkpoints import state_hash
 from xaibench.models.taps import tapped
 
@@ -55,7 +58,7 @@ def test_the_stem_keeps_64_channels_unless_it_is_given() -> None:
     assert build_model("resnet18-cifar:8-8-8-8", 2).conv1.out_channels == 64  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", ["resnet18-cifar:4-4-4-4@4", "squeezenet1_1"])
+@pytest.mark.parametrize("name", ["resnet18-cifar:4-4-4-4@4", "squeezenet1_1", "timm/mobilenetv4_conv_small_035"])
 def test_the_seed_decides_the_weights_and_nothing_else_changes(name: str) -> None:
     torch.manual_seed(3)
     state = torch.get_rng_state()
@@ -104,12 +107,45 @@ def test_a_torchvision_model_takes_three_channels() -> None:
         build_model("resnet34", 3, in_channels=1)
 
 
-def test_default_layers_are_the_stages_of_a_resnet_only() -> None:
-    assert default_layers(build_model("resnet18-cifar:4-4-4-4@4", 2)) == ("layer1", "layer2", "layer3", "layer4")
-    with pytest.raises(ModelError, match=r"no default layers are known for SqueezeNet.*features, classifier"):
-        default_layers(build_model("squeezenet1_1", 2))
+def test_timm_models_by_name() -> None:
+    model = build_model("timm/mobilenetv4_conv_small_035", 5, in_channels=1)
+    assert model.eval()(images(1, side=32)).shape == (2, 5)
+    assert model.conv_stem.in_channels == 1  # type: ignore[union-attr]
 
 
-def test_known_models_hold_ours_and_torchvisions_classifiers() -> None:
-    assert {"resnet18-cifar", "resnet50", "vgg16_bn", "wide_resnet50_2"} <= set(known_models())
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("timm/mobilenet4_conv_small", "timm/mobilenetv4_conv_small"),
+        ("timm/resnet18.a1_in1k", "timm/resnet18"),
+        ("mobilenetv4_conv_small", "timm/mobilenetv4_conv_small"),
+    ],
+)
+def test_unknown_timm_names_get_a_suggestion(name: str, hint: str) -> None:
+    with pytest.raises(UnknownNameError, match=rf"unknown model '{name}': did you mean '{hint}[\w.]*'\?"):
+        build_model(name, 3)
+
+
+def test_timm_downloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    build_model("timm/tf_efficientnet_lite0", 3)
+    with pytest.raises(UnknownNameError):
+        build_model("timm/hf-hub:timm/resnet18", 3)
+
+
+def test_what_timm_cannot_build_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise TypeError("no in_chans\nhere")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(ModelError, match=r"'timm/resnet18' with 3 classes and 2 input channels \(no in_chans\): "):
+        build_model("timm/resnet18", 3, in_channels=2)
+
+
+def test_known_models_hold_ours_torchvisions_classifiers_and_timms() -> None:
+    names = {"resnet18-cifar", "resnet50", "vgg16_bn", "timm/mobilenetv4_conv_small", "timm/efficientformerv2_s0"}
+    assert names <= set(known_models())
     assert "fcn_resnet50" not in known_models()

@@ -40,6 +40,17 @@ def test_what_is_saved_comes_back(tmp_path: Path, model: nn.Module) -> None:
     assert torch.equal(loaded(x), model(x))
 
 
+def test_a_timm_model_is_rebuilt_by_its_name(tmp_path: Path) -> None:
+    name = "timm/mobilenetv4_conv_small_035"
+    model = build_model(name, 3, in_channels=1, seed=4).eval()
+    card = ModelCard(name, CLASSES, Preprocessing((0.5,), (0.5,)))
+    loaded, read = load_checkpoint(save_checkpoint(tmp_path / "m.safetensors", model, card))
+    assert read == card
+    assert state_hash(loaded) == state_hash(model)
+    x = torch.randn(2, 1, 32, 32)
+    assert torch.equal(loaded(x), model(x))
+
+
 def test_float16_halves_the_file_and_loads_as_float32(tmp_path: Path, model: nn.Module) -> None:
     full = save_checkpoint(tmp_path / "full.safetensors", model, CARD)
     half = save_checkpoint(tmp_path / "half.safetensors", model, CARD, dtype=torch.float16)

@@ -114,21 +114,28 @@ def test_a_read_layer_is_not_overwritten_by_an_activation_behind_it(
     assert outputs.layers["bn1"].min() < 0
 
 
-def test_default_layers_pair_the_stages(teacher: nn.Module, student: nn.Module) -> None:
-    pair = create(teacher, student)
+@pytest.mark.parametrize("size", [(12, 12), None])
+@pytest.mark.parametrize("layers", ["auto", None])
+def test_layers_are_suggested(teacher: nn.Module, student: nn.Module, layers: str | None, size: object) -> None:
+    preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3, size)  # type: ignore[arg-type]
+    pair = create(teacher, student, layers=layers, preprocessing=preprocessing)
     assert pair.layers == tuple(LayerPair(f"layer{i}", f"layer{i}") for i in (1, 2, 3, 4))
     assert "layers=[layer1:layer1, " in repr(pair)
     assert "\n" not in repr(pair)
 
 
-def test_layer_specs() -> None:
-    assert parse_layers(["layer1:blocks.0", "layer2"]) == (
-        LayerPair("layer1", "blocks.0"),
-        LayerPair("layer2", "layer2"),
-    )
-    for bad in (":layer1", "layer1:"):
-        with pytest.raises(ModelError, match=f"layer pair '{bad}' is not of the form teacher:student"):
-            parse_layers([bad])
+def test_the_shapes_of_the_pairs(teacher: nn.Module, student: nn.Module) -> None:
+    student.train()
+    pair = create(teacher, student, layers=parse_layers(["layer2:layer1", "layer4"]))
+    before = state_hash(pair.student)
+    assert pair.layer_shapes((12, 12)) == {
+        LayerPair("layer2", "layer1"): ((6, 6, 6), (4, 12, 12)),
+        LayerPair("layer4", "layer4"): ((6, 2, 2), (4, 2, 2)),
+    }
+    assert pair.student.training
+    assert state_hash(pair.student) == before
+    with pytest.raises(ModelError, match="cannot process 0x4 images"):
+        pair.layer_shapes((0, 4))
 
 
 def test_an_unknown_layer_gets_a_suggestion(teacher: nn.Module, student: nn.Module) -> None:
@@ -170,6 +177,62 @@ class Unused(nn.Module):
 def test_a_layer_that_does_not_run_is_refused(student: nn.Module) -> None:
     with pytest.raises(ModelError, match="layer 'spare' takes no part in the forward pass"):
         create(Unused(), student, classes=ABC, teacher_classes=ABC, layers=parse_layers(["spare:layer1"]))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "side", "layers"),
+    [
+        (
+            "resnet18",
+            "timm/mobilenetv4_conv_small",
+            64,
+            "layer1:blocks.0, layer2:blocks.1, layer3:blocks.2, layer4:blocks.3",
+        ),
+        (
+            "vit_b_16",
+            "timm/efficientformerv2_s0",
+            224,
+            ", ".join(f"encoder.layers.encoder_layer_{block}:stages.{i}" for i, block in enumerate((2, 5, 8, 11))),
+        ),
+    ],
+)
+def test_pairs_of_unlike_architectures(teacher: str, student: str, side: int, layers: str) -> None:
+    """Teacher and student give maps at every pair, and none is overwritten by what follows it."""
+    models = build_model(teacher, 5), build_model(student, 3)
+    pair = create(*models, preprocessing=Preprocessing((0.5,) * 3, (0.25,) * 3, (side, side)))
+    assert ", ".join(map(str, pair.layers)) == layers
+    x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    outputs = forward_with_layers(pair.student, x, pair.student_layers)
+    loss = outputs.logits.square().sum() + sum(value.square().mean() for value in outputs.layers.values())
+    loss.backward()
+    assert all(value._version == 0 for value in outputs.layers.values())
+    assert not any(getattr(module, "inplace", False) for module in pair.student.modules())
+    for (t, s), (a, b) in pair.layer_shapes((side, side)).items():
+        assert len(a) == len(b) == 3, (t, s)
+        assert a[0] >= b[0]
+        assert a[1] == a[2]
+
+
+class Asserting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[2] == 99
+        return self.net(x).mean((2, 3))
+
+
+def test_an_image_size_that_a_model_asserts_is_explained(student: nn.Module) -> None:
+    for layers in (None, parse_layers(["net:layer1"])):
+        with pytest.raises(ModelError, match=r"cannot process 12x12 images with 3 channels \(.+\): choose"):
+            create(Asserting(), student, classes=ABC, teacher_classes=ABC, layers=layers)
+
+
+def test_another_student_works_out_of_place_too(teacher: nn.Module, student: nn.Module, x: Tensor) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    pair = create(teacher, student).with_student(net)
+    assert forward_with_layers(pair.student, x, ("0",)).layers["0"].min() < 0
 
 
 def test_with_student_keeps_the_rest_and_the_hashes_tell(teacher: nn.Module, student: nn.Module) -> None:

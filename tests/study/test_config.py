@@ -39,6 +39,16 @@ def test_a_configuration_survives_the_manifest(methods, seeds, fraction, size, i
     assert (config.methods, config.seeds) == (tuple(methods), tuple(seeds))
 
 
+@pytest.mark.parametrize("assignments", [[], ["student.layers=auto"], ["student.layers='auto'"]])
+def test_layers_are_suggested_unless_they_are_given(assignments):
+    config = RunConfig().override(assignments)
+    assert config == RunConfig()
+    assert config.student.pairs is None
+    given = RunConfig().override(["student.layers=['layer1:blocks.0', 'layer2']"])
+    assert given.student.pairs == (("layer1", "blocks.0"), ("layer2", "layer2"))
+    assert RunConfig().override(["student.layers=[]"]).student.pairs == ()
+
+
 @pytest.mark.parametrize(
     ("assignment", "read"),
     [
@@ -84,6 +94,10 @@ WRONG = [
     ({"similarity": {"metrics": ["cosin"]}}, "unknown metric 'cosin': did you mean 'cosine'"),
     ({"similarity": {"sign": "absolut"}}, "did you mean 'absolute'"),
     ({"student": {"layers": ["layer1:"]}}, "not of the form teacher:student"),
+    (
+        {"student": {"layers": "layer1"}},
+        "student.layers must be 'auto' or a list of teacher:student pairs, got 'layer1'",
+    ),
     ({"data": {"size": [0]}}, "data.size must be"),
     ({"data": {"size": [1, 2, 3]}}, "data.size must be"),
     ({"teacher": {"mean": [0.5]}}, "teacher.mean and teacher.std belong together"),

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
 from xaibench.errors import CheckpointError, ConfigError, DataError, ModelError, UnknownNameError
 from xaibench.subspace import LayerMoments, MomentAccumulator, collect_moments
@@ -153,6 +154,25 @@ def test_one_pass_gives_every_layers_moments(net: nn.Sequential, x: Tensor, batc
     assert moments["1"].count == 6 * 36
     for name in moments:
         assert_same(moments[name], slow_layer(net, x, int(name)))
+
+
+def test_tokens_count_as_locations_and_their_prefix_does_not() -> None:
+    """Against a twin that runs the blocks by hand, so that the gradient is taken where the tokens themselves are."""
+    torch.manual_seed(0)
+    vit = VisionTransformer(16, 4, 3, 2, 8, 16, num_classes=4).double().eval()
+    nn.init.normal_(vit.heads.head.weight)  # type: ignore[arg-type,union-attr]
+    images = torch.randn(5, 3, 16, 16, dtype=torch.float64)
+    blocks = vit.encoder.layers
+    moments = collect_moments(vit, ("encoder.layers.encoder_layer_1",), images.split(2))
+    tokens = vit.conv_proj(images).flatten(2).transpose(1, 2)
+    tokens = torch.cat([vit.class_token.expand(5, -1, -1), tokens], dim=1) + vit.encoder.pos_embedding
+    h = blocks[1](blocks[0](tokens)).detach().requires_grad_()
+    top = vit.heads(vit.encoder.ln(blocks[2](h))[:, 0]).sort(dim=1, descending=True).values
+    (c,) = torch.autograd.grad((top[:, 0] - top[:, 1]).sum(), h)
+    assert c[:, 1:].abs().min() > 0
+    (have,) = moments.values()
+    assert have.count == 5 * 16
+    assert_same(have, slow(h.detach()[:, 1:].flatten(0, 1), c[:, 1:].flatten(0, 1)))
 
 
 def test_the_teacher_is_left_as_it_was(net: nn.Sequential, x: Tensor) -> None:

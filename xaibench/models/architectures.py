@@ -6,7 +6,8 @@ Names
 ``resnet18-cifar:56-56-40-40``  the same with these stage widths; the stem keeps 64 channels
 ``resnet18-cifar:16-32-64-128@16``  ... and a stem of 16 channels
 ``resnet18:W1-W2-W3-W4[@STEM]`` the ImageNet form (7x7 stem, max-pooling) with these widths
-any torchvision classifier      ``resnet50``, ``vgg16_bn``, ``wide_resnet50_2``, ...
+any torchvision classifier      ``resnet50``, ``vgg16_bn``, ``vit_b_16``, ...
+``timm/NAME``                   any model of timm: ``timm/mobilenetv4_conv_small``, ``timm/efficientformerv2_s0``, ...
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from xaibench.errors import ConfigError, ModelError, unknown_name
 
-__all__ = ["build_model", "default_layers", "known_models"]
+__all__ = ["build_model", "known_models"]
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 _SCALED = re.compile(r"(?P<base>resnet18(?:-cifar)?)(?::(?P<widths>[^@]*))?(?:@(?P<stem>.*))?$")
@@ -58,12 +59,16 @@ class ScaledResNet18(ResNet):
 
 
 def known_models() -> list[str]:
-    """Names that `build_model` accepts, without the width suffix."""
-    return ["resnet18-cifar", *torchvision.models.list_models(module=torchvision.models)]
+    """Names that `build_model` accepts, without the width suffix: ours, torchvision's, timm's."""
+    import timm  # takes a second, and is needed for few names
+
+    return ["resnet18-cifar", *_torchvision_models(), *(f"timm/{name}" for name in timm.list_models())]
 
 
 def build_model(name: str, num_classes: int, in_channels: int = 3, *, seed: int = 0) -> nn.Module:
     """Build a classifier initialised from `seed`; its logits are (N, num_classes). Global random state is left alone.
+
+    Nothing is ever downloaded.
 
     Raises UnknownNameError for an unknown name, ConfigError for widths that are not four positive integers,
     ModelError where the architecture does not take `in_channels`.
@@ -82,23 +87,37 @@ def _build(name: str, num_classes: int, in_channels: int) -> nn.Module:
         widths = _integers(name, match["widths"], 4) if match["widths"] is not None else (64, 128, 256, 512)
         (stem,) = _integers(name, match["stem"], 1) if match["stem"] is not None else (64,)
         return ScaledResNet18(widths, stem, small, num_classes, in_channels)  # type: ignore[arg-type]
-    if name not in known_models():
+    if name.startswith("timm/"):
+        return _timm(name, num_classes, in_channels)
+    if name not in _torchvision_models():
         raise unknown_name("model", name, known_models())
     if in_channels != 3:
-        raise ModelError(f"'{name}' takes 3 input channels, not {in_channels}: use resnet18-cifar:W1-W2-W3-W4")
+        raise ModelError(
+            f"'{name}' takes 3 input channels, not {in_channels}: use resnet18-cifar:W1-W2-W3-W4 or timm/NAME"
+        )
     model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
     return model
 
 
-def default_layers(model: nn.Module) -> tuple[str, ...]:
-    """The layers to pair, one a stage: layer1..layer4 of a ResNet."""
-    if isinstance(model, ResNet):
-        return _STAGES
-    names = ", ".join(n for n, _ in model.named_children())
-    raise ModelError(
-        f"no default layers are known for {type(model).__name__}: give layers as teacher:student pairs "
-        f"(top-level modules: {names})"
-    )
+def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    import timm
+
+    short = name.removeprefix("timm/")
+    if short not in timm.list_models():
+        raise unknown_name("model", name, known_models())
+    try:
+        model: nn.Module = timm.create_model(short, pretrained=False, num_classes=num_classes, in_chans=in_channels)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"timm builds no '{name}' with {num_classes} classes and {in_channels} input channels ({reason}): "
+            "choose another model"
+        ) from error
+    return model
+
+
+def _torchvision_models() -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models)
 
 
 def _integers(name: str, text: str, count: int) -> tuple[int, ...]:

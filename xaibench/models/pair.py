@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from xaibench.data.images import Preprocessing
-from xaibench.errors import ModelError, unknown_name
-from xaibench.models.architectures import default_layers
+from xaibench.errors import ModelError
 from xaibench.models.checkpoints import state_hash
-from xaibench.models.taps import layer_module, tapped
+from xaibench.models.classes import ClassSlice, class_indices, unsliced
+from xaibench.models.layers import LayerPair, parse_layers, suggest_layers
+from xaibench.models.taps import evaluating, layer_module, tapped
 
 __all__ = [
     "ClassSlice",
@@ -26,62 +29,19 @@ __all__ = [
 ]
 
 
-class LayerPair(NamedTuple):
-    """A teacher layer and the student layer that is to match it, by module name."""
-
-    teacher: str
-    student: str
-
-    def __str__(self) -> str:
-        return f"{self.teacher}:{self.student}"
+_USUAL_SIZE = (224, 224)
 
 
 class Outputs(NamedTuple):
-    """One forward pass: logits (N, K) and the outputs (N, d, H, W) of the layers that were asked for."""
+    """One forward pass: logits (N, K) and the maps (N, d, H, W) of the layers that were asked for."""
 
     logits: Tensor
     layers: dict[str, Tensor]
 
 
-class ClassSlice(nn.Module):
-    """A classifier whose logits are those of `network` at `indices`, in that order: (N, K)."""
-
-    indices: Tensor
-
-    def __init__(self, network: nn.Module, indices: tuple[int, ...]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("indices", torch.tensor(indices), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(x)
-        return logits[:, self.indices]
-
-
-def class_indices(have: tuple[str, ...], want: tuple[str, ...]) -> tuple[int, ...]:
-    """Positions of the class names `want` in `have`; an unknown name raises with the nearest valid one."""
-    position = {name: i for i, name in enumerate(have)}
-    for name in want:
-        if name not in position:
-            raise unknown_name("class of the teacher", name, have)
-    return tuple(position[name] for name in want)
-
-
-def parse_layers(specs: list[str] | tuple[str, ...]) -> tuple[LayerPair, ...]:
-    """["layer1:layer1", "layer2"] -> layer pairs; a name without a colon stands for both models."""
-    pairs = []
-    for spec in specs:
-        teacher, _, student = spec.partition(":")
-        if not teacher or (":" in spec and not student):
-            raise ModelError(f"layer pair '{spec}' is not of the form teacher:student")
-        pairs.append(LayerPair(teacher, student or teacher))
-    return tuple(pairs)
-
-
 def forward_with_layers(model: nn.Module, x: Tensor, layers: tuple[str, ...]) -> Outputs:
-    """Run `model` once; return its logits and the named layers' outputs."""
-    network = model.network if isinstance(model, ClassSlice) else model
-    with tapped(network, layers) as outputs:
+    """Run `model` once; return its logits and the named layers' outputs, tokens as maps (see `taps.tapped`)."""
+    with tapped(unsliced(model), layers) as outputs:
         logits = model(x)
     unused = [name for name in layers if name not in outputs]
     if unused:
@@ -117,13 +77,13 @@ class ModelPair:
         classes: tuple[str, ...],
         preprocessing: Preprocessing,
         teacher_classes: tuple[str, ...] | None = None,
-        layers: tuple[LayerPair, ...] | None = None,
+        layers: tuple[LayerPair, ...] | Literal["auto"] | None = None,
         input_size: tuple[int, int] | None = None,
     ) -> ModelPair:
         """Copy both models, slice the teacher's logits to `classes`, check that everything fits.
 
         teacher_classes  the teacher's class names in logit order; None: they are `classes`
-        layers           None pairs the default layers (layer1..layer4 of ResNets) by position
+        layers           None or "auto": those that `layers.suggest_layers` finds; () for none
         input_size       (H, W) of the images, for a trial forward pass that checks logits and layer shapes
         """
         classes = tuple(classes)
@@ -133,14 +93,15 @@ class ModelPair:
         if teacher_classes is not None and tuple(teacher_classes) != classes:
             teacher = ClassSlice(teacher, class_indices(tuple(teacher_classes), classes)).eval()
         student = _without_inplace(copy.deepcopy(student))
-        if layers is None:
-            inner = teacher.network if isinstance(teacher, ClassSlice) else teacher
-            layers = tuple(LayerPair(t, s) for t, s in zip(default_layers(inner), default_layers(student)))
-        pair = cls(teacher, student, layers, preprocessing, classes)
-        for t, s in layers:
+        size = input_size or preprocessing.size
+        if layers is None or layers == "auto":
+            trial = size or _USUAL_SIZE
+            with _explained(trial, preprocessing.channels):
+                layers = suggest_layers(teacher, student, _zeros(student, preprocessing.channels, trial))
+        pair = cls(teacher, student, tuple(layers), preprocessing, classes)
+        for t, s in pair.layers:
             layer_module(pair.teacher_network, t)
             layer_module(student, s)
-        size = input_size or preprocessing.size
         if size is not None:
             pair._try(size, None if teacher_classes is None else len(teacher_classes))
         return pair
@@ -148,7 +109,7 @@ class ModelPair:
     @property
     def teacher_network(self) -> nn.Module:
         """The teacher without the class slice: the module that layer names refer to."""
-        return self.teacher.network if isinstance(self.teacher, ClassSlice) else self.teacher
+        return unsliced(self.teacher)
 
     @property
     def teacher_layers(self) -> tuple[str, ...]:
@@ -159,8 +120,8 @@ class ModelPair:
         return tuple(pair.student for pair in self.layers)
 
     def with_student(self, student: nn.Module) -> ModelPair:
-        """The same pair around another student (a trained one, a control)."""
-        return ModelPair(self.teacher, student, self.layers, self.preprocessing, self.classes)
+        """The same pair around another student (a trained one, a control); its activations no longer work in place."""
+        return ModelPair(self.teacher, _without_inplace(student), self.layers, self.preprocessing, self.classes)
 
     def hashes(self) -> dict[str, str]:
         """Content hashes of both models' weights."""
@@ -176,38 +137,51 @@ class ModelPair:
             f"layers=[{layers}], classes={list(self.classes)})"
         )
 
+    def layer_shapes(self, size: tuple[int, int]) -> dict[LayerPair, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """The shapes (d, H, W) that each pair's layers give for images of `size` (H, W): teacher's, student's."""
+        teacher, student = self._outputs(size)
+        return {
+            pair: (tuple(teacher.layers[pair.teacher].shape[1:]), tuple(student.layers[pair.student].shape[1:]))
+            for pair in self.layers
+        }
+
+    def _outputs(self, size: tuple[int, int]) -> tuple[Outputs, Outputs]:
+        x = _zeros(self.student, self.preprocessing.channels, size)
+        with torch.no_grad(), evaluating(self.student), _explained(size, self.preprocessing.channels):
+            teacher = forward_with_layers(self.teacher, x, self.teacher_layers)
+            return teacher, forward_with_layers(self.student, x, self.student_layers)
+
     def _try(self, size: tuple[int, int], teacher_classes: int | None) -> None:
-        device = next(self.student.parameters()).device
-        x = torch.zeros(2, self.preprocessing.channels, *size, device=device)
-        training = self.student.training
-        self.student.eval()
-        try:
-            with torch.no_grad():
-                if teacher_classes is not None:
-                    _check_logits("teacher", self.teacher_network(x), teacher_classes)
-                shapes = {}
-                for role, model, layers in (
-                    ("teacher", self.teacher, self.teacher_layers),
-                    ("student", self.student, self.student_layers),
-                ):
-                    outputs = forward_with_layers(model, x, layers)
-                    _check_logits(role, outputs.logits, len(self.classes))
-                    shapes[role] = {name: tuple(value.shape[1:]) for name, value in outputs.layers.items()}
-        except (RuntimeError, IndexError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(
-                f"the models cannot process {size[0]}x{size[1]} images with {self.preprocessing.channels} channels "
-                f"({reason}): choose data or an architecture that fits"
-            ) from error
-        finally:
-            self.student.train(training)
+        if teacher_classes is not None:
+            with torch.no_grad(), _explained(size, self.preprocessing.channels):
+                logits = self.teacher_network(_zeros(self.student, self.preprocessing.channels, size))
+            _check_logits("teacher", logits, teacher_classes)
+        teacher, student = self._outputs(size)
+        _check_logits("teacher", teacher.logits, len(self.classes))
+        _check_logits("student", student.logits, len(self.classes))
         for t, s in self.layers:
-            a, b = shapes["teacher"][t], shapes["student"][s]
+            a, b = (tuple(values.shape[1:]) for values in (teacher.layers[t], student.layers[s]))
             if len(a) != 3 or len(b) != 3:
                 raise ModelError(
                     f"layer pair {t}:{s} has outputs of shape {a} and {b}, but maps (C, H, W) are needed: "
-                    "pair convolutional layers"
+                    "pair layers that give maps or tokens"
                 )
+
+
+def _zeros(model: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
+    return torch.zeros(2, channels, *size, device=next(model.parameters()).device)
+
+
+@contextmanager
+def _explained(size: tuple[int, int], channels: int) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, IndexError, AssertionError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"the models cannot process {size[0]}x{size[1]} images with {channels} channels "
+            f"({reason}): choose data or an architecture that fits"
+        ) from error
 
 
 def _check_logits(role: str, logits: object, classes: int) -> None:

@@ -13,7 +13,7 @@ from xaibench.data.tasks import Task, load_task
 from xaibench.errors import ConfigError, unknown_name
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import ModelCard, load_checkpoint
-from xaibench.models.pair import ModelPair, parse_layers
+from xaibench.models.pair import ModelPair
 from xaibench.study.config import RunConfig, TeacherConfig
 
 __all__ = ["Assets", "explained_images", "load_assets", "load_teacher"]
@@ -63,7 +63,7 @@ def load_assets(config: RunConfig) -> Assets:
         classes=classes,
         preprocessing=card.preprocessing,
         teacher_classes=card.classes,
-        layers=parse_layers(config.student.layers) if config.student.layers is not None else None,
+        layers=config.student.pairs,
         input_size=(height, width),
     )
     return Assets(task, pair, card, config.student.architecture)

@@ -15,7 +15,7 @@ from xaibench.attribution.explainers import parse_explainer
 from xaibench.distill.methods import parse_method
 from xaibench.distill.recipe import Recipe
 from xaibench.errors import ConfigError, unknown_name
-from xaibench.models.pair import parse_layers
+from xaibench.models.layers import LayerPair, parse_layers
 from xaibench.similarity.heatmaps import METRICS, SIGNS
 
 __all__ = [
@@ -56,10 +56,23 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """layers: "teacher:student" pairs; None pairs the default layers of both by position."""
+    """layers: "teacher:student" pairs; "auto" or None: those that `models.layers.suggest_layers` finds."""
 
     architecture: str = "resnet18-cifar:16-16-16-16@16"
-    layers: tuple[str, ...] | None = None
+    layers: str | tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.layers == "auto":
+            object.__setattr__(self, "layers", None)  # one spelling, so that equal runs have equal manifests
+        if isinstance(self.layers, str):
+            raise ConfigError(f"student.layers must be 'auto' or a list of teacher:student pairs, got '{self.layers}'")
+        if self.layers is not None:
+            parse_layers(self.layers)
+
+    @property
+    def pairs(self) -> tuple[LayerPair, ...] | None:
+        """The layer pairs that were given; None: they are to be suggested."""
+        return None if self.layers is None or isinstance(self.layers, str) else parse_layers(self.layers)
 
 
 @dataclass(frozen=True)
@@ -123,8 +136,6 @@ class RunConfig:
             raise ConfigError("teacher.mean and teacher.std belong together: give both or neither")
         if self.explain.images < 2:
             raise ConfigError(f"explain.images must be at least 2, got {self.explain.images}")
-        if self.student.layers is not None:
-            parse_layers(self.student.layers)
 
     @classmethod
     def load(cls, path: Path | str) -> RunConfig:

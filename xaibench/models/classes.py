@@ -1,0 +1,39 @@
+"""A classifier's logits restricted to some of its classes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xaibench.errors import unknown_name
+
+__all__ = ["ClassSlice", "class_indices", "unsliced"]
+
+
+class ClassSlice(nn.Module):
+    """A classifier whose logits are those of `network` at `indices`, in that order: (N, K)."""
+
+    indices: Tensor
+
+    def __init__(self, network: nn.Module, indices: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("indices", torch.tensor(indices), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits[:, self.indices]
+
+
+def unsliced(model: nn.Module) -> nn.Module:
+    """The model without its class slice: the module that layer names refer to."""
+    return model.network if isinstance(model, ClassSlice) else model
+
+
+def class_indices(have: tuple[str, ...], want: tuple[str, ...]) -> tuple[int, ...]:
+    """Positions of the class names `want` in `have`; an unknown name raises with the nearest valid one."""
+    position = {name: i for i, name in enumerate(have)}
+    for name in want:
+        if name not in position:
+            raise unknown_name("class of the teacher", name, have)
+    return tuple(position[name] for name in want)
