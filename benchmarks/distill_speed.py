@@ -41,7 +41,7 @@ PARTS = ("basis", "teacher cache", "training", "validation", "other")
 # Functions of the library whose seconds make up a part; what is left of an epoch is training.
 TIMED = (
     ("basis", "xaibench.distill.distill", "measure_moments"),
-    ("basis", "xaibench.distill.methods", "make_basis"),
+    ("basis", "xaibench.distill.methods.subdistill", "make_basis"),
     ("teacher cache", "xaibench.distill.distill", "teacher_source"),
     ("validation", "xaibench.distill.trainer", "_validate"),
 )

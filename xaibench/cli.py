@@ -34,6 +34,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Accelerator = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
 Devices = Annotated[int, typer.Option(min=1, help="Number of devices to train on.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
+Extend = Annotated[
+    bool, typer.Option(help="Keep the students of a run folder that differs in methods, seeds, explain or similarity.")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: --set train.epochs=5")]
 
 
@@ -45,6 +48,7 @@ def run(
     set_: Set = None,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
+    extend: Extend = False,
     as_json: Json = False,
 ) -> None:
     """Distil, explain, score and report: the main job. A killed run resumes when it is started again."""
@@ -57,7 +61,7 @@ def run(
         raise unknown_name("preset", preset, presets())
     settings = RunConfig.load(config or str(preset)).override(set_ or [])
     folder = out or Path("runs") / (preset or Path(str(config)).stem)
-    finished = run_study(settings, folder, accelerator=accelerator, devices=devices)
+    finished = run_study(settings, folder, accelerator=accelerator, devices=devices, extend=extend)
     _show(finished.table(), as_json)
     sys.stderr.write(f"report: {finished.folder / 'report.html'}\n")
 
@@ -203,10 +207,13 @@ def train_teacher(
 
 @app.command()
 def info(
-    target: Annotated[str | None, typer.Argument(help="A run folder, a checkpoint, or nothing: what there is.")] = None,
+    target: Annotated[
+        str | None, typer.Argument(help="A run folder, a configuration, a checkpoint, or nothing: what there is.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a run or checkpoint holds, or list the names of datasets, methods, explainers, metrics and presets."""
+    """Say what a run or checkpoint holds, what a configuration or preset would do (with the layer pairs and their
+    shapes), or list the names of datasets, methods, explainers, metrics and presets."""
     from xaibench.study.describe import describe
 
     facts = describe(Path(target) if target else None)

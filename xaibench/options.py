@@ -6,6 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, Union
 
 from xaibench.errors import ConfigError, unknown_name
@@ -26,7 +27,9 @@ _BOOLEANS = {
 }
 
 
-def parse_options(text: str, table: Mapping[str, type[T]], kind: str) -> T:
+def parse_options(
+    text: str, table: Mapping[str, type[T]], kind: str, given: Mapping[str, Any] = MappingProxyType({})
+) -> T:
     """Build the dataclass that `table` holds under the name in `text`, with the options in `text`.
 
     text   "name" or "name:key=value,key=value"; spaces around the parts do not count. Values are converted to
@@ -34,6 +37,7 @@ def parse_options(text: str, table: Mapping[str, type[T]], kind: str) -> T:
            tuples of these written "a+b+c".
     table  name -> dataclass
     kind   what the names are, for messages ("explainer", "method")
+    given  fields that are set already and cannot stand in the text
 
     Raises UnknownNameError for an unknown name or key (with the nearest valid one) and ConfigError for a
     value of the wrong type, a missing "=", a missing option or a key given twice; what the dataclass itself
@@ -43,8 +47,8 @@ def parse_options(text: str, table: Mapping[str, type[T]], kind: str) -> T:
     if name not in table:
         raise unknown_name(kind, name, table)
     cls = table[name]
-    hints = _field_types(cls)
-    values: dict[str, Any] = {}
+    hints = {key: hint for key, hint in _field_types(cls).items() if key not in given}
+    values: dict[str, Any] = dict(given)
     for part in rest.split(",") if colon else ():
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not key:
@@ -67,17 +71,17 @@ def parse_options(text: str, table: Mapping[str, type[T]], kind: str) -> T:
     return cls(**values)
 
 
-def format_options(value: Any, *, full: bool = False) -> str:
+def format_options(value: Any, *, full: bool = False, without: tuple[str, ...] = ()) -> str:
     """The text that `parse_options` turns back into `value`; its class has a class variable `name`.
 
     full=False leaves out options at their default; full=True states all, which keeps its
-    meaning when defaults change.
+    meaning when defaults change. `without` leaves out fields that the text does not hold.
     Raises ConfigError for a value that the text form cannot hold (a string with a comma, say).
     """
     parts = []
     hints = _field_types(type(value))
     for field in dataclasses.fields(value):
-        if not field.init:
+        if not field.init or field.name in without:
             continue
         have = getattr(value, field.name)
         default = field.default_factory() if callable(field.default_factory) else field.default

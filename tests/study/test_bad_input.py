@@ -63,7 +63,7 @@ def refused(cli, small_settings, tmp_path):
         ("student.architecture=vgg11", "takes 3 input channels, not 1"),
         ("student.layers=['layer5:layer1']", "'layer5': did you mean 'layer"),
         ("student.layers=['layer1:layr1']", "'layr1': did you mean 'layer1"),
-        ("student.layers=['fc:fc']", "maps (C, H, W) are needed: pair convolutional layers"),
+        ("student.layers=['fc:fc']", "maps (C, H, W) are needed: pair layers that give maps or tokens"),
         ("methods=['subdistil']", "unknown method 'subdistil': did you mean 'subdistill'"),
         ("explain.explainers=['lrpp']", "unknown explainer 'lrpp': did you mean 'lrp'"),
         ("explain.explainers=['lrp:gama=1']", "did you mean 'gamma'"),
@@ -88,7 +88,8 @@ def test_a_dataset_without_its_folder(refused, tmp_path):
 
 
 def test_more_student_than_teacher_channels_is_refused_before_training(refused):
-    error = refused("student.architecture=resnet18-cifar:4-48-4-4@4", "methods=['student-only', 'subdistill']")
+    wide = ("student.architecture=resnet18-cifar:4-48-4-4@4", "student.layers=['layer2']")
+    error = refused(*wide, "methods=['student-only', 'subdistill']")
     assert "a subspace of 48 dimensions does not fit into 32 teacher channels" in error
 
 

@@ -62,6 +62,20 @@ def test_a_teacher_that_changed_since_the_run_began(tiny_run, cli, tmp_path, con
     assert contents(folder) == before
 
 
+def test_a_preprocessing_that_changed_since_the_run_began(tiny_run, cli, tmp_path, contents):
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["preprocessing"]["mean"] = [0.5]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    before = contents(folder)
+    for command in ("explain", "distill"):
+        called = cli(command, folder)
+        assert called.code == 2
+        assert "was made with Preprocessing(mean=(0.5,)" in called.error
+        assert "start in another folder" in called.error
+    assert contents(folder) == before
+
+
 def test_an_unreadable_model_card(cli, tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "t.safetensors", metadata={"xaibench": "{}"})
     called = cli("info", tmp_path / "t.safetensors")

@@ -7,8 +7,9 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +41,7 @@ class DistillRun:
     history     one row an epoch: loss, its terms, validation accuracy and agreement, seconds
     best_epoch  the epoch that `student` is from, counted from 0
     seconds     wall-clock time of this call: subspace, teacher outputs and training
+    influence   one row a training image (image, label, weight, influence), for `InfluenceWeighted`; else None
     """
 
     student: nn.Module
@@ -50,6 +52,7 @@ class DistillRun:
     best_epoch: int
     seconds: float
     hashes: dict[str, str]
+    influence: pd.DataFrame | None = None
 
     @property
     def validation_accuracy(self) -> float:
@@ -112,7 +115,7 @@ def distill(
     recipe: Recipe | None = None,
     *,
     seed: int = 0,
-    moments: Mapping[str, LayerMoments] | None = None,
+    measure: Callable[[], Mapping[str, LayerMoments]] | None = None,
     folder: Path | str | None = None,
     fabric: Fabric | None = None,
 ) -> DistillRun:
@@ -120,7 +123,7 @@ def distill(
 
     seed     order of the data, augmentation and the method's learned parts; the student's own initialisation is
              whatever the pair holds
-    moments  the teacher's moments, where they were measured before (`measure_moments`)
+    measure  gives the teacher's moments where a method needs them; None measures them here (`measure_moments`)
     folder   keeps the state after each epoch in `resume.pt`, so that a killed job goes on where it was
     fabric   None makes one for the recipe on the best device there is
 
@@ -138,23 +141,20 @@ def distill(
         "train": task.train.content_hash(),
         "validation": task.validation.content_hash(),
     }
-    device = fabric.device
-    teacher = _copy_to(pair.teacher, device)
-    work = ModelPair(teacher, _copy_to(pair.student, device), pair.layers, pair.preprocessing, pair.classes)
-    sample = pair.preprocessing(task.train.images[:2].to(device))
-    setting = Setting(
-        work,
-        sample,
-        lambda: moments if moments is not None else measure_moments(work, task.train, fabric),
-        seed,
-    )
-    criterion = method.build(setting).to(device)
-    inputs = StudentInput(task.train, pair.preprocessing, recipe, seed, device)
+    device, train, data_seed = fabric.device, task.train, method.data_seed(seed)
+    prepared = method.prepare(pair, seed)
+    teacher = _copy_to(prepared.teacher, device)
+    work = dataclasses.replace(prepared, teacher=teacher, student=_copy_to(prepared.student, device))
+    if measure is None or prepared.teacher is not pair.teacher:
+        measure = partial(measure_moments, work, train, fabric)
+    sample = pair.preprocessing(train.images[:2].to(device))
+    criterion = method.build(Setting(work, sample, measure, train.labels, recipe.batch_size, seed)).to(device)
+    inputs = StudentInput(train, pair.preprocessing, recipe, data_seed, device)
     source: CachedTeacher | LiveTeacher | None = None
     if criterion.needs_teacher:
         live = LiveTeacher(teacher, criterion, fabric.autocast)
         budget = int(recipe.cache_gb * 1e9)
-        source = teacher_source(live, inputs, len(task.train), recipe.cached_views, budget=budget)
+        source = teacher_source(live, inputs, len(train), recipe.cached_views, budget=budget)
     with fabric.autocast():
         teacher_validation = predict_logits(teacher, task.validation, pair.preprocessing)
     result = fit(
@@ -164,7 +164,7 @@ def distill(
         task.validation,
         source,
         fabric=fabric,
-        seed=seed,
+        seed=data_seed,
         teacher_validation=teacher_validation,
         resume=Path(folder) / "resume.pt" if folder is not None else None,
         fingerprint=_fingerprint(pair, method, recipe, seed, hashes),
@@ -190,7 +190,8 @@ def train_classifier(
     student = _copy_to(model, fabric.device)
     method = StudentOnly()
     pair = ModelPair(student, student, (), preprocessing, train.classes)
-    criterion = method.build(Setting(pair, preprocessing(train.images[:2].to(fabric.device)), dict, seed))
+    sample = preprocessing(train.images[:2].to(fabric.device))
+    criterion = method.build(Setting(pair, sample, dict, train.labels, recipe.batch_size, seed))
     inputs = StudentInput(train, preprocessing, recipe, seed, fabric.device)
     hashes = {"train": train.content_hash(), "validation": validation.content_hash()}
     resume = Path(folder) / "resume.pt" if folder is not None else None
@@ -214,7 +215,9 @@ def _finished(
 ) -> DistillRun:
     student = result.student.to("cpu").to(memory_format=torch.contiguous_format)
     seconds = time.perf_counter() - started
-    return DistillRun(student, method, recipe, seed, result.history, result.best_epoch, seconds, hashes)
+    return DistillRun(
+        student, method, recipe, seed, result.history, result.best_epoch, seconds, hashes, result.influence
+    )
 
 
 def _copy_to(model: nn.Module, device: torch.device) -> nn.Module:

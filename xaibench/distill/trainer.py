@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from xaibench.data.augment import augment
 from xaibench.data.images import ImageSet, Preprocessing
-from xaibench.distill.criterion import Criterion
+from xaibench.distill.criterion import Batch, Criterion, TrainingState
 from xaibench.distill.recipe import Recipe
 from xaibench.distill.teacher_cache import CachedTeacher, LiveTeacher
 from xaibench.errors import CheckpointError, DataError, RunFolderError
 from xaibench.files import write_atomically
-from xaibench.models.pair import Outputs, forward_with_layers
+from xaibench.models.pair import forward_with_layers
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
 
@@ -55,12 +55,17 @@ class StudentInput:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What training leaves: the best student by validation accuracy, its epoch, the history, a row an epoch."""
+    """What training leaves: the best student by validation accuracy, its epoch, the history, a row an epoch.
+
+    criterion  as it was with the best student
+    influence  one row a training image, with its last influence and weight; None where all images counted alike
+    """
 
     student: nn.Module
     criterion: Criterion
     history: pd.DataFrame
     best_epoch: int
+    influence: pd.DataFrame | None
 
 
 class _Step(nn.Module):
@@ -77,8 +82,8 @@ class _Step(nn.Module):
 
     def forward(self, x: Tensor, indices: Tensor, labels: Tensor, epoch: int, view: int) -> Any:
         summary = self.teacher(x, indices, view) if self.teacher is not None else {}
-        outputs: Outputs = forward_with_layers(self.student, x, self.criterion.student_layers)
-        loss, terms = self.criterion(outputs, summary, labels, epoch)
+        outputs = self.criterion.observe(forward_with_layers(self.student, x, self.criterion.student_layers))
+        loss, terms = self.criterion(outputs, summary, Batch(indices, labels, epoch))
         return (
             loss.mean(),
             {name: value.detach().float().mean() for name, value in terms.items()},
@@ -133,6 +138,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(recipe, epoch)
             row = {"epoch": epoch, "lr": _learning_rate(recipe, epoch)}
+            step.criterion.start_epoch(epoch, _state(step, train, validation, recipe.view(epoch)))
             row |= _train_epoch(module, optimizer, train, fabric, seed, epoch)
             measured = _validate(step.student, validation, train.preprocessing, teacher_validation, fabric)
             row |= fabric.broadcast(measured)  # every process keeps the same epoch
@@ -148,9 +154,29 @@ def fit(
                 write_atomically(resume, partial(_save, state))
             advance(1, note=f"loss {row['loss']:.3f}  val {row['validation_accuracy']:.3f}")
             _log.info("%s epoch %d: %s", title, epoch, {k: round(v, 4) for k, v in row.items()})
+    influence = _influence(step.criterion, train.images)
     step.student.load_state_dict(best["student"])
     step.criterion.load_state_dict(best["criterion"])
-    return Fit(step.student.eval(), step.criterion.eval(), pd.DataFrame(rows), best["epoch"])
+    return Fit(step.student.eval(), step.criterion.eval(), pd.DataFrame(rows), best["epoch"], influence)
+
+
+def _state(step: _Step, train: StudentInput, validation: ImageSet, view: int) -> TrainingState:
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in zip(validation.images.split(64), validation.labels.split(64)):
+            x = train.preprocessing(images.to(train.device)).contiguous(memory_format=torch.channels_last)
+            yield x, labels.to(train.device)
+
+    teacher = step.teacher or (lambda x, indices, view: {})
+    return TrainingState(step.student, train, teacher, train.images.labels, view, batches)
+
+
+def _influence(criterion: Criterion, images: ImageSet) -> pd.DataFrame | None:
+    weights = criterion.image_weights()
+    if weights is None:
+        return None
+    labels = [images.classes[i] for i in images.labels.tolist()]
+    columns = {name: values.cpu().numpy() for name, values in weights.items()}
+    return pd.DataFrame({"image": images.keys, "label": labels} | columns)
 
 
 def _train_epoch(

@@ -1,4 +1,4 @@
-"""Facts about a run folder, a checkpoint, or xaibench itself, for `xaibench info`."""
+"""Facts about a run folder, a configuration, a checkpoint, or xaibench itself, for `xaibench info`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from xaibench.distill.recipe import resolve_precision
 from xaibench.errors import CheckpointError, RunFolderError
 from xaibench.models.checkpoints import ModelCard, read_state
 from xaibench.similarity.heatmaps import METRICS
-from xaibench.study.config import presets
+from xaibench.study.assets import load_assets
+from xaibench.study.config import RunConfig, presets
 from xaibench.study.run import open_run
 from xaibench.subspace.bases import BASES
 
@@ -24,14 +25,16 @@ __all__ = ["describe"]
 
 
 def describe(target: Path | None) -> dict[str, Any]:
-    """Name -> fact, in reading order. Raises RunFolderError for a path that is neither run nor checkpoint."""
+    """Name -> fact, in reading order. Raises RunFolderError for a path that is no run, configuration or checkpoint."""
     if target is None:
         return _names()
     if target.is_dir():
         return _run(target)
+    if target.suffix == ".toml" or str(target) in presets():
+        return _configuration(target)
     if target.is_file():
         return _checkpoint(target)
-    raise RunFolderError(f"{target} does not exist: give a run folder or a checkpoint")
+    raise RunFolderError(f"{target} does not exist: give a run folder, a configuration, a preset or a checkpoint")
 
 
 def _names() -> dict[str, Any]:
@@ -66,6 +69,29 @@ def _run(folder: Path) -> dict[str, Any]:
         "distilled": f"{len(done)} of {len(run.students)}: {', '.join(done)}",
         "explainers": ", ".join(run.explainers),
     }
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    config = RunConfig.load(path)
+    assets = load_assets(config)
+    splits = {"train": assets.task.train, "validation": assets.task.validation, "test": assets.task.test}
+    _, height, width = assets.task.train.shape
+    shapes = assets.pair.layer_shapes((height, width))
+    return {
+        "configuration": str(path),
+        "data": config.data.dataset,
+        "classes": ", ".join(assets.pair.classes),
+        "images": ", ".join(f"{len(images)} {split}" for split, images in splits.items()) + f", {height}x{width}",
+        "teacher": assets.card.architecture,
+        "student": assets.architecture,
+        "layers": ", ".join(f"{pair} ({_by(a)} : {_by(b)})" for pair, (a, b) in shapes.items()) or "none",
+        "methods": ", ".join(config.methods),
+        "explainers": ", ".join(config.explain.explainers),
+    }
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

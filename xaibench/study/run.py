@@ -3,7 +3,8 @@
 manifest.json                     configuration, versions, hashes, times
 images.safetensors                the explained test images, their labels and keys
 subspace.safetensors              moments of the teacher's layers
-students/METHOD/seedN/            student.safetensors, history.csv, run.json (resume.pt while it trains)
+students/METHOD/seedN/            student.safetensors, history.csv, run.json (resume.pt while it trains);
+                                  influence.{csv,pdf,png} where training images were weighted
 attributions/EXPLAINER/MODEL.safetensors
 predictions.csv  scores.csv  summary.csv  validity.csv  table.csv  table.tex
 gallery.{pdf,png}  similarity.{pdf,png}  history.{pdf,png}  report.html

@@ -26,21 +26,28 @@ from xaibench.study.steps import check_models, check_trainable, distill_students
 
 __all__ = ["create_run", "reopen", "run_study"]
 
+_EXTENSIBLE = ("methods", "seeds", "explain", "similarity")
 _LIBRARIES = ("xaibench", "torch", "torchvision", "captum", "zennit", "lightning-fabric", "numpy")
 
 
 def run_study(
-    config: RunConfig | str | Path, folder: Path | str, *, accelerator: str = "auto", devices: int = 1
+    config: RunConfig | str | Path,
+    folder: Path | str,
+    *,
+    accelerator: str = "auto",
+    devices: int = 1,
+    extend: bool = False,
 ) -> Run:
     """Distil, explain, score and report into `folder`; what is already there is kept, so that a killed run resumes.
 
     config  a RunConfig, a TOML file or the name of a preset ("demo")
+    extend  the folder may hold a run that differs in methods, seeds, explanations and scores: its students are kept
 
     Raises RunFolderError for a folder with other contents or a run of another configuration.
     """
     config = config if isinstance(config, RunConfig) else RunConfig.load(config)
     fabric = make_fabric(config.train, accelerator, devices, launch=False)
-    run, assets = create_run(config, folder)
+    run, assets = create_run(config, folder, extend=extend)
     distill_students(run, assets, fabric)
     explain_models(run, assets)
     score_models(run)
@@ -50,19 +57,31 @@ def run_study(
     return run
 
 
-def create_run(config: RunConfig, folder: Path | str) -> tuple[Run, Assets]:
-    """Make the run folder, or reopen it where it holds the same configuration; load and check what it works on."""
+def create_run(config: RunConfig, folder: Path | str, *, extend: bool = False) -> tuple[Run, Assets]:
+    """Make the run folder, or reopen it where it holds the same configuration; load and check what it works on.
+
+    With `extend` a folder's configuration may differ in what a single student's training does not depend on.
+    """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file: choose another run folder")
     if (folder / "manifest.json").is_file():
-        run = open_run(folder)
-        different = _first_difference(run.config.to_dict(), config.to_dict())
+        old, new = open_run(folder).config.to_dict(), config.to_dict()
+        if extend:
+            old |= {key: new[key] for key in _EXTENSIBLE}
+        different = _first_difference(old, new)
         if different:
-            raise RunFolderError(
-                f"{folder} holds a run with another configuration ({different}): choose another folder"
-            )
-        return reopen(run)
+            remedy = "choose another folder"
+            if not extend and different.split(" ")[0].split(".")[0] in _EXTENSIBLE:
+                remedy += ", or add --extend to keep its students"
+            raise RunFolderError(f"{folder} holds a run with another configuration ({different}): {remedy}")
+        if open_run(folder).config == config:
+            return reopen(Run(folder, config))
+        run, assets = reopen(Run(folder, config))
+        check_trainable(config, assets)
+        check_models(config, assets)
+        run.note(config=new)
+        return run, assets
     if folder.exists() and any(folder.iterdir()):
         raise RunFolderError(f"{folder} is not empty and holds no run: choose another folder")
     assets = load_assets(config)
@@ -73,13 +92,19 @@ def create_run(config: RunConfig, folder: Path | str) -> tuple[Run, Assets]:
 
 
 def reopen(run: Run) -> tuple[Run, Assets]:
-    """Load what an existing run works on, and make sure that it is still the same teacher and data."""
+    """Load what an existing run works on, and make sure that teacher, data and preprocessing are still the same."""
     assets = load_assets(run.config)
+    manifest = run.manifest
     for name, value in _hashes(assets).items():
-        if run.manifest["hashes"].get(name) != value:
+        if manifest["hashes"].get(name) != value:
             raise RunFolderError(
                 f"the {name} of {run.folder} changed since the run began: restore it or start in another folder"
             )
+    if run.preprocessing != assets.pair.preprocessing:
+        raise RunFolderError(
+            f"{run.folder} was made with {run.preprocessing}, the teacher now asks for {assets.pair.preprocessing}: "
+            "start in another folder"
+        )
     return run, assets
 
 

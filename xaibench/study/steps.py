@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from functools import partial
+from functools import cache, partial
 
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from xaibench.attribution.attribution import Attribution
@@ -17,8 +18,10 @@ from xaibench.attribution.targets import Target, make_target
 from xaibench.data.images import ImageSet
 from xaibench.distill.criterion import Setting
 from xaibench.distill.distill import distill, measure_moments
-from xaibench.distill.methods import SubDistill, parse_method
+from xaibench.distill.methods import parse_method
 from xaibench.errors import ExplanationError
+from xaibench.figures.influence import influence_figure
+from xaibench.figures.style import save_figure
 from xaibench.files import write_json, write_text
 from xaibench.models.checkpoints import save_checkpoint, state_hash
 from xaibench.models.predict import predict_logits
@@ -40,7 +43,8 @@ def check_trainable(config: RunConfig, assets: Assets) -> None:
     """Build every method on a few images, so that what does not fit is refused before anything is written."""
     pair = assets.student_pair(config.seeds[0])
     few = explained_images(assets.task.train, 16, config.data.seed)
-    setting = Setting(pair, pair.preprocessing(few.images[:2]), partial(measure_moments, pair, few))
+    sample = pair.preprocessing(few.images[:2])
+    setting = Setting(pair, sample, partial(measure_moments, pair, few), few.labels, config.train.batch_size)
     for method in config.methods:
         parse_method(method).build(setting)
     pool(torch.zeros(1, *few.shape[1:]), config.similarity.grid)
@@ -62,12 +66,10 @@ def distill_students(run: Run, assets: Assets, fabric: Fabric) -> None:
     if not missing:
         return
     fabric.launch()
-    moments = None
+    measure = cache(partial(_moments, run, assets, fabric))
     for name in missing:
         method_text, _, seed_text = name.rpartition("/seed")
         method, seed = parse_method(method_text), int(seed_text)
-        if isinstance(method, SubDistill) and moments is None:
-            moments = _moments(run, assets, fabric)
         path = run.student_path(name)
         result = distill(
             assets.student_pair(seed),
@@ -75,11 +77,15 @@ def distill_students(run: Run, assets: Assets, fabric: Fabric) -> None:
             method,
             run.config.train,
             seed=seed,
-            moments=moments,
+            measure=measure,
             folder=path.parent,
             fabric=fabric,
         )
         write_text(path.with_name("history.csv"), result.history.to_csv(index=False))
+        if result.influence is not None:
+            write_text(path.with_name("influence.csv"), result.influence.to_csv(index=False))
+            figure = _influence_figure(result.influence, assets.task.train, name)
+            save_figure(figure, path.with_name("influence"))
         about = {"method": repr(method), "seed": seed, "recipe": dataclasses.asdict(result.recipe)}
         about |= {"best_epoch": result.best_epoch, "validation_accuracy": result.validation_accuracy}
         about |= {
@@ -163,6 +169,17 @@ def _moments(run: Run, assets: Assets, fabric: Fabric):  # type: ignore[no-untyp
         pair = dataclasses.replace(assets.pair, teacher=assets.pair.teacher.to(fabric.device))
         save_moments(path, measure_moments(pair, assets.task.train, fabric))
     return load_moments(path)
+
+
+def _influence_figure(influence: pd.DataFrame, train: ImageSet, name: str) -> Figure:
+    measured = influence["influence"].notna().all()
+    return influence_figure(
+        train.images.float() / 255,
+        influence["weight"].to_numpy(),
+        influence["label"].tolist(),
+        scores=influence["influence"].to_numpy() if measured else None,
+        title=f"Influence of training images: {name}",
+    )
 
 
 def _explain_one(

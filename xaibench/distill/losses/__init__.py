@@ -1,1 +1,1 @@
-"""One small file a loss: a pure function per sample and, where something is learned, its module."""
+"""One small file a loss: a pure function that gives one value a sample and, where something is learned, its module."""

@@ -1,4 +1,4 @@
-"""Losses on logits, one value a sample, in nats."""
+"""Cross-entropy with labels, and Hinton's distillation of logits; one value a sample, in nats."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from xaibench.errors import ConfigError
 
-__all__ = ["cross_entropy", "kd"]
+__all__ = ["check_logits", "cross_entropy", "kd"]
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log softmax(z)_y: (B, K), (B,) -> (B,)."""
-    return F.cross_entropy(logits, labels, reduction="none")
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """-sum_k q_k log softmax(z)_k with q = (1 - smoothing) onehot(y) + smoothing / K: (B, K), (B,) -> (B,)."""
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
 
 
 def kd(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
@@ -24,10 +24,17 @@ def kd(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
     >>> kd(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]])).item()
     0.0
     """
-    if temperature <= 0:
-        raise ConfigError(f"temperature must be above 0, got {temperature}")
-    if student.shape != teacher.shape:
-        raise ConfigError(f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} must agree")
+    check_logits(student, teacher, temperature)
     log_p = F.log_softmax(student / temperature, dim=1)
     log_q = F.log_softmax(teacher / temperature, dim=1)
     return temperature**2 * (log_q.exp() * (log_q - log_p)).sum(1)
+
+
+def check_logits(student: Tensor, teacher: Tensor, temperature: float, labels: Tensor | None = None) -> None:
+    """Refuse logits of different shapes, labels that are not one a row, and a temperature that is not above 0."""
+    if not temperature > 0:
+        raise ConfigError(f"temperature must be above 0, got {temperature}")
+    if student.shape != teacher.shape:
+        raise ConfigError(f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} must agree")
+    if labels is not None and len(labels) != len(student):
+        raise ConfigError(f"{len(student)} rows of logits but {len(labels)} labels: give one of each")

@@ -8,39 +8,42 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
+from xaibench.distill.losses.layer import LayerLoss, Shape, check_maps, pool_to
 from xaibench.errors import ConfigError, unknown_name
 from xaibench.subspace.bases import Basis
 
-__all__ = ["CENTRINGS", "Centring", "SubspaceHead", "pool_to", "subspace_loss", "subspace_target"]
+__all__ = [
+    "CENTRINGS",
+    "MAPPINGS",
+    "Centring",
+    "SubspaceLoss",
+    "orthogonality_penalty",
+    "subspace_loss",
+    "subspace_target",
+]
 
 CENTRINGS = ("peer_bn", "mean", "zscore", "none")
+MAPPINGS = ("rotation", "linear", "soft-singular", "soft-frobenius")
 
 
-def pool_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average-pool maps (B, d, H, W) down to `size` in each direction where they are larger."""
-    h, w = min(maps.shape[2], size[0]), min(maps.shape[3], size[1])
-    return maps if (h, w) == tuple(maps.shape[2:]) else F.adaptive_avg_pool2d(maps, (h, w))
-
-
-def subspace_target(teacher: Tensor, basis: Basis, size: tuple[int, int]) -> Tensor:
+def subspace_target(teacher: Tensor, basis: Basis, size: tuple[int, int], energy: float | None = None) -> Tensor:
     """U_k'(h_T - mu) / sqrt(energy), pooled to at most `size`: (B, d, H, W) -> (B, k, h, w).
 
-    Divided by the root of the basis' energy, its mean squared length a location is 1.
+    Divided by the root of the basis' energy (the default), its mean squared length a location is 1.
     """
-    return pool_to(basis.project(teacher), size) / basis.energy**0.5
+    return pool_to(basis.project(teacher), size) / (basis.energy if energy is None else energy) ** 0.5
 
 
 def subspace_loss(student: Tensor, target: Tensor, rotation: Tensor, energy: float) -> Tensor:
-    """mean over locations of ||R s / sqrt(energy) - t||^2 : centred s, t (B, k, h, w); R (k, k) -> (B,).
+    """mean over locations of ||R s / sqrt(energy) - t||^2 : centred s (B, k, h, w), t (B, m, h, w); R (m, k) -> (B,).
 
     With t from `subspace_target` it is (1/HW) sum ||R (h_S - mean) - U_k'(h_T - mu)||^2 / sum_j u_j' C_a u_j:
     about 1 for a student that knows nothing, 0 for a rotation of the projected teacher.
     """
-    if student.shape != target.shape:
-        raise ConfigError(f"student features {tuple(student.shape)} and target {tuple(target.shape)} must agree")
     rotated = F.conv2d(student, (rotation / energy**0.5)[:, :, None, None].to(student.dtype))
+    check_maps(rotated, target, "SubDistill's layer loss")
     error = rotated - target
     error = error.to(torch.promote_types(error.dtype, torch.float32))
     return (error * error).sum((1, 2, 3)) / (target.shape[2] * target.shape[3])  # square() is slower to differentiate
@@ -85,20 +88,64 @@ class Centring(nn.Module):
         return f"{len(self.mean)}, kind={self.kind!r}"
 
 
-class SubspaceHead(nn.Module):
-    """The learned part for one layer: centring and an orthogonal rotation of the student's k channels."""
+def orthogonality_penalty(weight: Tensor, mapping: str) -> Tensor:
+    """How far W (m, k) is from orthonormal columns: sum_i (sigma_i - 1)^2 ("soft-singular") or ||W'W - I||_F^2
+    ("soft-frobenius"); a number, at least 0.
+    """
+    if mapping == "soft-singular":
+        return (torch.linalg.svdvals(weight) - 1).square().sum()
+    if mapping == "soft-frobenius":
+        return (weight.T @ weight - torch.eye(weight.shape[1], device=weight.device, dtype=weight.dtype)).square().sum()
+    raise unknown_name("soft orthogonality", mapping, ("soft-singular", "soft-frobenius"))
 
-    def __init__(self, basis: Basis, centring: str = "peer_bn") -> None:
+
+class SubspaceLoss(LayerLoss):
+    """The learned part for one layer: centring and a matrix from the student's k channels to the subspace.
+
+    basis      its m directions; m = k, or m > k where the student's channels are embedded into more dimensions
+    mapping    "rotation" keeps the matrix's columns orthonormal, "linear" does not; the two "soft" ones leave that to
+               `penalty`. All start from the same orthonormal columns.
+    normalise  False leaves out the division by the teacher's energy
+    """
+
+    def __init__(
+        self,
+        basis: Basis,
+        student: Shape,
+        *,
+        centring: str = "peer_bn",
+        mapping: str = "rotation",
+        normalise: bool = True,
+    ) -> None:
         super().__init__()
-        k = basis.vectors.shape[1]
+        k, m = student[0], basis.vectors.shape[1]
+        if mapping not in MAPPINGS:
+            raise unknown_name("mapping", mapping, MAPPINGS)
+        if k > m:
+            raise ConfigError(f"{k} student channels do not fit into {m} directions: take a basis of at least {k}")
         self.basis = basis
+        self.size = (student[1], student[2])
+        self.energy = basis.energy if normalise else 1.0
+        self.mapping = mapping
         self.centring = Centring(k, centring)
-        self.rotation = nn.Linear(k, k, bias=False)
-        parametrizations.orthogonal(self.rotation)
+        self.rotation = nn.Linear(k, m, bias=False)
+        # Householder's map, the default for a tall matrix, becomes 0 under weight decay.
+        parametrizations.orthogonal(self.rotation, orthogonal_map="matrix_exp" if k == m else "cayley")
+        if mapping != "rotation":
+            parametrize.remove_parametrizations(self.rotation, "weight")
+
+    def target(self, teacher: Tensor) -> Tensor:
+        return subspace_target(teacher, self.basis, self.size, self.energy)
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
-        """Student features (B, k, H, W) and the teacher's target (B, k, h, w) -> the loss a sample, (B,)."""
         with torch.autocast(student.device.type, enabled=False):
             rotation = self.rotation.weight
         size = (target.shape[2], target.shape[3])
-        return subspace_loss(self.centring(pool_to(student, size)), target, rotation, self.basis.energy)
+        return subspace_loss(self.centring(pool_to(student, size)), target, rotation, self.energy)
+
+    def penalty(self) -> Tensor | None:
+        """`orthogonality_penalty` of a soft mapping; None for the others."""
+        if not self.mapping.startswith("soft"):
+            return None
+        with torch.autocast(self.rotation.weight.device.type, enabled=False):
+            return orthogonality_penalty(self.rotation.weight, self.mapping)

@@ -1,0 +1,43 @@
+"""FitNet: the teacher's maps are regressed from the student's by a learned 1x1 convolution. arXiv 1412.6550."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xaibench.distill.losses.layer import LayerLoss, Shape, check_maps, common_size, pool_to
+from xaibench.errors import unknown_name
+
+__all__ = ["FITNET_VARIANTS", "FitNetLoss", "fitnet"]
+
+FITNET_VARIANTS = ("mean", "channel-sum")
+
+
+def fitnet(regressed: Tensor, teacher: Tensor, variant: str = "mean") -> Tensor:
+    """mean (W h_S + b - h_T)^2 over channels and locations: (B, d, H, W) twice -> (B,).
+
+    variant  "mean" (RepDistiller); "channel-sum" sums over the d channels (SubDistill's code), d times larger
+    """
+    check_maps(regressed, teacher, "fitnet")
+    if variant not in FITNET_VARIANTS:
+        raise unknown_name("FitNet variant", variant, FITNET_VARIANTS)
+    error = regressed - teacher
+    error = error.to(torch.promote_types(error.dtype, torch.float32))
+    value = (error * error).mean((1, 2, 3))
+    return value * teacher.shape[1] if variant == "channel-sum" else value
+
+
+class FitNetLoss(LayerLoss):
+    """`fitnet` behind a learned 1x1 convolution with bias; the larger of the two maps is pooled to the smaller."""
+
+    def __init__(self, teacher: Shape, student: Shape, variant: str = "mean") -> None:
+        super().__init__()
+        self.size = common_size(teacher, student)
+        self.variant = variant
+        self.regressor = nn.Conv2d(student[0], teacher[0], kernel_size=1)
+
+    def target(self, teacher: Tensor) -> Tensor:
+        return pool_to(teacher, self.size)
+
+    def forward(self, student: Tensor, target: Tensor) -> Tensor:
+        return fitnet(self.regressor(pool_to(student, self.size)), target, self.variant)

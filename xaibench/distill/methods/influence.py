@@ -1,0 +1,205 @@
+"""KD-AIF: any method, with training images weighted by their influence on the validation loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from xaibench.distill.criterion import Batch, Criterion, Setting, TrainingState
+from xaibench.distill.influence import (
+    TRANSFORMS,
+    Problem,
+    influence_scores,
+    influence_weights,
+    mean_gradient,
+    solve,
+)
+from xaibench.distill.losses.kd import cross_entropy
+from xaibench.distill.methods.base import check_not_negative, check_positive, check_share
+from xaibench.distill.methods.combined import Wrapped
+from xaibench.errors import ConfigError, unknown_name
+from xaibench.models.pair import Outputs, forward_with_layers
+from xaibench.progress import progress
+
+__all__ = ["InfluenceWeighted"]
+
+TARGETS = ("student", "teacher", "both")
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class InfluenceWeighted(Wrapped):
+    """sum_i w_i L_i with L_i the loss of `method` and w_i from the influence of image i, `distill.influence`.
+
+    target     whose influence: "student" (gradients of the wrapped loss), "teacher" (of the teacher's cross-entropy; it
+               is frozen, so once), "both": the mean of the two weights
+    transform  a name in `distill.influence.TRANSFORMS`
+    kappa      how sharply weights follow influence; 0 gives equal weights
+    refresh    the student's influence is measured anew before every `refresh`-th epoch, first before epoch `refresh`
+    curvature  at most that many training images, drawn by seed, make up the Gauss-Newton matrix
+    iterations of the conjugate-gradient solve, at most; damping: see `distill.influence.solve`
+    pseudo     share of the training images, drawn by seed, whose labels are taken to be unknown: there the teacher's
+               prediction stands in, weighted like the rest
+    Source: arXiv 2501.02705; the formulas of its body could not be read, see `distill.influence`.
+    """
+
+    name: ClassVar[str] = "influence"
+    target: str = "student"
+    transform: str = "sigmoid"
+    kappa: float = 1.0
+    refresh: int = 5
+    curvature: int = 512
+    iterations: int = 20
+    damping: float = 0.01
+    pseudo: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise unknown_name("target of influence", self.target, TARGETS)
+        if self.transform not in TRANSFORMS:
+            raise unknown_name("transform of influence", self.transform, TRANSFORMS)
+        check_not_negative(kappa=self.kappa)
+        check_positive(refresh=self.refresh, curvature=self.curvature, iterations=self.iterations, damping=self.damping)
+        check_share(pseudo=self.pseudo)
+
+    def build(self, setting: Setting) -> Criterion:
+        inner = self.method.build(setting)
+        if inner.coupling:
+            raise ConfigError(
+                f"{self.method.name} cannot be weighted by influence: {inner.coupling}. Wrap a method that gives one "
+                "loss a sample, such as kd or subdistill"
+            )
+        return _Weighted(self, inner, setting)
+
+
+class _Weighted(Criterion):
+    sample_weights: Tensor
+    influence: Tensor
+    teacher_weights: Tensor
+    hidden: Tensor
+
+    def __init__(self, method: InfluenceWeighted, inner: Criterion, setting: Setting) -> None:
+        super().__init__(inner.weights)
+        self.method, self.inner, self.seed = method, inner, setting.seed
+        self._teacher = (setting.pair.teacher,)  # in a tuple, it is no submodule
+        self.teacher_layers, self.student_layers = inner.teacher_layers, inner.student_layers
+        self.needs_teacher = inner.needs_teacher or method.pseudo > 0
+        n = len(setting.labels)
+        self.register_buffer("sample_weights", torch.ones(n))
+        self.register_buffer("influence", torch.full((n,), torch.nan))
+        self.register_buffer("teacher_weights", torch.ones(n))
+        hidden = torch.zeros(n, dtype=torch.bool)
+        hidden[self._permutation(n)[: round(method.pseudo * n)]] = True
+        self.register_buffer("hidden", hidden)
+
+    def summarise(self, teacher: Outputs) -> dict[str, Tensor]:
+        return self.inner.summarise(teacher)
+
+    def observe(self, student: Outputs) -> Outputs:
+        return self.inner.observe(student)
+
+    def forward(
+        self, student: Outputs, teacher: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        total, terms = self._losses(student, teacher, batch)
+        return total * self.sample_weights[batch.indices.to(total.device)], terms
+
+    def image_weights(self) -> dict[str, Tensor]:
+        return {"weight": self.sample_weights, "influence": self.influence}
+
+    def start_epoch(self, epoch: int, state: TrainingState) -> None:
+        self.inner.start_epoch(epoch, state)
+        m = self.method
+        parts = []
+        if m.target != "student":
+            if epoch == 0:
+                scores = self._measure(_Network(self._teacher[0]), state, epoch, labels_only=True)
+                self.influence.copy_(scores)
+                self.teacher_weights.copy_(influence_weights(scores, transform=m.transform, kappa=m.kappa))
+                self.sample_weights.copy_(self.teacher_weights)
+            parts.append(self.teacher_weights)
+        if m.target != "teacher" and epoch and epoch % m.refresh == 0:
+            training, inner_training = state.student.training, self.inner.training
+            state.student.eval()
+            self.inner.eval()
+            try:
+                scores = self._measure(_Network(state.student, self.inner), state, epoch)
+            finally:
+                state.student.train(training)
+                self.inner.train(inner_training)
+            self.influence.copy_(scores)
+            parts.append(influence_weights(scores, transform=m.transform, kappa=m.kappa))
+            self.sample_weights.copy_(torch.stack(parts).mean(0))
+
+    def _losses(
+        self, student: Outputs, teacher: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.method.pseudo > 0:
+            unknown = self.hidden[batch.indices.to(self.hidden.device)]
+            labels = torch.where(unknown, teacher["logits"].argmax(1), batch.labels)
+            batch = batch._replace(labels=labels)
+        return self.inner(student, teacher, batch)  # type: ignore[no-any-return]
+
+    def _measure(self, network: _Network, state: TrainingState, epoch: int, *, labels_only: bool = False) -> Tensor:
+        n = len(state.labels)
+        device = self.sample_weights.device
+
+        def outputs(params: dict[str, Tensor], x: Tensor) -> Any:
+            return functional_call(network, params, (x,))
+
+        def own_losses(out: Any, extra: Any) -> Tensor:
+            summary, indices, labels = extra
+            if labels_only:
+                return cross_entropy(out["logits"], labels)
+            batch = Batch(indices, labels, epoch)
+            return self._losses(Outputs(out["logits"], out["layers"]), summary, batch)[0]
+
+        def validation_losses(out: Any, labels: Tensor) -> Tensor:
+            return cross_entropy(out["logits"], labels)
+
+        def batches(indices: Tensor) -> Any:
+            for chunk in indices.split(_CHUNK):
+                x = state.inputs(chunk, state.view)
+                summary = {} if labels_only else dict(state.teacher(x, chunk, state.view))
+                yield x, (summary, chunk.to(device), state.labels[chunk].to(device))
+
+        own, validation = Problem(outputs, own_losses), Problem(outputs, validation_losses)
+        params = {name: p.detach() for name, p in network.named_parameters() if name.startswith("network.")}
+        some = self._permutation(n)[: self.method.curvature]
+        with progress("influence", self.method.iterations) as advance:
+            gradient = mean_gradient(validation, params, state.validation)
+            curvature = list(batches(some))
+            solution = solve(
+                own,
+                params,
+                lambda: curvature,
+                gradient,
+                damping=self.method.damping,
+                iterations=self.method.iterations,
+                advance=advance,
+            )
+            return influence_scores(own, params, lambda: batches(torch.arange(n)), solution.vector)
+
+    def _permutation(self, n: int) -> Tensor:
+        return torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
+
+
+class _Network(nn.Module):
+    """A model whose forward pass gives all that a criterion reads of it."""
+
+    def __init__(self, network: nn.Module, criterion: Criterion | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self._criterion = (criterion,)  # not a submodule: its parameters are not the network's
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        criterion = self._criterion[0]
+        outputs = forward_with_layers(self.network, x, criterion.student_layers if criterion else ())
+        if criterion is not None:
+            outputs = criterion.observe(outputs)
+        return {"logits": outputs.logits, "layers": outputs.layers}

@@ -1,0 +1,127 @@
+"""Influence weights to look at: the most helpful and the most harmful training images, and how all weights spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from xaibench.errors import ConfigError, DataError
+from xaibench.figures.gallery import _fitting, pixels
+from xaibench.figures.style import INK, MUTED, figure_width, new_figure, paper_style
+
+__all__ = ["influence_figure"]
+
+_GAP, _MARGIN, _HEADING, _TEXT = 0.06, 0.05, 0.2, 0.27  # inches
+_LARGEST = 0.9  # inches of an image
+_PLOT, _LEFT, _BOTTOM, _ABOVE = 1.05, 0.45, 0.34, 0.22  # inches: height of the histogram, room around it
+_BINS = 40
+_FRAME = "#9a9a9a"
+
+
+def influence_figure(
+    images: npt.ArrayLike,
+    weights: npt.ArrayLike,
+    labels: Sequence[str],
+    *,
+    scores: npt.ArrayLike | None = None,
+    count: int = 8,
+    title: str = "",
+    width: str | float = "double",
+) -> Figure:
+    """Draw the `count` most helpful images, the `count` most harmful ones, and a histogram of all weights.
+
+    images  (N, C, H, W) in [0, 1], C = 1 or 3, N >= 2
+    weights (N,), finite and at least 0, 1 = as without weights
+    labels  N texts, set under the images with their weights
+    scores  (N,) influences, positive = harmful, by which the images are chosen; None: by weight, where a large weight
+            is taken for helpful (true for all transforms but "exp_minmax")
+    count   images a row, at most N // 2, so that none is in both rows
+    title   above the figure; "" for none
+    width   "single", "double" or inches
+    """
+    pictures = pixels(images)
+    values = np.asarray(weights, dtype=np.float64)
+    harm = -values if scores is None else np.asarray(scores, dtype=np.float64)
+    _check(len(pictures), values, harm, labels, count)
+    order = np.argsort(harm, kind="stable")
+    count = min(count, len(order) // 2)
+    rows = {"most helpful": order[:count], "most harmful": order[::-1][:count]}
+
+    inches = figure_width(width)
+    panel = min((inches - 2 * _MARGIN - _GAP * (count - 1)) / count, _LARGEST)
+    high = panel * pictures.shape[1] / pictures.shape[2]
+    pitch = _HEADING + high + _TEXT
+    header = 0.2 if title else 0.0
+    height = header + len(rows) * pitch + _ABOVE + _PLOT + _BOTTOM
+    with paper_style():
+        figure = new_figure(inches, height)
+
+        def place(x: float, top: float, w: float, h: float) -> Axes:
+            return figure.add_axes((x / inches, 1 - (top + h) / height, w / inches, h / height))
+
+        def write(text: str, top: float, size: float, weight: str = "normal") -> None:
+            figure.text(_MARGIN / inches, 1 - top / height, text, fontsize=size, fontweight=weight, va="top")
+
+        if title:
+            write(title, 0.06, 8)
+        for row, (heading, chosen) in enumerate(rows.items()):
+            top = header + row * pitch
+            write(heading, top + 0.06, 7, "bold")
+            for column, index in enumerate(chosen):
+                axes = place(_MARGIN + column * (panel + _GAP), top + _HEADING, panel, high)
+                axes.imshow(pictures[index], interpolation="nearest", aspect="auto")
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set(visible=True, linewidth=0.4, color=_FRAME)
+                text = f"{labels[index]}\nweight {values[index]:.3g}"
+                axes.set_xlabel(text, labelpad=2, fontsize=_fitting(text, 6.5, panel), linespacing=1.15)
+        top = header + len(rows) * pitch + _ABOVE
+        _histogram(place(_LEFT, top, inches - _LEFT - 2 * _MARGIN, _PLOT), values)
+    return figure
+
+
+def _histogram(axes: Axes, weights: npt.NDArray[np.float64]) -> None:
+    top = max(float(weights.max()), 1.0) * 1.02
+    axes.hist(weights, bins=_BINS, range=(0, top), color="#b5b5b5")
+    axes.axvline(1, color=INK, linewidth=0.8, dashes=(4, 2))
+    share = 100 * float((weights < 1).mean())
+    axes.annotate(
+        f"{share:.0f}% of {len(weights):,} images below 1",
+        (1, 1),
+        (-4, 1),
+        xycoords=axes.get_xaxis_transform(),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color=MUTED,
+        fontsize=6.5,
+    )
+    axes.set(xlabel="weight (1: as without weights)", ylabel="training images")
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.set_xlim(0, top)
+
+
+def _check(
+    n: int,
+    weights: npt.NDArray[np.float64],
+    harm: npt.NDArray[np.float64],
+    labels: Sequence[str],
+    count: int,
+) -> None:
+    if n < 2:
+        raise DataError(f"an influence figure needs at least 2 images, got {n}")
+    for name, values in (("weights", weights), ("influences", harm)):
+        if values.shape != (n,):
+            raise DataError(f"{n} images but {name} of the shape {values.shape}: give one an image")
+        if not np.isfinite(values).all():
+            raise DataError(f"the {name} must be finite, got NaN or infinity: compute them anew")
+    if (weights < 0).any():
+        raise DataError(f"the weights must be at least 0, got {weights.min():.3g}")
+    if len(labels) != n:
+        raise DataError(f"{n} images but {len(labels)} labels: give one each ('' for none)")
+    if count < 1:
+        raise ConfigError(f"count must be at least 1 image a row, got {count}")
