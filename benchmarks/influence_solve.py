@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet18-cifar:56-56-40-40")
     parser.add_argument("--training", type=int, default=2000, help="training images")
     parser.add_argument("--validation", type=int, default=400, help="validation images")
-    parser.add_argument("--samples", type=int, help="training images that make up the Gauss-Newton matrix (all)")
+    parser.add_argument("--samples", type=int, default=512, help="training images that make up the Gauss-Newton matrix")
     parser.add_argument("--iterations", type=int, default=20, help="steps of conjugate gradients")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--size", type=int, default=32, help="height and width of an image")
@@ -70,7 +70,7 @@ def main() -> None:
     model = build_model(args.model, CLASSES).to(memory_format=torch.channels_last)
     training = noise(args.training, args.size, args.batch_size, seed=0)
     validation = noise(args.validation, args.size, args.batch_size, seed=1)
-    curvature = noise(args.samples or args.training, args.size, args.batch_size, seed=0)
+    curvature = noise(args.samples, args.size, args.batch_size, seed=0)
     with torch.no_grad():
         for x, _ in validation():  # fills the running statistics of batch norm
             model(x)
@@ -90,7 +90,7 @@ def main() -> None:
     size = sum(p.numel() for p in params.values())
     print(
         f"{args.model} ({size / 1e6:.2f} M parameters), {args.precision}, {torch.get_num_threads()} threads; images: "
-        f"training {args.training}, curvature {args.samples or args.training}, validation {args.validation}"
+        f"training {args.training}, curvature {args.samples}, validation {args.validation}"
     )
     print(f"{'':24s}{'seconds':>10s}{'peak [MB]':>12s}")
 

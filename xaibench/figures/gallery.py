@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from xaibench.errors import DataError, unknown_name
 from xaibench.figures.style import MUTED, figure_width, heatmap_colours, new_figure, paper_style
 
-__all__ = ["CLIP_QUANTILE", "NORMALISATIONS", "displayed", "gallery", "pixels", "symmetric_limit"]
+__all__ = ["CLIP_QUANTILE", "NORMALISATIONS", "displayed", "fitting", "gallery", "pixels", "symmetric_limit"]
 
 CLIP_QUANTILE = 0.995
 """Share of the displayed |relevance| that lies within the colour scale."""
@@ -128,10 +128,10 @@ def gallery(
                     axes.imshow(columns[name][row], cmap=colours, norm=norm, interpolation="nearest", aspect="auto")
                 if row == 0:
                     heading = name.replace(":", ":\n")
-                    axes.set_title(heading, pad=3, fontsize=_fitting(heading, 7.5, panel), linespacing=1.1)
+                    axes.set_title(heading, pad=3, fontsize=fitting(heading, 7.5, panel), linespacing=1.1)
                 if name in texts:
                     text = texts[name][row]
-                    axes.set_xlabel(text, labelpad=2.5, fontsize=_fitting(text, 6.5, panel), linespacing=1.2)
+                    axes.set_xlabel(text, labelpad=2.5, fontsize=fitting(text, 6.5, panel), linespacing=1.2)
         start, room = _MARGIN + panel + _GAP, inches - panel - _GAP - 2 * _MARGIN
         long = min(2.4, 0.85 * room)
         bar = place(start + (room - long) / 2, height - _FOOTER + 0.04, long, 0.07)
@@ -150,7 +150,7 @@ def _label_bar(axes: Axes, limit: float, normalise: str) -> None:
     axes.set_xlabel(f"{NORMALISATIONS[normalise]}\ncolours clipped beyond ±{end}", labelpad=1.5, fontsize=6.5)
 
 
-def _fitting(text: str, points: float, inches: float) -> float:
+def fitting(text: str, points: float, inches: float) -> float:
     # A letter of DejaVu Sans is about 0.57 em wide.
     longest = max(len(line) for line in text.split("\n"))
     return min(points, 72 * inches / (0.57 * longest)) if longest else points
@@ -164,8 +164,8 @@ def _title_below(axes: Axes, title: str, inches: float) -> None:
         "ha": "center",
         "va": "top",
     }
-    axes.annotate(first, (0.5, 0), (0, -2.5), fontsize=_fitting(first, 6, inches), fontweight="bold", **points)
-    size = _fitting(rest, 6.5, inches)
+    axes.annotate(first, (0.5, 0), (0, -2.5), fontsize=fitting(first, 6, inches), fontweight="bold", **points)
+    size = fitting(rest, 6.5, inches)
     axes.annotate(rest, (0.5, 0), (0, -2.5 - 72 * _LINE), fontsize=size, color=MUTED, linespacing=1.2, **points)
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xaibench.errors import ConfigError, DataError
-from xaibench.figures.gallery import _fitting, pixels
+from xaibench.figures.gallery import fitting, pixels
 from xaibench.figures.style import INK, MUTED, figure_width, new_figure, paper_style
 
 __all__ = ["influence_figure"]
@@ -77,8 +77,8 @@ def influence_figure(
                 axes.imshow(pictures[index], interpolation="nearest", aspect="auto")
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set(visible=True, linewidth=0.4, color=_FRAME)
-                text = f"{labels[index]}\nweight {values[index]:.3g}"
-                axes.set_xlabel(text, labelpad=2, fontsize=_fitting(text, 6.5, panel), linespacing=1.15)
+                text = f"{labels[index]}\nweight {values[index]:.2f}"
+                axes.set_xlabel(text, labelpad=2, fontsize=fitting(text, 6.5, panel), linespacing=1.15)
         top = header + len(rows) * pitch + _ABOVE
         _histogram(place(_LEFT, top, inches - _LEFT - 2 * _MARGIN, _PLOT), values)
     return figure

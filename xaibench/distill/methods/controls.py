@@ -121,9 +121,15 @@ class _RandomTeacher(Criterion):
     def start_epoch(self, epoch: int, state: TrainingState) -> None:
         self.inner.start_epoch(epoch, state)
 
-    def terms(self, student: Outputs, teacher: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def image_weights(self) -> dict[str, Tensor] | None:
+        return self.inner.image_weights()
+
+    def forward(
+        self, student: Outputs, teacher: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         generator = step_generator(self.seed, batch)
-        return self.inner.terms(student, {k: self._draw(v, generator) for k, v in teacher.items()}, batch)
+        noise = {name: self._draw(value, generator) for name, value in teacher.items()}
+        return self.inner(student, noise, batch)
 
     def _draw(self, value: Tensor, generator: torch.Generator) -> Tensor:
         if self.noise == "uniform":
