@@ -83,6 +83,27 @@ def test_errors_are_one_line_with_the_remedy(text: str, error: type[Exception], 
     assert "\n" not in str(caught.value)
 
 
+def test_given_fields_are_set_and_cannot_stand_in_the_text() -> None:
+    assert parse_options("rich:steps=7", TABLE, "thing", {"label": "white"}) == Rich(steps=7, label="white")
+    assert parse_options("strict", TABLE, "thing", {"size": 3}) == Strict(3)
+    with pytest.raises(UnknownNameError, match="unknown option of thing 'rich' 'label'"):
+        parse_options("rich:label=black", TABLE, "thing", {"label": "white"})
+    with pytest.raises(ConfigError, match="thing 'strict' takes no options, got 'size': write just 'strict'"):
+        parse_options("strict:size=4", TABLE, "thing", {"size": 3})
+
+
+def test_fields_left_out_of_the_text_may_hold_anything() -> None:
+    assert format_options(Rich(steps=7, label="a,b"), without=("label",)) == "rich:steps=7"
+    assert "label" not in format_options(Rich(label="a,b"), full=True, without=("label",))
+    assert format_options(Strict(3), without=("size",)) == "strict"
+
+
+def test_large_numbers_in_a_tuple_survive_its_plus_signs() -> None:
+    text = format_options(Rich(pair=(1e30, -2e-30)))
+    assert text == "rich:pair=1e30+-2e-30"
+    assert parse(text) == Rich(pair=(1e30, -2e-30))
+
+
 def test_format_states_what_differs_from_the_defaults_or_everything() -> None:
     assert format_options(Rich()) == "rich"
     assert format_options(Rich(steps=7, shuffle=True, pair=(0.5, 2.0))) == "rich:steps=7,shuffle=true,pair=0.5+2.0"

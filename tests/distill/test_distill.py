@@ -112,9 +112,10 @@ def test_moments_that_were_measured_before_are_used(
     tiny_pair: ModelPair, tiny_task: Task, tiny_recipe: Recipe, tiny_fabric: Fabric, job: Job, assert_same: Same
 ) -> None:
     moments = measure_moments(tiny_pair, tiny_task.train, tiny_fabric)
+    once = iter([moments])
     counter = Counter()
     handle = tiny_pair.teacher.register_forward_pre_hook(counter)
-    again = distill(tiny_pair, tiny_task, SubDistill(), tiny_recipe, moments=moments, fabric=tiny_fabric)
+    again = distill(tiny_pair, tiny_task, SubDistill(), tiny_recipe, measure=lambda: next(once), fabric=tiny_fabric)
     handle.remove()
     assert counter.images == 3 * len(tiny_task.train) + len(tiny_task.validation)
     assert_same(again, job(SubDistill()))

@@ -19,7 +19,8 @@ from xaibench.models.pair import ModelPair
 @pytest.fixture
 def criterion(tiny_pair: ModelPair, tiny_task: Task) -> Criterion:
     sample = tiny_pair.preprocessing(tiny_task.train.images[:2])
-    return SubDistill().build(Setting(tiny_pair, sample, lambda: measure_moments(tiny_pair, tiny_task.train)))
+    labels = tiny_task.train.labels
+    return SubDistill().build(Setting(tiny_pair, sample, lambda: measure_moments(tiny_pair, tiny_task.train), labels))
 
 
 @pytest.fixture

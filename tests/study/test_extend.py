@@ -29,9 +29,7 @@ LRP = ('["lrp", "ig:max_steps=1600"]', '["lrp"]')
 FEWER = ("images = 6", "images = 4")
 
 
-def test_more_methods_keep_the_students_and_other_images_are_explained_anew(
-    tiny_run, cli, tmp_path, config, contents
-):
+def test_more_methods_keep_the_students_and_other_images_are_explained_anew(tiny_run, cli, tmp_path, config, contents):
     folder = shutil.copytree(tiny_run, tmp_path / "run")
     before = contents(folder / "students")
     called = cli("run", config(MORE, LRP, FEWER), "--out", folder, "--extend", "--accelerator", "cpu")

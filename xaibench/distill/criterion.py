@@ -143,7 +143,7 @@ class Criterion(nn.Module):
         """Called before each epoch."""
 
     def image_weights(self) -> dict[str, Tensor] | None:
-        """"weight" and "influence" of all training images, each (n,); None where all count alike."""
+        """ "weight" and "influence" of all training images, each (n,); None where all count alike."""
         return None
 
     def terms(self, student: Outputs, teacher: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:

@@ -69,7 +69,7 @@ class _LayerByLayer(_Feature):
     def build(self, setting: Setting) -> Criterion:
         return Layered(
             setting,
-            setting.layer_pairs(self.layers),
+            setting.layer_pairs(self.layers) if self.layer_weight > 0 else (),
             lambda pair: self.loss(setting.teacher_shapes[pair.teacher], setting.student_shapes[pair.student]),
             layer_weight=self.layer_weight,
             kd_weight=self.kd_weight,
