@@ -4,9 +4,9 @@
     python benchmarks/method_steps.py --teacher cifar100_resnet18.pth --classes cifar100 \\
         --student resnet18-cifar:56-56-40-40
 
-Images are random. A step is: look up the teacher, student forward, loss, backward, optimiser. Methods take turns, round
-by round, so that a busy moment of the machine hits all alike; the median over the rounds stands in the table.
-"arithmetic" counts multiplications and additions of matrix products and convolutions, forward and backward.
+Runs on the CPU, on random images. A step is: look up the teacher, student forward, loss, backward, optimiser. Methods
+take turns, round by round, so that a busy moment of the machine hits all alike; the median over the rounds is in the
+table. "arithmetic" counts multiplications and additions of matrix products and convolutions, forward and backward.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CLASSES = 5
 
 def make_step(method: str, pair: ModelPair, images: ImageSet, recipe: Recipe) -> Callable[[torch.Tensor], None]:
     """step(indices): one training step of `method` on these images."""
-    fabric = make_fabric(recipe, launch=False)
+    fabric = make_fabric(recipe, "cpu", launch=False)
     sample = pair.preprocessing(images.images[:2])
     moments = measure_moments(pair, images.take(range(64)), fabric)
     criterion = parse_method(method).build(Setting(pair, sample, lambda: moments, images.labels, recipe.batch_size))

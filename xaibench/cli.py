@@ -73,6 +73,7 @@ def distill(
     set_: Set = None,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
+    extend: Extend = False,
     as_json: Json = False,
 ) -> None:
     """Train the students of a configuration into a run folder, or the missing ones of an existing run."""
@@ -83,15 +84,15 @@ def distill(
     from xaibench.study.steps import distill_students
 
     if (Path(config) / "manifest.json").is_file():
-        if out is not None or set_:
-            raise ConfigError(f"{config} is a run with its own configuration: --out and --set are for new runs")
+        if out is not None or set_ or extend:
+            raise ConfigError(f"{config} is a run with its own configuration: leave out --out, --set, --extend")
         run = open_run(config)
         fabric = make_fabric(run.config.train, accelerator, devices, launch=False)
         this, assets = reopen(run)
     else:
         settings = RunConfig.load(config).override(set_ or [])
         fabric = make_fabric(settings.train, accelerator, devices, launch=False)
-        this, assets = create_run(settings, out or Path("runs") / Path(config).stem)
+        this, assets = create_run(settings, out or Path("runs") / Path(config).stem, extend=extend)
     distill_students(this, assets, fabric)
     rows = []
     for name in this.students:
@@ -156,6 +157,7 @@ def figure(
     explainer: Annotated[str | None, typer.Option(help="Explainer of the run; the first if not given.")] = None,
     images: Annotated[list[str] | None, typer.Option("--image", help="Image key; repeat for more rows.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Number of images where none are named, most to least alike.")] = 6,
+    methods: Annotated[list[str] | None, typer.Option("--method", help="Method to draw; repeat for more.")] = None,
 ) -> None:
     """Draw the comparison figure of a scored run."""
     from xaibench.figures.style import save_figure
@@ -167,7 +169,10 @@ def figure(
     for key in images or []:
         if key not in this.images.keys:
             raise unknown_name("image", key, this.images.keys)
-    students = {m: f"{m}/seed{this.config.seeds[0]}" for m in this.config.methods}
+    for method in methods or []:
+        if method not in this.config.methods:
+            raise unknown_name("method of this run", method, this.config.methods)
+    students = {m: f"{m}/seed{this.config.seeds[0]}" for m in methods or this.config.methods}
     drawn = gallery_of(this, chosen, students, images or spread_images(this, chosen, rows))
     for path in save_figure(drawn, out.with_suffix(""), (out.suffix.removeprefix(".") or "pdf",)):
         _print(path)

@@ -25,12 +25,12 @@ _display: contextvars.ContextVar[Progress | None] = contextvars.ContextVar("xaib
 def show_progress(console: Console | None = None) -> Iterator[None]:
     """Within the block, every `progress` of the library draws a bar on stderr; without any, nothing."""
     columns = (
-        TextColumn("{task.description:<32}"),
+        TextColumn("{task.description:<32}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     display = Progress(*columns, console=console or Console(stderr=True), refresh_per_second=4)
     token = _display.set(display)

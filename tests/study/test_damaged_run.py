@@ -76,6 +76,18 @@ def test_a_preprocessing_that_changed_since_the_run_began(tiny_run, cli, tmp_pat
     assert contents(folder) == before
 
 
+def test_layer_pairs_that_changed_since_the_run_began(tiny_run, cli, tmp_path, contents):
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["layers"] = ["layer1:layer1"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    before = contents(folder)
+    called = cli("distill", folder)
+    assert called.code == 2
+    assert "pairs the layers layer1:layer1, now layer1:layer1, layer2:layer2" in called.error
+    assert contents(folder) == before
+
+
 def test_an_unreadable_model_card(cli, tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "t.safetensors", metadata={"xaibench": "{}"})
     called = cli("info", tmp_path / "t.safetensors")

@@ -37,6 +37,8 @@ def test_more_methods_keep_the_students_and_other_images_are_explained_anew(tiny
     after = contents(folder / "students")
     assert {name: after[name] for name in before} == before
     run = open_run(folder)
+    assert len(run.manifest["extended"]) == 1
+    assert run.manifest["finished"] >= run.manifest["extended"][0]["when"]
     assert "at:kd_weight=0,task_weight=1/seed0" in run.students
     assert len(run.images) == 4
     assert run.explainers == ("lrp",)
@@ -83,3 +85,14 @@ def test_a_method_that_does_not_fit_leaves_the_run_as_it_was(tiny_run, cli, tmp_
     assert called.code == 2
     assert "'layer9' is no student layer of a pair" in called.error
     assert contents(folder) == before
+
+
+def test_a_distillation_can_extend_too(tiny_run, cli, tmp_path, config, contents):
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    before = contents(folder / "students")
+    called = cli("distill", config(MORE), "--out", folder, "--extend", "--accelerator", "cpu")
+    assert called.code == 0, called.err
+    after = contents(folder / "students")
+    assert {name: after[name] for name in before} == before
+    assert any(name.startswith("at_") for name in after)
+    assert open_run(folder).manifest["finished"] is None

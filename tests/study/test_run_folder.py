@@ -15,7 +15,7 @@ from xaibench.study import open_run
 
 METHODS = ("student-only", "kd", "subdistill")
 EXPLAINERS = ("lrp", "ig_max_steps_1600")
-PICTURES = ("gallery", "gallery-ig_max_steps_1600", "similarity", "history")
+PICTURES = ("gallery", "gallery-ig_max_steps_1600", "league", "similarity", "history")
 FILES = {
     "manifest.json",
     "images.safetensors",

@@ -14,6 +14,7 @@ from xaibench.distill.losses.layer import Shape
 from xaibench.errors import ConfigError
 from xaibench.models.heads import SpatialHead, spatial_head
 from xaibench.models.pair import LayerPair, ModelPair, Outputs, forward_with_layers
+from xaibench.models.taps import evaluating
 from xaibench.subspace.moments import LayerMoments
 
 __all__ = ["Batch", "Criterion", "Setting", "TrainingState"]
@@ -36,6 +37,7 @@ class Setting:
     measure     computes the teacher's moments on the unaugmented training images; called at most once
     labels      of all training images, (n,)
     batch_size  of training; the last batch of an epoch may be smaller
+    epochs      of training
     seed        seeds whatever the method draws (rotations, projections)
     """
 
@@ -44,6 +46,7 @@ class Setting:
     measure: Callable[[], Mapping[str, LayerMoments]]
     labels: Tensor
     batch_size: int = 64
+    epochs: int = 100
     seed: int = 0
 
     @cached_property
@@ -160,11 +163,6 @@ class Criterion(nn.Module):
 
 
 def _shapes(model: nn.Module, sample: Tensor, layers: tuple[str, ...]) -> dict[str, Shape]:
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            outputs = forward_with_layers(model, sample, layers)
-    finally:
-        model.train(training)
+    with evaluating(model), torch.no_grad():
+        outputs = forward_with_layers(model, sample, layers)
     return {name: (value.shape[1], value.shape[2], value.shape[3]) for name, value in outputs.layers.items()}

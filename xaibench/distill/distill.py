@@ -148,7 +148,12 @@ def distill(
     if measure is None or prepared.teacher is not pair.teacher:
         measure = partial(measure_moments, work, train, fabric)
     sample = pair.preprocessing(train.images[:2].to(device))
-    criterion = method.build(Setting(work, sample, measure, train.labels, recipe.batch_size, seed)).to(device)
+    setting = Setting(work, sample, measure, train.labels, recipe.batch_size, recipe.epochs, seed)
+    criterion = method.build(setting).to(device)
+    if criterion.coupling and fabric.world_size > 1:
+        raise ConfigError(
+            f"{method_name(method)} cannot be trained on {fabric.world_size} devices: {criterion.coupling}. Use one"
+        )
     inputs = StudentInput(train, pair.preprocessing, recipe, data_seed, device)
     source: CachedTeacher | LiveTeacher | None = None
     if criterion.needs_teacher:
@@ -156,7 +161,8 @@ def distill(
         budget = int(recipe.cache_gb * 1e9)
         source = teacher_source(live, inputs, len(train), recipe.cached_views, budget=budget)
     with fabric.autocast():
-        teacher_validation = predict_logits(teacher, task.validation, pair.preprocessing)
+        asked = teacher if prepared.teacher is pair.teacher else _copy_to(pair.teacher, device)
+        teacher_validation = predict_logits(asked, task.validation, pair.preprocessing)
     result = fit(
         work.student,
         criterion,
@@ -191,7 +197,7 @@ def train_classifier(
     method = StudentOnly()
     pair = ModelPair(student, student, (), preprocessing, train.classes)
     sample = preprocessing(train.images[:2].to(fabric.device))
-    criterion = method.build(Setting(pair, sample, dict, train.labels, recipe.batch_size, seed))
+    criterion = method.build(Setting(pair, sample, dict, train.labels, recipe.batch_size, recipe.epochs, seed))
     inputs = StudentInput(train, preprocessing, recipe, seed, fabric.device)
     hashes = {"train": train.content_hash(), "validation": validation.content_hash()}
     resume = Path(folder) / "resume.pt" if folder is not None else None

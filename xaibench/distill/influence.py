@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import grad, vjp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xaibench.distill.sample_weights import TRANSFORMS, influence_weights
 from xaibench.errors import ConfigError, DataError
@@ -227,7 +228,8 @@ def _jvp(function: Callable[[Any], Any], at: Any, along: Any) -> tuple[Any, Any]
     with warnings.catch_warnings():  # torch scripts its own decompositions at the first use of forward mode
         warnings.filterwarnings("ignore", r"`torch\.jit\.script` is", FutureWarning)
         warnings.filterwarnings("ignore", r"`torch\.jit\.script` is", DeprecationWarning)
-        return torch.func.jvp(function, (at,), (along,))[:2]
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward mode
+            return torch.func.jvp(function, (at,), (along,))[:2]
 
 
 def _no_samples() -> DataError:

@@ -35,7 +35,7 @@ def influence_figure(
 ) -> Figure:
     """Draw the `count` most helpful images, the `count` most harmful ones, and a histogram of all weights.
 
-    images  (N, C, H, W) in [0, 1], C = 1 or 3, N >= 2
+    images  (N, C, H, W) in [0, 1], or uint8 in [0, 255]; C = 1 or 3, N >= 2
     weights (N,), finite and at least 0, 1 = as without weights
     labels  N texts, set under the images with their weights
     scores  (N,) influences, positive = harmful, by which the images are chosen; None: by weight, where a large weight
@@ -44,17 +44,20 @@ def influence_figure(
     title   above the figure; "" for none
     width   "single", "double" or inches
     """
-    pictures = pixels(images)
+    given = np.asarray(images)
     values = np.asarray(weights, dtype=np.float64)
     harm = -values if scores is None else np.asarray(scores, dtype=np.float64)
-    _check(len(pictures), values, harm, labels, count)
+    _check(len(given), values, harm, labels, count)
     order = np.argsort(harm, kind="stable")
     count = min(count, len(order) // 2)
     rows = {"most helpful": order[:count], "most harmful": order[::-1][:count]}
+    shown = np.concatenate(list(rows.values()))
+    part = given[shown]
+    pictures = dict(zip(shown.tolist(), pixels(part / 255 if part.dtype == np.uint8 else part)))
 
     inches = figure_width(width)
     panel = min((inches - 2 * _MARGIN - _GAP * (count - 1)) / count, _LARGEST)
-    high = panel * pictures.shape[1] / pictures.shape[2]
+    high = panel * given.shape[2] / given.shape[3]
     pitch = _HEADING + high + _TEXT
     header = 0.2 if title else 0.0
     height = header + len(rows) * pitch + _ABOVE + _PLOT + _BOTTOM

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from xaibench.attribution.attribution import Attribution
 from xaibench.figures.gallery import gallery
 from xaibench.figures.history import history_figure
+from xaibench.figures.league import league_figure
 from xaibench.figures.similarity import similarity_figure
 from xaibench.figures.style import save_figure
 from xaibench.files import write_text
@@ -15,9 +17,10 @@ from xaibench.report.html import headline, write_report
 from xaibench.report.tables import latex_table
 from xaibench.study.run import Run, file_name
 
-__all__ = ["gallery_of", "present", "spread_images"]
+__all__ = ["gallery_of", "present", "spread_images", "spread_methods"]
 
 _GALLERY_ROWS = 6
+_GALLERY_COLUMNS = 6
 
 
 def present(run: Run) -> None:
@@ -26,16 +29,21 @@ def present(run: Run) -> None:
     first = _first_seed(run)
     figures: dict[str, Figure] = {}
     for explainer in run.explainers:
-        names = {m: s for m, s in first.items() if run.attribution_path(s, explainer).is_file()}
+        explained = {m: s for m, s in first.items() if run.attribution_path(s, explainer).is_file()}
+        names = {m: explained[m] for m in spread_methods(summary, explainer, tuple(explained))}
         images = spread_images(run, explainer)
         figure = gallery_of(run, explainer, names, images)
         stem = "gallery" if explainer == run.explainers[0] else f"gallery-{file_name(explainer)}"
         save_figure(figure, run.folder / stem)
-        caption = f"Heatmaps ({explainer}) of the teacher and of each student, from the most to the least alike"
+        caption = f"Heatmaps ({explainer}) of teacher and students, images from the most to the least alike"
+        caption += _some(list(names), explained)
         figures[caption] = figure
-    similarity = similarity_figure(summary)
+    league = league_figure(table)
+    save_figure(league, run.folder / "league")
+    shown = spread_methods(summary, run.explainers[0], tuple(first))
+    similarity = similarity_figure(summary[summary["method"].isin(shown)])
     save_figure(similarity, run.folder / "similarity")
-    histories = {name: run.history(name) for name in run.students}
+    histories = {name: run.history(name) for name in run.students if name.rpartition("/seed")[0] in shown}
     history = history_figure(histories, teacher_accuracy=run.manifest.get("teacher_validation_accuracy"))
     save_figure(history, run.folder / "history")
     write_text(run.folder / "table.tex", latex_table(table))
@@ -46,9 +54,10 @@ def present(run: Run) -> None:
         table=table,
         summary=summary,
         figures={
-            "Similarity to the teacher's heatmaps, with chance and nulls": similarity,
+            "Methods side by side: means with 95% intervals, ordered by their likeness to the teacher": league,
+            f"Similarity to the teacher's heatmaps, with chance and nulls{_some(shown, first)}": similarity,
             **figures,
-            "Training": history,
+            f"Training{_some(shown, first)}": history,
         },
         validity=run.validity(),
         manifest={key: value for key, value in run.manifest.items() if key != "finished"},
@@ -93,6 +102,21 @@ def spread_images(run: Run, explainer: str, count: int = _GALLERY_ROWS) -> list[
     means = chosen.groupby("image")["value"].mean().dropna().sort_values(ascending=False, kind="stable")
     ranks = np.linspace(0, len(means) - 1, min(count, len(means))).round().astype(int)
     return [str(means.index[rank]) for rank in ranks]
+
+
+def spread_methods(
+    summary: pd.DataFrame, explainer: str, methods: tuple[str, ...], count: int = _GALLERY_COLUMNS
+) -> list[str]:
+    """`methods`, where there are more than `count` those at evenly spaced ranks of mean cosine; in their own order."""
+    chosen = summary[(summary["explainer"] == explainer) & (summary["metric"] == "cosine")]
+    means = chosen.set_index("method")["mean"].reindex(list(methods)).sort_values(kind="stable")  # NaN last
+    ranks = np.linspace(0, len(means) - 1, min(count, len(means))).round().astype(int)
+    kept = {means.index[rank] for rank in ranks}
+    return [method for method in methods if method in kept]
+
+
+def _some(shown: list[str], all_: dict[str, str]) -> str:
+    return f" ({len(shown)} of {len(all_)} methods, evenly from most to least alike)" if len(shown) < len(all_) else ""
 
 
 def _first_seed(run: Run) -> dict[str, str]:

@@ -7,7 +7,7 @@ students/METHOD/seedN/            student.safetensors, history.csv, run.json (re
                                   influence.{csv,pdf,png} where training images were weighted
 attributions/EXPLAINER/MODEL.safetensors
 predictions.csv  scores.csv  summary.csv  validity.csv  table.csv  table.tex
-gallery.{pdf,png}  similarity.{pdf,png}  history.{pdf,png}  report.html
+gallery.{pdf,png}  league.{pdf,png}  similarity.{pdf,png}  history.{pdf,png}  report.html
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ from xaibench.files import write_atomically, write_json
 from xaibench.models.checkpoints import load_checkpoint
 from xaibench.study.config import RunConfig
 
-__all__ = ["UNTRAINED", "Run", "file_name", "open_run", "student_names"]
+__all__ = ["UNTRAINED", "Run", "file_name", "library_versions", "open_run", "student_names"]
 
 UNTRAINED = "untrained"
+_LIBRARIES = ("xaibench", "torch", "torchvision", "captum", "zennit", "lightning-fabric", "numpy")
 _MANIFEST = ("config", "started", "classes", "layers", "preprocessing", "images", "teacher", "hashes")
 
 # Names stay text, also where they look like numbers.
@@ -175,6 +177,11 @@ class Run:
 def student_names(config: RunConfig) -> tuple[str, ...]:
     """ "METHOD/seedN" for every method and seed."""
     return tuple(f"{method}/seed{seed}" for method in config.methods for seed in config.seeds)
+
+
+def library_versions() -> dict[str, str]:
+    """Of xaibench and of what its numbers depend on."""
+    return {name: version(name) for name in _LIBRARIES}
 
 
 def open_run(folder: Path | str) -> Run:

@@ -6,7 +6,6 @@ import dataclasses
 import platform
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ from xaibench.models.predict import predict_logits
 from xaibench.study.assets import Assets, load_assets
 from xaibench.study.config import RunConfig
 from xaibench.study.present import present
-from xaibench.study.run import Run, open_run
+from xaibench.study.run import Run, library_versions, open_run
 from xaibench.study.steps import check_models, check_trainable, distill_students, explain_models, score_models
 
 __all__ = ["create_run", "reopen", "run_study"]
 
 _EXTENSIBLE = ("methods", "seeds", "explain", "similarity")
-_LIBRARIES = ("xaibench", "torch", "torchvision", "captum", "zennit", "lightning-fabric", "numpy")
 
 
 def run_study(
@@ -52,7 +50,7 @@ def run_study(
     explain_models(run, assets)
     score_models(run)
     present(run)
-    if "finished" not in run.manifest:
+    if not run.manifest.get("finished"):
         run.note(finished=_now())
     return run
 
@@ -80,7 +78,9 @@ def create_run(config: RunConfig, folder: Path | str, *, extend: bool = False) -
         run, assets = reopen(Run(folder, config))
         check_trainable(config, assets)
         check_models(config, assets)
-        run.note(config=new)
+        earlier = run.manifest
+        extended = {"when": _now(), "command": _command(), "versions": library_versions()}
+        run.note(config=new, extended=[*earlier.get("extended", []), extended], finished=None)
         return run, assets
     if folder.exists() and any(folder.iterdir()):
         raise RunFolderError(f"{folder} is not empty and holds no run: choose another folder")
@@ -100,6 +100,12 @@ def reopen(run: Run) -> tuple[Run, Assets]:
             raise RunFolderError(
                 f"the {name} of {run.folder} changed since the run began: restore it or start in another folder"
             )
+    layers = list(map(str, assets.pair.layers))
+    if manifest["layers"] != layers:
+        raise RunFolderError(
+            f"{run.folder} pairs the layers {', '.join(manifest['layers'])}, now {', '.join(layers)} would be paired: "
+            "give student.layers as they were, or start in another folder"
+        )
     if run.preprocessing != assets.pair.preprocessing:
         raise RunFolderError(
             f"{run.folder} was made with {run.preprocessing}, the teacher now asks for {assets.pair.preprocessing}: "
@@ -112,9 +118,9 @@ def _manifest(config: RunConfig, assets: Assets) -> dict[str, Any]:
     pair, task = assets.pair, assets.task
     logits = predict_logits(pair.teacher, task.validation, pair.preprocessing)
     return {
-        "xaibench": version("xaibench"),
+        "xaibench": library_versions()["xaibench"],
         "started": _now(),
-        "command": " ".join(["xaibench", *sys.argv[1:]]),
+        "command": _command(),
         "classes": list(pair.classes),
         "layers": [str(layer) for layer in pair.layers],
         "preprocessing": dataclasses.asdict(pair.preprocessing),
@@ -123,7 +129,7 @@ def _manifest(config: RunConfig, assets: Assets) -> dict[str, Any]:
         "teacher_validation_accuracy": (logits.argmax(1) == task.validation.labels).double().mean().item(),
         "hashes": _hashes(assets),
         "precision": resolve_precision(config.train.precision),
-        "versions": {name: version(name) for name in _LIBRARIES},
+        "versions": library_versions(),
         "machine": {
             "python": platform.python_version(),
             "system": platform.system(),
@@ -153,6 +159,10 @@ def _first_difference(old: dict[str, Any], new: dict[str, Any], where: str = "")
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _command() -> str:
+    return " ".join(["xaibench", *sys.argv[1:]])
 
 
 def _now() -> str:

@@ -30,7 +30,7 @@ from xaibench.similarity.heatmaps import pool
 from xaibench.similarity.scores import compare
 from xaibench.study.assets import Assets, explained_images
 from xaibench.study.config import RunConfig
-from xaibench.study.run import UNTRAINED, Run
+from xaibench.study.run import UNTRAINED, Run, library_versions
 from xaibench.study.summary import method_table, summarise
 from xaibench.subspace.moments import load_moments, save_moments
 
@@ -44,9 +44,11 @@ def check_trainable(config: RunConfig, assets: Assets) -> None:
     pair = assets.student_pair(config.seeds[0])
     few = explained_images(assets.task.train, 16, config.data.seed)
     sample = pair.preprocessing(few.images[:2])
-    setting = Setting(pair, sample, partial(measure_moments, pair, few), few.labels, config.train.batch_size)
-    for method in config.methods:
-        parse_method(method).build(setting)
+    measure = cache(partial(measure_moments, pair, few))
+    for method in map(parse_method, config.methods):
+        work = method.prepare(pair, config.seeds[0])
+        own = measure if work.teacher is pair.teacher else partial(measure_moments, work, few)
+        method.build(Setting(work, sample, own, few.labels, config.train.batch_size, config.train.epochs))
     pool(torch.zeros(1, *few.shape[1:]), config.similarity.grid)
 
 
@@ -82,20 +84,22 @@ def distill_students(run: Run, assets: Assets, fabric: Fabric) -> None:
             fabric=fabric,
         )
         write_text(path.with_name("history.csv"), result.history.to_csv(index=False))
-        if result.influence is not None:
-            write_text(path.with_name("influence.csv"), result.influence.to_csv(index=False))
-            figure = _influence_figure(result.influence, assets.task.train, name)
-            save_figure(figure, path.with_name("influence"))
         about = {"method": repr(method), "seed": seed, "recipe": dataclasses.asdict(result.recipe)}
         about |= {"best_epoch": result.best_epoch, "validation_accuracy": result.validation_accuracy}
         about |= {
             "seconds": round(result.seconds, 2),
             "hashes": result.hashes,
+            "training_seconds": round(float(result.history["seconds"].sum()), 2),
             "precision": fabric.strategy.precision.precision,
+            "versions": library_versions(),
         }
         write_json(path.with_name("run.json"), about)
         save_checkpoint(path, result.student, assets.student_card(method=repr(method), seed=seed))
         path.with_name("resume.pt").unlink(missing_ok=True)
+        if result.influence is not None:
+            write_text(path.with_name("influence.csv"), result.influence.to_csv(index=False))
+            figure = _influence_figure(result.influence, assets.task.train, name)
+            save_figure(figure, path.with_name("influence"))
 
 
 def explain_models(run: Run, assets: Assets) -> None:
@@ -172,12 +176,11 @@ def _moments(run: Run, assets: Assets, fabric: Fabric):  # type: ignore[no-untyp
 
 
 def _influence_figure(influence: pd.DataFrame, train: ImageSet, name: str) -> Figure:
-    measured = influence["influence"].notna().all()
     return influence_figure(
-        train.images.float() / 255,
+        train.images,
         influence["weight"].to_numpy(),
         influence["label"].tolist(),
-        scores=influence["influence"].to_numpy() if measured else None,
+        scores=influence["influence"].to_numpy(),
         title=f"Influence of training images: {name}",
     )
 

@@ -11,7 +11,9 @@ from torch import Tensor
 from xaibench.data.tasks import Task
 from xaibench.distill.criterion import Setting
 from xaibench.distill.distill import DistillRun, distill
-from xaibench.distill.methods import KD, InfluenceWeighted, RandomControl, StudentOnly, parse_method
+from xaibench.distill.losses.subdistill import Centring
+from xaibench.distill.methods import KD, InfluenceWeighted, StudentOnly, parse_method
+from xaibench.distill.methods.influence import _scaled_as_trained
 from xaibench.distill.recipe import Recipe
 from xaibench.errors import ConfigError
 from xaibench.models.pair import ModelPair
@@ -64,15 +66,19 @@ def test_a_run_leaves_one_weight_and_one_influence_an_image(job: Job, tiny_task:
     assert job(KD(), views=1).influence is None
 
 
-def test_before_the_first_refresh_nothing_is_weighted(job: Job, assert_same: Same) -> None:
-    waiting = job(InfluenceWeighted(KD(), refresh=3, iterations=5), views=1)  # of three epochs
-    assert_same(waiting, job(KD(), views=1))
-    assert waiting.influence is not None
-    assert (waiting.influence["weight"] == 1).all()
-    assert waiting.influence["influence"].isna().all()
-    early = job(InfluenceWeighted(KD(), refresh=1, iterations=5), views=1)
-    assert early.history["loss"][0] == waiting.history["loss"][0]
-    assert early.history["loss"][1] != waiting.history["loss"][1]
+def test_before_the_first_refresh_nothing_is_weighted(job: Job) -> None:
+    plain = job(KD(), views=1).history["loss"]
+    for refresh in (1, 2):  # of three epochs
+        loss = job(InfluenceWeighted(KD(), refresh=refresh, iterations=5), views=1).history["loss"]
+        assert (loss == plain)[:refresh].all()
+        assert loss[refresh] != plain[refresh]
+
+
+@pytest.mark.parametrize("target", ["student", "both"])
+def test_a_refresh_that_never_comes_is_refused(job: Job, target: str) -> None:
+    with pytest.raises(ConfigError, match=r"refresh=3 is never measured in 3 epochs: set refresh below"):
+        job(InfluenceWeighted(KD(), target=target, refresh=3))
+    assert job(InfluenceWeighted(KD(), target="teacher", refresh=3, iterations=5), views=1).influence is not None
 
 
 def test_kappa_zero_is_the_plain_method(job: Job, assert_same: Same) -> None:
@@ -114,7 +120,47 @@ def test_hidden_labels_are_the_teachers_predictions(setting: Setting, evaluate: 
     assert torch.allclose(have, torch.nn.functional.cross_entropy(logits, want, reduction="none"), rtol=1e-4)
 
 
-def test_a_random_control_of_a_weighted_method_trains_and_reports_its_weights(job: Job) -> None:
-    run = job(RandomControl(InfluenceWeighted(KD(), refresh=1, iterations=5)), views=1)
-    assert run.history["loss"].notna().all()
-    assert run.influence is not None
+@pytest.mark.parametrize("text", ["random-control[influence[kd]]", "random-control[untrained-teacher[influence[kd]]]"])
+def test_a_random_control_cannot_be_weighted_by_the_true_teacher(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"write influence\[random-control\[\.\.\.\]\]"):
+        parse_method(text)
+
+
+@pytest.mark.parametrize("target", ["teacher", "student", "both"])
+def test_hidden_labels_have_no_influence(
+    target: str, tiny_pair: ModelPair, tiny_task: Task, tiny_recipe: Recipe, tiny_fabric: Fabric
+) -> None:
+    method = InfluenceWeighted(KD(alpha=0.5), target=target, pseudo=1.0, refresh=1, iterations=3)
+    recipe = dataclasses.replace(tiny_recipe, epochs=2, views=1)
+    wrong = dataclasses.replace(tiny_task.train, labels=(tiny_task.train.labels + 1) % 3)
+    runs = [
+        distill(tiny_pair, dataclasses.replace(tiny_task, train=train), method, recipe, fabric=tiny_fabric)
+        for train in (tiny_task.train, wrong)
+    ]
+    one, other = (run.influence for run in runs)
+    assert one is not None
+    assert other is not None
+    assert one["pseudo_label"].all()
+    assert one["influence"].tolist() == other["influence"].tolist()
+    assert one["weight"].tolist() == other["weight"].tolist()
+
+
+def test_the_curvature_is_not_that_of_the_hidden_images_alone(setting: Setting) -> None:
+    criterion = parse_method("influence[kd]:pseudo=0.5").build(setting)
+    drawn = criterion._draw(48, 2)[:24]  # type: ignore[operator]
+    assert 0 < criterion.hidden[drawn].sum() < 24  # type: ignore[index]
+
+
+def test_subdistill_is_measured_as_it_is_trained(setting: Setting, evaluate: Evaluate) -> None:
+    """With `peer_bn` training is indifferent to the scale of the student's features, and so is the measured loss."""
+    criterion = parse_method("influence[subdistill:kd_weight=0]").build(setting)
+    centrings = [m for m in criterion.modules() if isinstance(m, Centring)]
+    rows = tuple(range(48))
+    for _ in range(200):  # until the running statistics are the batch's
+        trained = evaluate(criterion, setting.pair, rows=rows)[0]
+    criterion.eval()
+    with _scaled_as_trained(criterion.inner):  # type: ignore[arg-type]
+        measured = evaluate(criterion, setting.pair, rows=rows)[0]
+    assert torch.allclose(measured, trained, rtol=1e-2)
+    assert not torch.allclose(evaluate(criterion, setting.pair, rows=rows)[0], trained, rtol=1e-2)
+    assert {m.kind for m in centrings} == {"peer_bn"}

@@ -37,7 +37,7 @@ def draw_negatives(labels: Tensor, all_labels: Tensor, count: int, generator: to
     """
     others = labels[:, None] != all_labels[None, :]
     if not others.any(1).all():
-        raise ConfigError("CRD needs images of at least two classes: all training images have the same label")
+        raise ConfigError("CRD contrasts classes but all training images have one label: train on several")
     if count >= int(others.sum(1).max()):
         return others
     order = torch.rand(others.shape, generator=generator).to(labels.device).masked_fill(~others, -1.0)

@@ -19,7 +19,10 @@ def grad_cam(maps: Tensor, weight: Tensor) -> Tensor:
     Source: Selvaraju et al. 2017, arXiv 1610.02391.
     """
     if maps.shape[1] != weight.shape[1]:
-        raise ConfigError(f"maps have {maps.shape[1]} channels but the linear layer takes {weight.shape[1]}")
+        raise ConfigError(
+            f"maps have {maps.shape[1]} channels but the linear layer takes {weight.shape[1]}: give the maps "
+            "that are pooled before it"
+        )
     return F.relu(F.conv2d(maps, weight[:, :, None, None] / (maps.shape[2] * maps.shape[3])))
 
 

@@ -35,6 +35,9 @@ def check_logits(student: Tensor, teacher: Tensor, temperature: float, labels: T
     if not temperature > 0:
         raise ConfigError(f"temperature must be above 0, got {temperature}")
     if student.shape != teacher.shape:
-        raise ConfigError(f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} must agree")
+        raise ConfigError(
+            f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} must agree: "
+            "give both of the same samples and classes"
+        )
     if labels is not None and len(labels) != len(student):
         raise ConfigError(f"{len(student)} rows of logits but {len(labels)} labels: give one of each")

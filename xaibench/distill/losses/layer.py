@@ -40,7 +40,10 @@ def common_size(teacher: Shape, student: Shape) -> tuple[int, int]:
 def check_maps(student: Tensor, teacher: Tensor, what: str) -> None:
     """Refuse a student's and a teacher's tensors of different shapes."""
     if student.shape != teacher.shape:
-        raise ConfigError(f"{what}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must agree")
+        raise ConfigError(
+            f"{what}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must agree: "
+            "give both of the same samples, pooled to one size"
+        )
 
 
 def check_samples(student: Tensor, teacher: Tensor, what: str) -> None:

@@ -114,9 +114,9 @@ class Layered(Logits):
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """A block in which PyTorch's global generator starts from `seed` and after which it is as before."""
+    """A block in which PyTorch's global generator (the CPU's) starts from `seed`, and after which it is as before."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from xaibench.distill.criterion import Batch, Criterion, Setting, TrainingState
 from xaibench.distill.methods.base import Logits, Method, check_share, step_generator
 from xaibench.distill.methods.combined import Wrapped
-from xaibench.errors import unknown_name
+from xaibench.distill.methods.influence import InfluenceWeighted
+from xaibench.errors import ConfigError, unknown_name
 from xaibench.models.initialise import reinitialised
 from xaibench.models.pair import ModelPair, Outputs
 
@@ -100,6 +101,14 @@ class RandomControl(Wrapped):
     def __post_init__(self) -> None:
         if self.noise not in NOISES:
             raise unknown_name("noise", self.noise, NOISES)
+        inner: Method = self.method
+        while isinstance(inner, Wrapped):
+            if isinstance(inner, InfluenceWeighted):
+                raise ConfigError(
+                    "random-control[influence[...]] would weight by the true teacher's influence: write "
+                    "influence[random-control[...]]"
+                )
+            inner = inner.method
 
     def build(self, setting: Setting) -> Criterion:
         return _RandomTeacher(self.method.build(setting), self.noise, setting.seed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,16 +21,19 @@ from xaibench.distill.influence import (
     solve,
 )
 from xaibench.distill.losses.kd import cross_entropy
+from xaibench.distill.losses.subdistill import Centring
 from xaibench.distill.methods.base import check_not_negative, check_positive, check_share
 from xaibench.distill.methods.combined import Wrapped
 from xaibench.errors import ConfigError, unknown_name
 from xaibench.models.pair import Outputs, forward_with_layers
+from xaibench.models.taps import evaluating
 from xaibench.progress import progress
 
 __all__ = ["InfluenceWeighted"]
 
 TARGETS = ("student", "teacher", "both")
 _CHUNK = 64
+_HIDDEN, _CURVATURE = 1, 2
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class InfluenceWeighted(Wrapped):
     transform  a name in `distill.influence.TRANSFORMS`
     kappa      how sharply weights follow influence; 0 gives equal weights
     refresh    the student's influence is measured anew before every `refresh`-th epoch, first before epoch `refresh`
+               (counted from 0). It uses the labels of the validation images, which no other method trains on
     curvature  at most that many training images, drawn by seed, make up the Gauss-Newton matrix
     iterations of the conjugate-gradient solve, at most; damping: see `distill.influence.solve`
     pseudo     share of the training images, drawn by seed, whose labels are taken to be unknown: there the teacher's
@@ -74,6 +79,11 @@ class InfluenceWeighted(Wrapped):
                 f"{self.method.name} cannot be weighted by influence: {inner.coupling}. Wrap a method that gives one "
                 "loss a sample, such as kd or subdistill"
             )
+        if self.target != "teacher" and self.refresh >= setting.epochs:
+            raise ConfigError(
+                f"influence with refresh={self.refresh} is never measured in {setting.epochs} epochs: set "
+                "refresh below that, as in influence[kd]:refresh=1"
+            )
         return _Weighted(self, inner, setting)
 
 
@@ -94,7 +104,7 @@ class _Weighted(Criterion):
         self.register_buffer("influence", torch.full((n,), torch.nan))
         self.register_buffer("teacher_weights", torch.ones(n))
         hidden = torch.zeros(n, dtype=torch.bool)
-        hidden[self._permutation(n)[: round(method.pseudo * n)]] = True
+        hidden[self._draw(n, _HIDDEN)[: round(method.pseudo * n)]] = True
         self.register_buffer("hidden", hidden)
 
     def summarise(self, teacher: Outputs) -> dict[str, Tensor]:
@@ -110,7 +120,10 @@ class _Weighted(Criterion):
         return total * self.sample_weights[batch.indices.to(total.device)], terms
 
     def image_weights(self) -> dict[str, Tensor]:
-        return {"weight": self.sample_weights, "influence": self.influence}
+        columns = {"weight": self.sample_weights, "influence": self.influence}
+        if self.method.target == "both":
+            columns["teacher_weight"] = self.teacher_weights
+        return columns | ({"pseudo_label": self.hidden} if self.method.pseudo > 0 else {})
 
     def start_epoch(self, epoch: int, state: TrainingState) -> None:
         self.inner.start_epoch(epoch, state)
@@ -124,14 +137,8 @@ class _Weighted(Criterion):
                 self.sample_weights.copy_(self.teacher_weights)
             parts.append(self.teacher_weights)
         if m.target != "teacher" and epoch and epoch % m.refresh == 0:
-            training, inner_training = state.student.training, self.inner.training
-            state.student.eval()
-            self.inner.eval()
-            try:
+            with evaluating(state.student, self.inner), _scaled_as_trained(self.inner):
                 scores = self._measure(_Network(state.student, self.inner), state, epoch)
-            finally:
-                state.student.train(training)
-                self.inner.train(inner_training)
             self.influence.copy_(scores)
             parts.append(influence_weights(scores, transform=m.transform, kappa=m.kappa))
             self.sample_weights.copy_(torch.stack(parts).mean(0))
@@ -155,7 +162,8 @@ class _Weighted(Criterion):
         def own_losses(out: Any, extra: Any) -> Tensor:
             summary, indices, labels = extra
             if labels_only:
-                return cross_entropy(out["logits"], labels)
+                known = torch.where(self.hidden[indices], out["logits"].detach().argmax(1), labels)
+                return cross_entropy(out["logits"], known)
             batch = Batch(indices, labels, epoch)
             return self._losses(Outputs(out["logits"], out["layers"]), summary, batch)[0]
 
@@ -170,7 +178,7 @@ class _Weighted(Criterion):
 
         own, validation = Problem(outputs, own_losses), Problem(outputs, validation_losses)
         params = {name: p.detach() for name, p in network.named_parameters() if name.startswith("network.")}
-        some = self._permutation(n)[: self.method.curvature]
+        some = self._draw(n, _CURVATURE)[: self.method.curvature]
         with progress("influence", self.method.iterations) as advance:
             gradient = mean_gradient(validation, params, state.validation)
             curvature = list(batches(some))
@@ -185,8 +193,21 @@ class _Weighted(Criterion):
             )
             return influence_scores(own, params, lambda: batches(torch.arange(n)), solution.vector)
 
-    def _permutation(self, n: int) -> Tensor:
-        return torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
+    def _draw(self, n: int, stream: int) -> Tensor:
+        return torch.randperm(n, generator=torch.Generator().manual_seed((self.seed << 2) + stream))
+
+
+@contextmanager
+def _scaled_as_trained(criterion: Criterion) -> Iterator[None]:
+    """Within the block `peer_bn` z-scores in evaluation too: the loss as it is trained, with running statistics."""
+    centrings = [m for m in criterion.modules() if isinstance(m, Centring) and m.kind == "peer_bn"]
+    try:
+        for centring in centrings:
+            centring.kind = "zscore"
+        yield
+    finally:
+        for centring in centrings:
+            centring.kind = "peer_bn"
 
 
 class _Network(nn.Module):

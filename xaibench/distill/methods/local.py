@@ -17,12 +17,10 @@ from xaibench.distill.losses.sdd import sdd
 from xaibench.distill.methods.base import Logits, Method, check_not_negative, check_positive, check_share, check_weights
 from xaibench.distill.methods.logit import warm_up
 from xaibench.errors import ConfigError, unknown_name
-from xaibench.models.heads import SpatialHead, local_logits
+from xaibench.models.heads import SCALES, SpatialHead, local_logits
 from xaibench.models.pair import Outputs
 
 __all__ = ["ICD", "SDDKD", "SDKD", "SDNKD"]
-
-_SCALES = ((1,), (1, 2), (1, 4), (1, 2, 4))
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class _Grid(Method):
 
     def __post_init__(self) -> None:
         check_positive(temperature=self.temperature)
-        if self.scales not in _SCALES:
-            known = ", ".join("+".join(map(str, s)) for s in _SCALES)
+        if self.scales not in SCALES:
+            known = ", ".join("+".join(map(str, s)) for s in SCALES)
             raise ConfigError(f"scales must be one of {known}, got {'+'.join(map(str, self.scales)) or 'none'}")
 
 
@@ -134,7 +132,7 @@ class ICD(_Grid):
     base   "sd-kd": 0.1 CE + 0.9 SD-KD; "sd-dkd", "sd-nkd": CE + min((epoch + 1) / warmup, 1) SD-...; "none": L_cd
            alone, which sees angles between cells only: add a method that teaches the classes
     gamma  2; 8 in the public CIFAR-100 scripts. L_cd itself is not warmed up
-    beta   of SD-DKD, which the authors set to 2 here
+    beta   of SD-DKD, which the authors set to 2 here; variant  of SD-NKD, see `losses.dkd.nkd`
     Source: arXiv 2509.12553.
     """
 
@@ -142,6 +140,7 @@ class ICD(_Grid):
     base: str = "sd-kd"
     gamma: float = 2.0
     beta: float = 2.0
+    variant: str = "paper"
     warmup: int = 20
 
     def __post_init__(self) -> None:
@@ -160,7 +159,7 @@ class ICD(_Grid):
         bases = {
             "sd-kd": lambda: SDKD(**grid),  # type: ignore[arg-type]
             "sd-dkd": lambda: SDDKD(**grid, beta=self.beta, warmup=self.warmup),  # type: ignore[arg-type]
-            "sd-nkd": lambda: SDNKD(**grid, warmup=self.warmup),  # type: ignore[arg-type]
+            "sd-nkd": lambda: SDNKD(**grid, variant=self.variant, warmup=self.warmup),  # type: ignore[arg-type]
             "none": lambda: None,
         }
         if self.base not in bases:
