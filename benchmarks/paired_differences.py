@@ -36,8 +36,8 @@ def main() -> None:
     for method in dict.fromkeys(chosen["method"]):
         if method != options.method:
             interval = bootstrap_seeds((own - table.loc[method]).to_numpy(dtype=np.float64))
-            low, high = interval.low, interval.high
-            rows.append(f"| {method} | {interval.mean:+.3f} [{low:+.3f}, {high:+.3f}] | {interval.n} | {interval.nan} |")
+            text = f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+            rows.append(f"| {method} | {text} | {interval.n} | {interval.nan} |")
     sys.stdout.write("\n".join(rows) + "\n")
 
 

@@ -67,12 +67,12 @@ def league_figure(table: pd.DataFrame, *, width: str | float = "double") -> Figu
                 axes.axvline(goal[0], color=MUTED, linewidth=0.8, dashes=(3, 2))
                 axes.annotate(
                     "teacher",
-                    (goal[0], 1),
-                    (-2, -2),
+                    (goal[0], 0),
+                    (-2, 2),
                     xycoords=("data", "axes fraction"),
                     textcoords="offset points",
                     ha="right",
-                    va="top",
+                    va="bottom",
                     fontsize=5.5,
                     color=MUTED,
                 )
