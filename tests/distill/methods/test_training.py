@@ -39,7 +39,7 @@ Run = Callable[..., DistillRun]
 def run(make_pair: Callable[..., ModelPair], tiny_task: Task, tiny_fabric: Fabric) -> Run:
     """run(text, seed=0, cache_gb=2.0, folder=None) -> two short epochs by this method, kept for the next who asks."""
 
-    train_set, held_out = tiny_task.train.take(range(28)), tiny_task.validation.take(range(9))
+    train_set, held_out = tiny_task.train.take(range(28)), tiny_task.validation.take(range(8))
     task = dataclasses.replace(tiny_task, train=train_set, validation=held_out)
 
     @cache
