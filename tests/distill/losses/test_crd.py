@@ -138,7 +138,7 @@ def test_every_image_of_another_class_is_drawn_as_often() -> None:
 
 
 def test_what_cannot_be_contrasted_is_refused(normal: Normal) -> None:
-    with pytest.raises(ConfigError, match="needs images of at least two classes"):
+    with pytest.raises(ConfigError, match="contrasts classes but all training images have one label: train on several"):
         draw_negatives(torch.zeros(2), torch.zeros(5), 3)
     with pytest.raises(ConfigError, match="CRD needs the same samples of both, got 2 of the student, 3 of the teacher"):
         make()(normal(2, 3), normal(3, 5), torch.tensor([0, 1]))

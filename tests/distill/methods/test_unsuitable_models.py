@@ -82,7 +82,7 @@ def test_a_student_wider_than_the_teacher_is_refused_where_it_cannot_be_embedded
 
 def test_training_images_of_one_class_cannot_be_contrasted(setting: Setting, evaluate) -> None:  # type: ignore[no-untyped-def]
     criterion = parse_method("crd").build(dataclasses.replace(setting, labels=torch.zeros(48, dtype=torch.long)))
-    with pytest.raises(ConfigError, match="needs images of at least two classes"):
+    with pytest.raises(ConfigError, match="contrasts classes but all training images have one label: train on several"):
         evaluate(criterion, setting.pair)
 
 
