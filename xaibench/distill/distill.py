@@ -25,6 +25,7 @@ from xaibench.distill.recipe import Recipe, resolve_precision
 from xaibench.distill.teacher_cache import CachedTeacher, LiveTeacher, teacher_source
 from xaibench.distill.trainer import Fit, StudentInput, fit
 from xaibench.errors import ConfigError, ModelError
+from xaibench.models.folding import folded
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
@@ -97,6 +98,8 @@ def measure_moments(
     layers = layers or tuple(dict.fromkeys(pair.teacher_layers))
     device = next(pair.teacher.parameters()).device
     chunks = images.images.split(batch_size)
+    teacher = folded(pair.teacher, pair.preprocessing(chunks[0][:2].to(device)), layers)
+    teacher = teacher.to(memory_format=torch.channels_last)
     with progress("subspace moments", len(chunks)) as advance:
 
         def batches():  # type: ignore[no-untyped-def]
@@ -105,7 +108,7 @@ def measure_moments(
                 advance()
 
         autocast = fabric.autocast() if fabric is not None else None
-        return collect_moments(pair.teacher, layers, batches(), locations=locations, seed=seed, autocast=autocast)
+        return collect_moments(teacher, layers, batches(), locations=locations, seed=seed, autocast=autocast)
 
 
 def distill(
@@ -157,7 +160,8 @@ def distill(
     inputs = StudentInput(train, pair.preprocessing, recipe, data_seed, device)
     source: CachedTeacher | LiveTeacher | None = None
     if criterion.needs_teacher:
-        live = LiveTeacher(teacher, criterion, fabric.autocast)
+        quick = folded(teacher, sample, criterion.teacher_layers)
+        live = LiveTeacher(quick.to(memory_format=torch.channels_last), criterion, fabric.autocast)
         budget = int(recipe.cache_gb * 1e9)
         source = teacher_source(live, inputs, len(train), recipe.cached_views, budget=budget)
     with fabric.autocast():
