@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from xaibench.errors import ConfigError, unknown_name
 from xaibench.files import write_atomically
+from xaibench.similarity.heatmaps import METRICS
 
 __all__ = [
     "INK",
@@ -70,15 +71,14 @@ _PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 _FIXED = {"subdistill": 0, "kd": 1, "student-only": 2, "at": 3, "vid": 4, "vkd": 5}
 
-_METRIC_LABELS = {
-    "cosine": "cosine",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-    "ssim": "SSIM",
-    "topk_iou": "top-10% IoU",
-    "sign_agreement": "sign agreement",
+_EXPLAINER_LABELS = {
+    "lrp": "LRP",
+    "ig": "integrated gradients",
+    "input-x-gradient": "input × gradient",
+    "smoothgrad": "SmoothGrad",
+    "gradcam": "Grad-CAM",
+    "shapley": "Shapley sampling",
 }
-_EXPLAINER_LABELS = {"lrp": "LRP", "ig": "integrated gradients"}
 _UNDATED = {
     "pdf": {"CreationDate": None},
     "svg": {"Date": None},
@@ -123,7 +123,7 @@ def _slot_style(slot: int) -> MethodStyle:
 
 def metric_label(name: str) -> str:
     """A metric's name as it is written in figures and tables ("topk_iou" -> "top-10% IoU")."""
-    return _METRIC_LABELS.get(name, name.replace("_", " "))
+    return METRICS[name].label if name in METRICS else name.replace("_", " ")
 
 
 def explainer_label(name: str) -> str:
