@@ -29,8 +29,19 @@ def test_the_teacher_explains_like_itself(twins: ModelPair, tiny_task: Task, tmp
     )
     assert report.metrics == ("cosine", "topk_iou")
     assert report.score("cosine").mean == 1.0
-    assert report.lift("cosine").mean > 0.3
+    assert report.lift("cosine", "random student").mean > 0.3
     assert not (tmp_path / "no.png").exists()
+
+
+def test_the_lift_over_an_independent_student_is_reported(
+    twins: ModelPair, tiny_pair: ModelPair, tiny_task: Task
+) -> None:
+    images = tiny_task.test.take(range(6))
+    report = assert_explains_alike(twins, images, min_cosine=0.5, independent_student=tiny_pair.student)
+    assert report.lift("cosine").mean == pytest.approx(1 - report.score("cosine", "independent student").mean)
+    assert "lift" in str(report)
+    with pytest.raises(ExplanationError, match="the independent student cannot be explained"):
+        assert_explains_alike(twins, images, min_cosine=0.5, independent_student=torch.nn.Identity())
 
 
 def test_an_untrained_student_fails_with_everything_to_see_why(
@@ -49,6 +60,7 @@ def test_an_untrained_student_fails_with_everything_to_see_why(
     assert header.split("  ")[0] == "metric"
     for column in ("95% interval", "chance", "random student", "mismatched images"):
         assert column in header
+    assert "lift" not in header  # no independent student was given
     assert "0.000 ± 0.250" in cosine
     assert "-  " not in cosine + pearson  # both nulls were scored
     listed = re.findall(r"^  ([+-]\d\.\d{3})  (\S+)$", message.split("worst images by cosine:")[1], re.MULTILINE)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xaibench.attribution.attribution import Attribution
 from xaibench.attribution.base import Explainer
@@ -48,6 +48,7 @@ def assert_explains_alike(
     contrast: str = "teacher",
     grid: int | None = None,
     sign: str = "signed",
+    independent_student: nn.Module | None = None,
     picture: Path | str | None = None,
     seed: int = 0,
     **minimums: float,
@@ -59,10 +60,12 @@ def assert_explains_alike(
     labels      (N,) classes to explain; None: those of the ImageSet, or the teacher's predictions for a plain tensor
     explainer   "lrp", "ig:steps=20", ... or an explainer object
     min_score   least mean score of `metric`
-    min_cosine, min_pearson, min_spearman, min_ssim, min_topk_iou, min_sign_agreement
-                least mean score of that metric; several may be given, at least one threshold must be
+    min_cosine, min_pearson, min_ssim, ...
+                least mean score of that metric (any name in METRICS); several may be given, at least one must be
     contrast    "teacher": both answer the same question; "own": each against its own runner-up
     grid, sign  as for `compare`
+    independent_student
+                a student that was trained without this teacher: the report then has the lift over it
     picture     .png or .pdf for the worst images of a failure; None: a file in `failure_folder()`
     seed        of the untrained student, the mismatched pairing and the bootstrap
 
@@ -77,7 +80,13 @@ def assert_explains_alike(
     method = parse_explainer(explainer) if isinstance(explainer, str) else explainer
     chosen = _image_set(pair, images, labels)
     maps = explain_pair(pair, chosen, method, contrast=contrast)
-    untrained, reason = _untrained(pair, chosen, method, maps, seed)
+    untrained, reason = _null(pair, chosen, method, maps, randomised(pair.student, seed))
+    if independent_student is not None:
+        independent, trouble = _null(pair, chosen, method, maps, independent_student)
+        if independent is None:
+            raise ExplanationError(f"the independent student cannot be explained: {trouble}")
+    else:
+        independent = None
     report = compare(
         maps.teacher,
         maps.student,
@@ -85,6 +94,7 @@ def assert_explains_alike(
         metrics=[name for name in METRICS if name in wanted],
         grid=grid,
         sign=sign,
+        independent_student=independent,
         random_student=untrained,
         seed=seed,
     )
@@ -144,12 +154,11 @@ def _image_set(pair: ModelPair, images: ImageSet | Tensor, labels: Sequence[int]
     return chosen
 
 
-def _untrained(
-    pair: ModelPair, images: ImageSet, method: Explainer, maps: PairAttribution, seed: int
+def _null(
+    pair: ModelPair, images: ImageSet, method: Explainer, maps: PairAttribution, model: nn.Module
 ) -> tuple[Attribution | None, str]:
-    # The null must not decide whether a test passes: without a valid explanation of it there is no null, and the
-    # message says why.
-    model = randomised(pair.student, seed)
+    # A random student must not decide whether a test passes: without a valid explanation of it there is no null, and
+    # the message says why.
     target = maps.teacher.target
     try:
         if target.rule == "own":
@@ -157,7 +166,7 @@ def _untrained(
             target = make_target(logits, target.label, contrast="own", logits_own=logits)
         return explain(model, pair.preprocessing(images.images), target, method, pair.preprocessing), ""
     except ExplanationError as error:
-        _log.info("no random student: %s", error)
+        _log.info("no null: %s", error)
         return None, str(error)
 
 

@@ -18,7 +18,7 @@ from xaibench.attribution.lrp import LRP
 from xaibench.attribution.targets import Target
 from xaibench.attribution.validity import Check, Validity
 from xaibench.errors import DataError, ExplanationError, UnknownNameError
-from xaibench.similarity.heatmaps import METRICS, pool, with_sign
+from xaibench.similarity.heatmaps import DEFAULT_METRICS, METRICS, pool, with_sign
 from xaibench.similarity.nulls import derangement
 from xaibench.similarity.scores import SimilarityReport, compare
 
@@ -59,8 +59,9 @@ def test_rows_are_the_metrics_of_pooled_maps(maps: tuple[Tensor, Tensor, Tensor]
     report = compare(*maps[:2], keys=KEYS, random_student=maps[2], grid=4, sign=sign, seed=5)
     a, b, c = (with_sign(pool(m, 4), sign) for m in maps)
     assert list(report.rows.columns) == ["image", "metric", "pairing", "value"]
-    assert len(report.rows) == N * len(METRICS) * 3
-    for name, metric in METRICS.items():
+    assert len(report.rows) == N * len(DEFAULT_METRICS) * 3
+    for name in DEFAULT_METRICS:
+        metric = METRICS[name]
         np.testing.assert_array_equal(report.values(name), metric(a, b))
         np.testing.assert_array_equal(report.values(name, "random student"), metric(a, c))
         np.testing.assert_array_equal(report.values(name, "mismatched images"), metric(a, b[derangement(N, 5)]))
@@ -74,7 +75,7 @@ def test_the_default_grid_follows_the_image_size(maps: tuple[Tensor, Tensor, Ten
 
 def test_summary(report: SimilarityReport) -> None:
     table = report.summary().set_index("metric")
-    assert list(table.index) == list(METRICS)
+    assert list(table.index) == list(DEFAULT_METRICS)
     row = table.loc["cosine"]
     assert row["mean"] == pytest.approx(report.values("cosine").mean())
     assert row["low"] < row["mean"] < row["high"]
@@ -93,7 +94,7 @@ def test_summary_is_a_copy(report: SimilarityReport) -> None:
 def test_the_same_maps_score_one_and_beat_both_nulls(maps: tuple[Tensor, Tensor, Tensor]) -> None:
     report = compare(maps[0], maps[0], random_student=maps[2])
     assert (report.summary()[["mean", "low", "high"]] == 1).all(axis=None)
-    assert report.lift("cosine").low > 0
+    assert report.lift("cosine", "random student").low > 0
     assert report.lift("cosine", "mismatched images").low > 0
 
 
@@ -141,7 +142,19 @@ def test_worst_images_come_first(report: SimilarityReport) -> None:
 
 def test_lift_is_the_mean_difference(report: SimilarityReport) -> None:
     difference = report.values("ssim") - report.values("ssim", "random student")
-    assert report.lift("ssim").mean == pytest.approx(difference.mean())
+    assert report.lift("ssim", "random student").mean == pytest.approx(difference.mean())
+
+
+def test_the_summary_has_the_lift_over_an_independent_student(maps: tuple[Tensor, Tensor, Tensor]) -> None:
+    report = compare(*maps[:2], independent_student=maps[2], metrics=["cosine", "ssim"])
+    difference = report.values("cosine") - report.values("cosine", "independent student")
+    row = report.summary().set_index("metric").loc["cosine"]
+    assert row["lift"] == pytest.approx(difference.mean())
+    assert row["lift_low"] < row["lift"] < row["lift_high"]
+    assert row["independent"] == pytest.approx(report.values("cosine", "independent student").mean())
+    assert f"{row['lift']:.3f}" in str(report)
+    itself = compare(*maps[:2], independent_student=maps[1], metrics=["cosine"]).lift("cosine")
+    assert (itself.mean, itself.low, itself.high) == (0, 0, 0)
 
 
 def test_nulls_that_were_not_scored(maps: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -149,7 +162,7 @@ def test_nulls_that_were_not_scored(maps: tuple[Tensor, Tensor, Tensor]) -> None
     row = report.summary().iloc[0]
     assert np.isnan(row[["random_student", "mismatched", "low", "high"]].astype(float)).all()
     assert np.isfinite(row["mean"])
-    with pytest.raises(DataError, match="no scores for the null 'random student': this report has none"):
+    with pytest.raises(DataError, match="no scores for the null 'independent student': this report has none"):
         report.lift("cosine")
 
 
@@ -161,10 +174,10 @@ def test_texts(report: SimilarityReport, tmp_path: Path) -> None:
     assert "\n" not in repr(report)
     html = report._repr_html_()
     assert mean in html
-    assert html.count("<tr") == 1 + len(METRICS)
+    assert html.count("<tr") == 1 + len(DEFAULT_METRICS)
     latex = report.to_latex()
     assert r"top-10\% IoU" in latex
-    assert latex.count(r"\\") == 1 + len(METRICS)
+    assert latex.count(r"\\") == 1 + len(DEFAULT_METRICS)
     assert r"0.000 $\pm$ 0.125" in latex
 
 

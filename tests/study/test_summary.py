@@ -42,6 +42,26 @@ def test_the_mean_is_over_images_and_seeds_and_nan_is_counted():
     assert row["chance_sd"] == pytest.approx(1 / 7, rel=0.05)
 
 
+def test_the_lift_pairs_seeds_and_images():
+    parts = [
+        scores([0.5, 0.7, np.nan]),
+        scores([0.1, 0.3, 0.2], pairing="independent student")[::-1],
+        scores([0.6, 0.6, 0.6], seed=1),
+        scores([0.5, np.nan, 0.4], pairing="independent student", seed=1),
+    ]
+    row = summarise(pd.concat(parts), 7, "signed").iloc[0]
+    assert row["lift"] == pytest.approx(np.mean([0.4, 0.4, 0.1, 0.2]))
+    assert row["lift_low"] < row["lift"] < row["lift_high"]
+    assert row["independent"] == pytest.approx(np.mean([0.1, 0.3, 0.2, 0.5, 0.4]))
+
+
+def test_without_an_independent_student_there_is_no_lift():
+    summary = summarise(scores([0.25, 0.75]), 7, "signed")
+    assert np.isnan(summary["lift"].iloc[0])
+    predictions = pd.DataFrame({"model": ["teacher", "kd/seed0"], "image": "1", "predicted": "a", "correct": True})
+    assert not [name for name in method_table(["kd"], summary, predictions) if "lift" in name]
+
+
 def test_the_table_counts_accuracy_and_agreement():
     predictions = pd.DataFrame(
         [

@@ -27,7 +27,11 @@ from xaibench.figures.style import (
 __all__ = ["similarity_figure"]
 
 _NEEDED = ("method", "explainer", "metric", "mean", "low", "high", "n", "chance", "chance_sd")
-_NULLS = {"random_student": ("random student", "v"), "mismatched": ("mismatched images", "d")}
+_NULLS = {
+    "independent": ("independent student", "s"),
+    "random_student": ("random student", "v"),
+    "mismatched": ("mismatched images", "d"),
+}
 _CHANCE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (3, 2)}
 _BAND: dict[str, Any] = {"facecolor": "#000000", "alpha": 0.12, "linewidth": 0}
 _STEP, _PAD = 0.115, 0.11  # inches between methods, and between metrics
@@ -37,7 +41,7 @@ def similarity_figure(summary: pd.DataFrame, *, width: str | float = "double") -
     """Dot plot of similarity scores: a panel an explainer, a group a metric, a row a method.
 
     summary  columns method, explainer, metric, mean, low, high, n, chance, chance_sd; where present also
-             random_student and mismatched (means of the two nulls). One row a method, explainer and metric.
+             independent, random_student and mismatched (means of the nulls). One row a method, explainer and metric.
     width    "single", "double" or inches
 
     Filled markers with bars are means with 95% intervals. The dashed line is the score of random maps, its

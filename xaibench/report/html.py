@@ -33,7 +33,9 @@ same map. The mean over the images stands with its 95% bootstrap interval.</li>
 <li><strong>Chance</strong> is what random maps would score. <strong>Mismatched images</strong> compare the
 student's map of one image with the teacher's of another: what the two share whatever the image, such as
 a preference for the centre. A <strong>random student</strong> has the same architecture and was never
-trained. Only what lies above all three tells of a decision structure taken over from the teacher.</li>
+trained. An <strong>independent student</strong> has the same architecture and was trained on the same images without
+the teacher: what any student of the task shares with it. The <strong>lift</strong> is a student's score minus the
+independent student's on the same images; only that tells of a decision structure taken over from the teacher.</li>
 <li><strong>Agreement</strong> is the share of images that get the same class from both models. Two models
 can agree on every class and decide for different reasons.</li>
 <li>Heatmaps are summed over the colour channels and averaged over a coarse grid before they are compared;

@@ -15,15 +15,20 @@ import pandas as pd
 from xaibench.attribution.attribution import Attribution
 from xaibench.errors import DataError, ExplanationError, unknown_name
 from xaibench.files import write_text
-from xaibench.similarity.heatmaps import METRICS, default_grid, pool, with_sign
+from xaibench.similarity.heatmaps import DEFAULT_METRICS, METRICS, default_grid, pool, with_sign
 from xaibench.similarity.nulls import derangement
 from xaibench.similarity.statistics import Interval, bootstrap_mean, paired_bootstrap
 
-__all__ = ["DEFAULT_METRICS", "PAIRINGS", "SimilarityReport", "compare"]
+__all__ = ["INDEPENDENT", "PAIRINGS", "SimilarityReport", "compare"]
 
-DEFAULT_METRICS = tuple(METRICS)
+INDEPENDENT = "independent student"
 
-PAIRINGS = {"matched": "", "random student": "random_student", "mismatched images": "mismatched"}
+PAIRINGS = {
+    "matched": "",
+    INDEPENDENT: "independent",
+    "random student": "random_student",
+    "mismatched images": "mismatched",
+}
 """Which two maps were scored -> the prefix of their columns in a summary."""
 
 
@@ -60,8 +65,11 @@ class SimilarityReport:
         """Mean over the images with its bootstrap 95% interval."""
         return bootstrap_mean(self.values(metric, pairing).to_numpy(), seed=self.seed)
 
-    def lift(self, metric: str, over: str = "random student") -> Interval:
-        """Mean of (matched - null) over the images, with its paired bootstrap 95% interval."""
+    def lift(self, metric: str, over: str = INDEPENDENT) -> Interval:
+        """Mean of (matched - null) over the images, with its paired bootstrap 95% interval.
+
+        Over an independent student it is the likeness that the teacher has brought about.
+        """
         return paired_bootstrap(self.values(metric).to_numpy(), self._null(metric, over).to_numpy(), seed=self.seed)
 
     def worst(self, metric: str, k: int = 5) -> list[str]:
@@ -69,9 +77,10 @@ class SimilarityReport:
         return list(self.values(metric).dropna().sort_values(kind="stable").index[:k])
 
     def summary(self) -> pd.DataFrame:
-        """A row a metric: mean, low, high, n, nan, chance, chance_sd, and each null's mean, low and high.
+        """A row a metric: mean, low, high, n, nan, chance, chance_sd, each null's mean, low and high, and the lift.
 
-        chance and chance_sd are those of one pair of random maps. A null that was not scored is NaN.
+        chance and chance_sd are those of one pair of random maps; lift is that over the independent student. What was
+        not scored is NaN.
         """
         return self._summary.copy()
 
@@ -87,8 +96,13 @@ class SimilarityReport:
                 if prefix:
                     null = self.score(metric, pairing)
                     record |= {prefix: null.mean, f"{prefix}_low": null.low, f"{prefix}_high": null.high}
-            records.append(record)
+            lift = paired_bootstrap(*self._paired(metric), seed=self.seed)
+            records.append(record | {"lift": lift.mean, "lift_low": lift.low, "lift_high": lift.high})
         return pd.DataFrame.from_records(records)
+
+    def _paired(self, metric: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        matched, null = self.values(metric), self.values(metric, INDEPENDENT)
+        return matched.to_numpy(), null.reindex(matched.index).to_numpy(dtype=np.float64)
 
     def _null(self, metric: str, pairing: str) -> pd.Series:
         values = self.values(metric, pairing)
@@ -102,18 +116,28 @@ class SimilarityReport:
         return f"{n} images, {self.grid}x{self.grid} grid, {self.sign} maps, mean and 95% interval"
 
     def _cells(self) -> list[list[str]]:
-        cells = []
-        for row in self.summary().to_dict("records"):
-            nulls = (_number(row[prefix]) for prefix in PAIRINGS.values() if prefix)
+        """Head and rows; of the nulls those that were scored."""
+        summary = self.summary()
+        nulls = {prefix: name for name, prefix in (*PAIRINGS.items(), ("lift", "lift")) if prefix}
+        nulls = {prefix: name for prefix, name in nulls.items() if summary[prefix].notna().any()}
+        cells = [["metric", "mean", "95% interval", "n", "nan", "chance", *nulls.values()]]
+        for row in summary.to_dict("records"):
             interval = f"[{_number(row['low'])}, {_number(row['high'])}]"
             chance = f"{_number(row['chance'])} ± {_number(row['chance_sd'])}"
-            counts = [str(row["n"]), str(row["nan"])]
-            cells.append([METRICS[row["metric"]].label, _number(row["mean"]), interval, *counts, chance, *nulls])
+            line = [
+                METRICS[row["metric"]].label,
+                _number(row["mean"]),
+                interval,
+                str(row["n"]),
+                str(row["nan"]),
+                chance,
+            ]
+            cells.append(line + [_number(row[prefix]) for prefix in nulls])
         return cells
 
     def __str__(self) -> str:
-        table = [_HEAD, *self._cells()]
-        widths = [max(len(line[i]) for line in table) for i in range(len(_HEAD))]
+        table = self._cells()
+        widths = [max(map(len, column)) for column in zip(*table)]
         lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table)
         return "\n".join([self._caption(), *lines])
 
@@ -121,18 +145,20 @@ class SimilarityReport:
         return f"SimilarityReport({self._caption()}: {', '.join(f'{m} {self.score(m)}' for m in self.metrics)})"
 
     def _repr_html_(self) -> str:
-        table = pd.DataFrame(self._cells(), columns=_HEAD).to_html(index=False, border=0)
+        head, *rows = self._cells()
+        table = pd.DataFrame(rows, columns=head).to_html(index=False, border=0)
         return f"<p>{self._caption()}</p>{table}"
 
     def to_latex(self) -> str:
         """A booktabs table of the summary; the caption line is a comment above it."""
+        head, *rows = self._cells()
         lines = [
             f"% {self._caption()}",
-            r"\begin{tabular}{l" + "r" * (len(_HEAD) - 1) + "}",
+            r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}",
             r"\toprule",
-            " & ".join(_HEAD) + r" \\",
+            " & ".join(head).replace("%", r"\%") + r" \\",
             r"\midrule",
-            *(" & ".join(line).replace("%", r"\%").replace("±", r"$\pm$") + r" \\" for line in self._cells()),
+            *(" & ".join(line).replace("%", r"\%").replace("±", r"$\pm$") + r" \\" for line in rows),
             r"\bottomrule",
             r"\end{tabular}",
         ]
@@ -152,18 +178,22 @@ def compare(
     metrics: Sequence[str] = DEFAULT_METRICS,
     grid: int | None = None,
     sign: str = "signed",
+    independent_student: Any = None,
     random_student: Any = None,
     seed: int = 0,
 ) -> SimilarityReport:
     """Score how alike the heatmaps of teacher and student are, beside the nulls.
 
-    teacher, student  two Attributions, or maps (N, H, W)
-    keys              a unique name per image; None: "0", "1", ...
-    metrics           names from METRICS
-    grid              cells a side after pooling; None: 28 -> 7, 32 -> 8, 224 -> 14
-    sign              "signed", "absolute" or "positive", applied after pooling
-    random_student    the explanation of a randomly initialised student on the same images: one null. The other, the
-                      student's maps of other images in a seeded pairing, is always scored (for two images or more)
+    teacher, student     two Attributions, or maps (N, H, W)
+    keys                 a unique name per image; None: "0", "1", ...
+    metrics              names from METRICS
+    grid                 cells a side after pooling; None: 28 -> 7, 32 -> 8, 224 -> 14
+    sign                 "signed", "absolute" or "positive", applied after pooling
+    independent_student  the same images explained under a student of the same form that was trained without this
+                         teacher: the null that the lift is reported over
+    random_student       ... under a randomly initialised student
+
+    A third null, the student's maps of other images in a seeded pairing, is always scored (for two images or more).
 
     Images that an Attribution flags as incomplete count as undefined (NaN).
 
@@ -176,8 +206,9 @@ def compare(
     if not metrics or len(set(metrics)) != len(metrics):
         raise DataError(f"metrics must be given once each, at least one, got {list(metrics)}")
     sets = {"teacher": teacher, "student": student}
-    if random_student is not None:
-        sets["random student"] = random_student
+    for role, given in ((INDEPENDENT, independent_student), ("random student", random_student)):
+        if given is not None:
+            sets[role] = given
     for role, given in sets.items():
         if isinstance(given, Attribution):
             given.validity.require(f"the {role}'s explanation")
@@ -202,8 +233,7 @@ def compare(
         raise DataError(f"{n} heatmaps need {n} unique keys, got {len(names)} ({len(set(names))} unique)")
 
     pairs: dict[str, npt.NDArray[np.float64]] = {"matched": maps["student"]}
-    if "random student" in maps:
-        pairs["random student"] = maps["random student"]
+    pairs |= {role: maps[role] for role in (INDEPENDENT, "random student") if role in maps}
     if n > 1:
         pairs["mismatched images"] = maps["student"][derangement(n, seed)]
     frames = []
@@ -212,9 +242,6 @@ def compare(
             values = METRICS[metric](maps["teacher"], others)
             frames.append(pd.DataFrame({"image": names, "metric": metric, "pairing": pairing, "value": values}))
     return SimilarityReport(pd.concat(frames, ignore_index=True), side, sign, seed)
-
-
-_HEAD = ["metric", "mean", "95% interval", "n", "nan", "chance", "random student", "mismatched images"]
 
 
 def _number(value: float) -> str:

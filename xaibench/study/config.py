@@ -16,7 +16,7 @@ from xaibench.distill.methods import parse_method
 from xaibench.distill.recipe import Recipe
 from xaibench.errors import ConfigError, unknown_name
 from xaibench.models.layers import LayerPair, parse_layers
-from xaibench.similarity.heatmaps import METRICS, SIGNS
+from xaibench.similarity.heatmaps import DEFAULT_METRICS, METRICS, SIGNS
 
 __all__ = [
     "DataConfig",
@@ -88,7 +88,7 @@ class ExplainConfig:
 class SimilarityConfig:
     """metrics: names in `METRICS`. grid: cells a side, None for min(14, side // 4). sign: see `with_sign`."""
 
-    metrics: tuple[str, ...] = tuple(METRICS)
+    metrics: tuple[str, ...] = DEFAULT_METRICS
     grid: int | None = None
     sign: str = "signed"
 

@@ -10,17 +10,20 @@ from xaibench.attribution.attribution import Attribution
 from xaibench.figures.gallery import gallery
 from xaibench.figures.history import history_figure
 from xaibench.figures.league import league_figure
+from xaibench.figures.matrix import score_matrix
 from xaibench.figures.similarity import similarity_figure
 from xaibench.figures.style import save_figure
 from xaibench.files import write_text
 from xaibench.report.html import headline, write_report
 from xaibench.report.tables import latex_table
+from xaibench.similarity.heatmaps import DEFAULT_METRICS
 from xaibench.study.run import Run, file_name
 
 __all__ = ["gallery_of", "present", "spread_images", "spread_methods"]
 
 _GALLERY_ROWS = 6
 _GALLERY_COLUMNS = 6
+_PANELS = 3
 
 
 def present(run: Run) -> None:
@@ -41,8 +44,14 @@ def present(run: Run) -> None:
     league = league_figure(table)
     save_figure(league, run.folder / "league")
     shown = spread_methods(summary, run.explainers[0], tuple(first))
-    similarity = similarity_figure(summary[summary["method"].isin(shown)])
+    chosen = summary[summary["method"].isin(shown)]
+    few = chosen["explainer"].isin(run.explainers[:_PANELS]) & chosen["metric"].isin(
+        _drawn(run.config.similarity.metrics)
+    )
+    similarity = similarity_figure(chosen[few])
     save_figure(similarity, run.folder / "similarity")
+    matrix = score_matrix(chosen)
+    save_figure(matrix, run.folder / "scores")
     histories = {name: run.history(name) for name in run.students if name.rpartition("/seed")[0] in shown}
     history = history_figure(histories, teacher_accuracy=run.manifest.get("teacher_validation_accuracy"))
     save_figure(history, run.folder / "history")
@@ -56,6 +65,7 @@ def present(run: Run) -> None:
         figures={
             "Methods side by side: means with 95% intervals, ordered by their likeness to the teacher": league,
             f"Similarity to the teacher's heatmaps, with chance and nulls{_some(shown, first)}": similarity,
+            f"Every score in one table{_some(shown, first)}": matrix,
             **figures,
             f"Training{_some(shown, first)}": history,
         },
@@ -117,6 +127,10 @@ def spread_methods(
 
 def _some(shown: list[str], all_: dict[str, str]) -> str:
     return f" ({len(shown)} of {len(all_)} methods, evenly from most to least alike)" if len(shown) < len(all_) else ""
+
+
+def _drawn(metrics: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in metrics if name in DEFAULT_METRICS) or metrics[:_GALLERY_ROWS]
 
 
 def _first_seed(run: Run) -> dict[str, str]:

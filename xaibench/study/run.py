@@ -7,7 +7,7 @@ students/METHOD/seedN/            student.safetensors, history.csv, run.json (re
                                   influence.{csv,pdf,png} where training images were weighted
 attributions/EXPLAINER/MODEL.safetensors
 predictions.csv  scores.csv  summary.csv  validity.csv  table.csv  table.tex
-gallery.{pdf,png}  league.{pdf,png}  similarity.{pdf,png}  history.{pdf,png}  report.html
+gallery.{pdf,png}  league.{pdf,png}  similarity.{pdf,png}  scores.{pdf,png}  history.{pdf,png}  report.html
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from functools import cache, partial
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -18,7 +19,7 @@ from xaibench.attribution.targets import Target, make_target
 from xaibench.data.images import ImageSet
 from xaibench.distill.criterion import Setting
 from xaibench.distill.distill import distill, measure_moments
-from xaibench.distill.methods import parse_method
+from xaibench.distill.methods import StudentOnly, parse_method
 from xaibench.errors import ExplanationError
 from xaibench.figures.influence import influence_figure
 from xaibench.figures.style import save_figure
@@ -37,6 +38,8 @@ from xaibench.subspace.moments import load_moments, save_moments
 __all__ = ["check_models", "check_trainable", "distill_students", "explain_models", "score_models"]
 
 _log = logging.getLogger(__name__)
+
+NO_TEACHER = StudentOnly.name
 
 
 def check_trainable(config: RunConfig, assets: Assets) -> None:
@@ -151,6 +154,7 @@ def score_models(run: Run) -> None:
                 metrics=similarity.metrics,
                 grid=similarity.grid,
                 sign=similarity.sign,
+                independent_student=_independent(run, name, explainer),
                 random_student=untrained,
                 seed=run.config.data.seed,
             )
@@ -190,12 +194,17 @@ def _explain_one(
 ) -> list[dict[str, object]]:
     path = run.attribution_path(name, explainer)
     about = {"model": name, "explainer": explainer}
-    attribution = Attribution.load(path) if path.is_file() else None
-    if attribution is None or attribution.model_hash != state_hash(model) or not attribution.target.same_as(target):
+    attribution = _stored(path)
+    wanted = (state_hash(model), parse_explainer(explainer))
+    if (
+        attribution is None
+        or (attribution.model_hash, attribution.explainer) != wanted
+        or not attribution.target.same_as(target)
+    ):
         x = run.preprocessing(images.images)
         with progress(f"{explainer} of {name}", len(x)) as advance:
             try:
-                attribution = explain(model, x, target, parse_explainer(explainer), run.preprocessing, on_batch=advance)
+                attribution = explain(model, x, target, wanted[1], run.preprocessing, on_batch=advance)
             except ExplanationError as error:
                 if name == "teacher":
                     raise
@@ -218,8 +227,24 @@ def _explain_one(
     return rows
 
 
+def _stored(path: Path) -> Attribution | None:
+    try:
+        return Attribution.load(path) if path.is_file() else None
+    except ExplanationError as error:
+        _log.warning("explaining again: %s", error)
+        return None
+
+
 def _attribution_or_none(run: Run, name: str, explainer: str) -> Attribution | None:
     return run.attribution(name, explainer) if run.attribution_path(name, explainer).is_file() else None
+
+
+def _independent(run: Run, name: str, explainer: str) -> Attribution | None:
+    """The student of the same seed that was trained without the teacher, the null of all others."""
+    method, _, seed = name.rpartition("/seed")
+    if method == NO_TEACHER or NO_TEACHER not in run.config.methods:
+        return None
+    return _attribution_or_none(run, f"{NO_TEACHER}/seed{seed}", explainer)
 
 
 def _predictions(logits: dict[str, Tensor], test: ImageSet) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xaibench.similarity.heatmaps import METRICS
+from xaibench.similarity.scores import INDEPENDENT, PAIRINGS
 from xaibench.similarity.statistics import Interval, bootstrap_mean, bootstrap_seeds
 
 __all__ = ["method_table", "summarise"]
@@ -17,7 +18,8 @@ def summarise(scores: pd.DataFrame, grid: int, sign: str) -> pd.DataFrame:
     """One row a method, explainer and metric: mean over seeds and images with its 95% interval, chance, nulls.
 
     The interval is a bootstrap over images, and over seeds too where there are several (both levels are resampled).
-    `n` counts scores, `nan` those that are undefined and left out.
+    `n` counts scores, `nan` those that are undefined and left out. `lift` is the mean of score minus the independent
+    student's on the same image and seed.
     """
     rows = []
     for (method, explainer, metric), part in scores.groupby(["method", "explainer", "metric"], sort=False):
@@ -33,18 +35,24 @@ def summarise(scores: pd.DataFrame, grid: int, sign: str) -> pd.DataFrame:
             "nan": matched.nan,
         }
         row |= {"chance": chance, "chance_sd": chance_sd}
-        for column, pairing in (("random_student", "random student"), ("mismatched", "mismatched images")):
-            null = part[part["pairing"] == pairing]
-            interval = _interval(null) if len(null) else Interval(float("nan"), float("nan"), float("nan"), 0, 0)
-            row |= {column: interval.mean, f"{column}_low": interval.low, f"{column}_high": interval.high}
-        rows.append(row)
+        by_pairing = dict(tuple(part.groupby("pairing")))
+        lift = part.iloc[:0]
+        if INDEPENDENT in by_pairing:
+            keys = ["seed", "image"]
+            both = by_pairing["matched"].merge(by_pairing[INDEPENDENT], on=keys, suffixes=("", "_null"))
+            lift = both[keys].assign(value=both["value"] - both["value_null"])
+        for pairing, column in PAIRINGS.items():
+            if column:
+                row |= _bounds(column, by_pairing.get(pairing, part.iloc[:0]))
+        rows.append(row | _bounds("lift", lift))
     return pd.DataFrame(rows)
 
 
 def method_table(methods: Sequence[str], summary: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row a method: accuracy and agreement with the teacher on the test set, and the cosine of each explainer.
+    """One row a method: accuracy and agreement with the teacher on the test set, cosine and lift of each explainer.
 
-    "X low" and "X high" are the ends of X's 95% interval, from the same bootstrap as in `summarise`.
+    "X low" and "X high" are the ends of X's 95% interval, from the same bootstrap as in `summarise`. Where no
+    independent student was scored there is no lift.
     """
     predictions = predictions.assign(method=predictions["model"].str.rpartition("/seed")[0])
     teacher = predictions[predictions["model"] == "teacher"].set_index("image")
@@ -67,10 +75,23 @@ def method_table(methods: Sequence[str], summary: pd.DataFrame, predictions: pd.
         cosines = summary[(summary["method"] == method) & (summary["metric"] == "cosine")]
         for explainer in summary["explainer"].unique():
             found = cosines[cosines["explainer"] == explainer]
-            for suffix, column in (("", "mean"), (" low", "low"), (" high", "high")):
-                row[f"{explainer} cosine{suffix}"] = found[column].iloc[0] if len(found) else float("nan")
+            for name, start in (("cosine", ""), ("lift", "lift_")):
+                for suffix, column in (
+                    ("", start.removesuffix("_") or "mean"),
+                    (" low", f"{start}low"),
+                    (" high", f"{start}high"),
+                ):
+                    row[f"{explainer} {name}{suffix}"] = found[column].iloc[0] if len(found) else float("nan")
         rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    empty = [name for name in table if " lift" in str(name) and table[name].isna().all()]
+    return table.drop(columns=empty)
+
+
+def _bounds(column: str, part: pd.DataFrame) -> dict[str, float]:
+    nothing = Interval(float("nan"), float("nan"), float("nan"), 0, 0)
+    interval = _interval(part) if len(part) else nothing
+    return {column: interval.mean, f"{column}_low": interval.low, f"{column}_high": interval.high}
 
 
 def _interval(part: pd.DataFrame) -> Interval:
