@@ -1,0 +1,123 @@
+"""The main job, whole and one step at a time."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from xaibench.cli.app import Accelerator, Devices, Extend, Json, RunFolder, Set, app, say, show
+from xaibench.errors import BelowThresholdError, ConfigError, unknown_name
+
+
+@app.command()
+def run(
+    config: Annotated[str | None, typer.Argument(help="A TOML file.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A configuration that comes with xaibench, e.g. demo.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME if not given.")] = None,
+    set_: Set = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    extend: Extend = False,
+    as_json: Json = False,
+) -> None:
+    """Distil, explain, score and report: the main job. A killed run resumes when it is started again."""
+    from xaibench.study.config import RunConfig, presets
+    from xaibench.study.runner import run_study
+
+    if (config is None) == (preset is None):
+        raise ConfigError("give either a configuration file or --preset NAME")
+    if preset is not None and preset not in presets():
+        raise unknown_name("preset", preset, presets())
+    settings = RunConfig.load(config or str(preset)).override(set_ or [])
+    folder = out or Path("runs") / (preset or Path(str(config)).stem)
+    finished = run_study(settings, folder, accelerator=accelerator, devices=devices, extend=extend)
+    show(finished.table(), as_json)
+    sys.stderr.write(f"report: {finished.folder / 'report.html'}\n")
+
+
+@app.command()
+def distill(
+    config: Annotated[str, typer.Argument(help="A TOML file, a preset or an existing run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME if not given.")] = None,
+    set_: Set = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    extend: Extend = False,
+    as_json: Json = False,
+) -> None:
+    """Train the students of a configuration into a run folder, or the missing ones of an existing run."""
+    from xaibench.distill.distill import make_fabric
+    from xaibench.study.config import RunConfig
+    from xaibench.study.run import open_run
+    from xaibench.study.runner import create_run, reopen
+    from xaibench.study.steps import distill_students
+
+    if (Path(config) / "manifest.json").is_file():
+        if out is not None or set_ or extend:
+            raise ConfigError(f"{config} is a run with its own configuration: leave out --out, --set, --extend")
+        run = open_run(config)
+        fabric = make_fabric(run.config.train, accelerator, devices, launch=False)
+        this, assets = reopen(run)
+    else:
+        settings = RunConfig.load(config).override(set_ or [])
+        fabric = make_fabric(settings.train, accelerator, devices, launch=False)
+        this, assets = create_run(settings, out or Path("runs") / Path(config).stem, extend=extend)
+    distill_students(this, assets, fabric)
+    rows = []
+    for name in this.students:
+        history = this.history(name)
+        best = int(history["validation_accuracy"].to_numpy().argmax())
+        accuracy = history["validation_accuracy"].iloc[best]
+        rows.append({"student": name, "validation accuracy": accuracy, "best epoch": best})
+    show(pd.DataFrame(rows), as_json)
+
+
+@app.command()
+def explain(folder: RunFolder, as_json: Json = False) -> None:
+    """Explain the run's test images under every model and check the explanations."""
+    from xaibench.study.run import open_run
+    from xaibench.study.runner import reopen
+    from xaibench.study.steps import explain_models
+
+    this, assets = reopen(open_run(folder))
+    explain_models(this, assets)
+    show(this.validity(), as_json)
+
+
+@app.command()
+def score(
+    folder: RunFolder,
+    minimum: Annotated[
+        list[str] | None,
+        typer.Option("--min", help="EXPLAINER.METRIC=VALUE, e.g. lrp.cosine=0.6; exit code 3 below."),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Hold only this method to --min.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score the students' heatmaps against the teacher's; fail where a mean lies below its threshold."""
+    from xaibench.study.run import open_run
+    from xaibench.study.steps import score_models
+    from xaibench.study.thresholds import parse_threshold, shortfalls
+
+    this = open_run(folder)
+    thresholds = [parse_threshold(text, this) for text in minimum or []]
+    score_models(this)
+    show(this.summary(), as_json)
+    below = shortfalls(this.summary(), thresholds, method)
+    if below:
+        raise BelowThresholdError("; ".join(below))
+
+
+@app.command()
+def report(folder: RunFolder) -> None:
+    """Draw the figures of a scored run and write report.html."""
+    from xaibench.study.present import present
+    from xaibench.study.run import open_run
+
+    this = open_run(folder)
+    present(this)
+    say(this.folder / "report.html")

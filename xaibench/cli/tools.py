@@ -1,0 +1,106 @@
+"""Pictures, teachers, and what there is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from xaibench.cli.app import Accelerator, Json, RunFolder, app, command_line, say, show
+from xaibench.errors import ConfigError, RunFolderError, unknown_name
+
+
+@app.command()
+def figure(
+    folder: RunFolder,
+    out: Annotated[Path, typer.Option(help="Where to write it: .pdf, .svg or .png.")] = Path("gallery.pdf"),
+    explainer: Annotated[str | None, typer.Option(help="Explainer of the run; the first if not given.")] = None,
+    images: Annotated[list[str] | None, typer.Option("--image", help="Image key; repeat for more rows.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Number of images where none are named, most to least alike.")] = 6,
+    methods: Annotated[list[str] | None, typer.Option("--method", help="Method to draw; repeat for more.")] = None,
+) -> None:
+    """Draw the comparison figure of a scored run."""
+    from xaibench.figures.style import save_figure
+    from xaibench.study.present import gallery_of, spread_images
+    from xaibench.study.run import open_run
+
+    this = open_run(folder)
+    chosen = explainer or this.explainers[0]
+    for key in images or []:
+        if key not in this.images.keys:
+            raise unknown_name("image", key, this.images.keys)
+    for method in methods or []:
+        if method not in this.config.methods:
+            raise unknown_name("method of this run", method, this.config.methods)
+    students = {m: f"{m}/seed{this.config.seeds[0]}" for m in methods or this.config.methods}
+    drawn = gallery_of(this, chosen, students, images or spread_images(this, chosen, rows))
+    for path in save_figure(drawn, out.with_suffix(""), (out.suffix.removeprefix(".") or "pdf",)):
+        say(path)
+
+
+@app.command("train-teacher")
+def train_teacher(
+    out: Annotated[Path, typer.Argument(help="Checkpoint to write (.safetensors).")],
+    model: Annotated[str, typer.Option(help="Architecture, e.g. resnet18-cifar.")],
+    dataset: Annotated[str, typer.Option(help="Dataset by name.")] = "fashion-mnist",
+    root: Annotated[Path | None, typer.Option(help="Folder of the dataset.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe: --set epochs=10")] = None,
+    validation: Annotated[float, typer.Option(help="Share of the training images held out.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seeds split, initialisation, order and augmentation.")] = 0,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
+    accelerator: Accelerator = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a classifier on all classes of a dataset, to serve as a teacher."""
+    from xaibench.study.teacher import make_teacher
+
+    options = ",".join(set_ or [])
+    made = make_teacher(
+        out,
+        model,
+        dataset=dataset,
+        root=root,
+        recipe=options,
+        validation=validation,
+        seed=seed,
+        half=half,
+        accelerator=accelerator,
+        command=command_line(),
+    )
+    show(pd.DataFrame([made]), as_json)
+
+
+@app.command()
+def info(
+    target: Annotated[
+        str | None, typer.Argument(help="A run folder, a configuration, a checkpoint, or nothing: what there is.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a run or checkpoint holds, what a configuration or preset would do (with the layer pairs and their
+    shapes), or list the names of datasets, methods, explainers, metrics and presets."""
+    from xaibench.study.describe import describe
+
+    facts = describe(Path(target) if target else None)
+    if as_json:
+        say(json.dumps(facts, indent=2, default=str))
+    else:
+        for key, value in facts.items():
+            say(f"{key:<14} {value}")
+
+
+@app.command()
+def lab(folder: Annotated[Path, typer.Argument(help="Where the notebooks are.")] = Path("notebooks")) -> None:
+    """Open the notebooks in JupyterLab."""
+    import importlib.util
+    import subprocess
+
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise ConfigError("JupyterLab is not installed: pip install 'xaibench[notebooks]'")
+    if not folder.is_dir():
+        raise RunFolderError(f"no folder {folder}: give the folder of your notebooks")
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyterlab", str(folder)]))
