@@ -18,7 +18,7 @@ Images = Annotated[int | None, typer.Option(min=1, help="How many of the explain
 def flip(
     folder: RunFolder,
     explainer: Explainer = None,
-    fill: Annotated[str, typer.Option(help="What replaces a patch: mean, black, blur or inpaint.")] = "mean",
+    fill: Annotated[str, typer.Option(help="What replaces a patch: inpaint, blur, mean or black.")] = "inpaint",
     grid: Annotated[int | None, typer.Option(min=1, help="Patches a side; the run's grid if not given.")] = None,
     methods: Methods = None,
     images: Images = None,

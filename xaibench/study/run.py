@@ -8,6 +8,8 @@ students/METHOD/seedN/            student.safetensors, history.csv, run.json (re
 attributions/EXPLAINER/MODEL.safetensors
 predictions.csv  scores.csv  summary.csv  validity.csv  table.csv  table.tex
 gallery.{pdf,png}  league.{pdf,png}  similarity.{pdf,png}  scores.{pdf,png}  history.{pdf,png}  report.html
+
+On demand: flipping-EXPLAINER-FILL.*  pooling-EXPLAINER-METRIC.*  inside.*  directions.*  cues*  contamination-SHARE/
 """
 
 from __future__ import annotations

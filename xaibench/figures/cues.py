@@ -1,0 +1,143 @@
+"""Reliance on a spurious mark against its share in the training data: a panel a quantity, a line a method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from xaibench.errors import DataError, unknown_name
+from xaibench.figures.gallery import fitting
+from xaibench.figures.style import (
+    MUTED,
+    MethodStyle,
+    explainer_label,
+    figure_width,
+    method_styles,
+    new_figure,
+    paper_style,
+)
+
+__all__ = ["QUANTITIES", "cues_figure"]
+
+QUANTITIES = {
+    "mass": "positive relevance on the mark",
+    "absolute_mass": "|relevance| on the mark",
+    "net_mass": "net relevance on the mark",
+    "pointing": "strongest pixel on the mark",
+    "topk": "top pixels on the mark",
+    "auc": "ROC AUC of the mark",
+    "attack_success": "attack success",
+    "marked_accuracy": "accuracy, all images marked",
+    "accuracy": "accuracy, no image marked",
+}
+"""What a cue study measures -> how its panel is headed."""
+
+_XLABEL = "share of the class's training images that carry the mark"
+_SHOWN = ("mass", "net_mass", "attack_success", "accuracy")
+_NEEDED = ("contamination", "method", "explainer", "quantity", "mean", "low", "high", "chance")
+_TEACHER: dict[str, Any] = {"color": MUTED, "linewidth": 1.0, "dashes": (4, 2)}
+_CHANCE: dict[str, Any] = {"linewidth": 0.8, "linestyle": (0, (1, 1.5))}
+_ACROSS, _HIGH, _TOP, _BOTTOM, _LEFT, _RIGHT, _LINE = 4, 1.15, 0.2, 0.2, 0.44, 0.08, 0.15  # inches, but the first
+
+
+def cues_figure(table: pd.DataFrame, *, quantities: Iterable[str] = _SHOWN, width: str | float = "double") -> Figure:
+    """Draw the table of a cue study: contamination across, each quantity's mean with its 95% interval upwards.
+
+    table       columns contamination, method, explainer, quantity, mean, low, high, chance: one row each; the rows of
+                method "teacher" have no contamination (NaN) and are drawn as a dashed line with its interval as a band
+    quantities  names in QUANTITIES, a panel each; of explanations a panel for each explainer. Those that the table does
+                not have are left out
+    width       "single", "double" or inches
+
+    Dotted is what the quantity would be by chance or without the mark (the column chance); in a student's own colour
+    where it differs between students.
+    """
+    missing = [name for name in _NEEDED if name not in table]
+    if missing:
+        raise DataError(f"the table lacks the columns {', '.join(missing)}: pass the table of a cue study")
+    for name in quantities:
+        if name not in QUANTITIES:
+            raise unknown_name("quantity", name, QUANTITIES)
+    students = table[table["method"] != "teacher"]
+    if students.empty:
+        raise DataError("the table has no method besides the teacher: distil at least one student first")
+    present = {(str(q), str(e)): part for (q, e), part in table.groupby(["quantity", "explainer"], sort=False)}
+    panels = [key for name in quantities for key in present if key[0] == name]
+    if not panels:
+        raise DataError(f"the table holds none of {', '.join(quantities)}: pass the table of a cue study")
+    styles = method_styles(students["method"])
+
+    inches = figure_width(width)
+    across = min(_ACROSS, len(panels), max(1, int(inches / 1.6)))
+    down = -(-len(panels) // across)
+    per_line = max(1, int(inches / 1.1))
+    legend = _LINE * -(-(len(styles) + 2) // per_line)
+    cell, pitch = inches / across, _TOP + _HIGH + _BOTTOM
+    height = legend + down * pitch + _LINE
+    with paper_style():
+        figure = new_figure(inches, height)
+        for place, key in enumerate(panels):
+            row, column = divmod(place, across)
+            x, top = column * cell + _LEFT, legend + row * pitch + _TOP
+            room = cell - _LEFT - _RIGHT
+            axes = figure.add_axes((x / inches, 1 - (top + _HIGH) / height, room / inches, _HIGH / height))
+            _draw(axes, present[key], styles)
+            title = _title(*key)
+            axes.set_title(title, pad=4, fontsize=fitting(title, 7.5, cell - 0.1), x=0.5 - (_LEFT - _RIGHT) / room / 2)
+        figure.text(0.5, 0.04 / height, _XLABEL, ha="center", va="bottom", fontsize=6.5)
+        entries: dict[str, Any] = {
+            name: Line2D([], [], color=s.colour, marker=s.marker, markersize=3.6, mew=0) for name, s in styles.items()
+        }
+        entries["teacher"] = Line2D([], [], **_TEACHER)
+        entries["chance, no mark"] = Line2D([], [], color=MUTED, **_CHANCE)
+        figure.legend(
+            list(entries.values()),
+            list(entries),
+            loc="upper center",
+            ncols=min(per_line, len(entries)),
+            columnspacing=1.3,
+            borderpad=0,
+            borderaxespad=0.3,
+        )
+    return figure
+
+
+def _draw(axes: Axes, rows: pd.DataFrame, styles: dict[str, MethodStyle]) -> None:
+    teacher, students = rows[rows["method"] == "teacher"], rows[rows["method"] != "teacher"]
+    levels = students["contamination"].to_numpy(dtype=float)
+    apart = 0.012 * (max(levels, default=1) - min(levels, default=0) or 1)
+    for row in teacher.to_dict("records"):
+        axes.axhspan(row["low"], row["high"], color=MUTED, alpha=0.15, linewidth=0)
+        axes.axhline(row["mean"], **_TEACHER)
+    shared = students["chance"].dropna().round(9).unique()
+    if len(shared) == 1:
+        axes.axhline(shared[0], color=MUTED, **_CHANCE)
+    for place, (name, style) in enumerate(styles.items()):
+        line = students[students["method"] == name].sort_values("contamination")
+        x = line["contamination"].to_numpy(dtype=float) + apart * (place - (len(styles) - 1) / 2)
+        mean, low, high = (line[column].to_numpy(dtype=float) for column in ("mean", "low", "high"))
+        axes.vlines(x, low, high, color=style.colour, linewidth=0.9)
+        axes.plot(x, mean, marker=style.marker, color=style.colour, markersize=3.6, mew=0, linewidth=1.0)
+        if len(shared) > 1:
+            axes.plot(x, line["chance"].to_numpy(dtype=float), color=style.colour, **_CHANCE)
+    axes.set_xticks(sorted(set(levels)))
+    axes.xaxis.set_major_formatter(_percent)
+    axes.yaxis.set_major_formatter(_percent)
+    axes.yaxis.grid(color="#e4e4e4", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.locator_params(axis="y", nbins=5)
+    axes.margins(x=0.06, y=0.08)
+
+
+def _percent(value: float, _position: float = 0) -> str:
+    return f"{100 * value:.4g}%".replace("-", "\N{MINUS SIGN}")
+
+
+def _title(quantity: str, explainer: str) -> str:
+    label = QUANTITIES[quantity]
+    return label if explainer == "-" else f"{explainer_label(explainer)}: {label}"

@@ -1,0 +1,134 @@
+"""What single directions of a layer look at: input | teacher's directions | student's, a row an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from xaibench.errors import DataError
+from xaibench.figures.gallery import fitting, pixels, symmetric_limit
+from xaibench.figures.style import INK, MUTED, figure_width, heatmap_colours, new_figure, paper_style
+
+__all__ = ["directions_figure", "of_one_model"]
+
+_GAP, _GROUP, _LINE, _HEADER, _FOOTER, _MARGIN, _LARGEST = 0.05, 0.12, 0.12, 0.36, 0.46, 0.03, 1.3  # inches
+_FRAME = "#9a9a9a"
+
+
+def directions_figure(
+    images: npt.ArrayLike,
+    teacher: npt.ArrayLike,
+    student: npt.ArrayLike,
+    *,
+    titles: Sequence[str],
+    cosines: npt.ArrayLike,
+    names: tuple[str, str] = ("teacher", "student"),
+    width: str | float = "double",
+) -> Figure:
+    """Draw heatmaps of k directions side by side: columns input, teacher's directions 1..k, student's 1..k.
+
+    images            (N, C, H, W) in [0, 1], C = 1 or 3
+    teacher, student  (N, k, H, W) signed relevance
+    titles            N titles, set under the inputs, first line in bold; "" for none
+    cosines           (N, k) likeness of each direction's two maps, set under the student's panels; NaN shows as -
+    names             headings of the two groups of columns
+    width             "single", "double" or inches: the most that the figure takes
+
+    Each model's maps of an image are divided by its total |relevance| in the k directions: directions keep their weight
+    against each other, and models whose logits differ in scale can be compared by eye. One symmetric scale for all
+    panels, clipped beyond the 99.5% quantile.
+    """
+    pictures = pixels(images)
+    maps = [of_one_model(values) for values in (teacher, student)]
+    likeness = np.asarray(cosines, dtype=np.float64)
+    n, k = maps[0].shape[:2]
+    if maps[1].shape[:2] != (n, k) or len(pictures) != n or len(titles) != n or likeness.shape != (n, k) or n == 0:
+        raise DataError(
+            f"{len(pictures)} images, {len(titles)} titles, heatmaps {maps[0].shape} and {maps[1].shape}, cosines "
+            f"{likeness.shape}: give one of each for the same images and directions, at least one"
+        )
+    limit = symmetric_limit(np.concatenate([values.ravel() for values in maps]))
+    colours, norm = heatmap_colours(), Normalize(-limit, limit)
+
+    across = 2 * k + 1
+    gaps = 2 * _MARGIN + _GAP * (across - 3) + 2 * _GROUP
+    panel = min((figure_width(width) - gaps) / across, _LARGEST)
+    inches = panel * across + gaps
+    high = panel * pictures.shape[1] / pictures.shape[2]
+    pitch = high + _LINE * max(1, *(title.count("\n") + 1 for title in titles)) + 0.07
+    height = _HEADER + n * pitch + _FOOTER
+    starts = [_MARGIN + column * (panel + _GAP) + (_GROUP - _GAP) * _groups(column, k) for column in range(across)]
+    with paper_style():
+        figure = new_figure(inches, height)
+
+        def place(x: float, top: float, w: float, h: float) -> Axes:
+            axes = figure.add_axes((x / inches, 1 - (top + h) / height, w / inches, h / height), xticks=[], yticks=[])
+            axes.spines[:].set(visible=True, linewidth=0.4, color=_FRAME)
+            return axes
+
+        for row in range(n):
+            top = _HEADER + row * pitch
+            axes = place(starts[0], top, panel, high)
+            axes.imshow(pictures[row], interpolation="nearest", aspect="auto")
+            _write_below(axes, titles[row], panel)
+            for group, values in enumerate(maps):
+                for j in range(k):
+                    axes = place(starts[1 + group * k + j], top, panel, high)
+                    axes.imshow(values[row, j], cmap=colours, norm=norm, interpolation="nearest", aspect="auto")
+                    if row == 0:
+                        axes.set_title(f"direction {j + 1}", pad=3, fontsize=fitting(f"direction {j + 1}", 7, panel))
+                    if group == 1:
+                        text = f"cosine {likeness[row, j]:.2f}" if np.isfinite(likeness[row, j]) else "cosine -"
+                        axes.set_xlabel(text, labelpad=2, fontsize=fitting(text, 6.5, panel))
+        for group, name in enumerate(names):
+            left, right = starts[1 + group * k], starts[(group + 1) * k] + panel
+            size = fitting(name, 8, right - left)
+            figure.text((left + right) / 2 / inches, 1 - 0.04 / height, name, ha="center", va="top", fontsize=size)
+        long = min(2.4, 0.6 * inches)
+        bar = place((inches - long) / 2, height - _FOOTER + 0.08, long, 0.07)
+        colourbar = figure.colorbar(
+            ScalarMappable(norm, colours), cax=bar, orientation="horizontal", extend="both", extendfrac=0.03
+        )
+        colourbar.outline.set(linewidth=0.4, edgecolor=_FRAME)
+        end = f"{100 * limit:.2g}%"
+        bar.set_xticks([-limit, 0.0, limit], [f"−{end}", "0", f"+{end}"])
+        bar.tick_params(length=1.5, pad=1.5, labelsize=6)
+        bar.set_xlabel("share of the model's |relevance| in these directions", labelpad=1.5, fontsize=6.5)
+    return figure
+
+
+def of_one_model(maps: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Maps (N, k, H, W) as they are coloured: divided by the image's sum of |R| over all k; NaN where not finite."""
+    values = np.asarray(maps).astype(np.float64)
+    if values.ndim != 4:
+        raise DataError(f"heatmaps of directions must have the shape (N, k, H, W), got {values.shape}")
+    values[~np.isfinite(values).all(axis=(2, 3))] = np.nan
+    total = np.nansum(np.abs(values), axis=(1, 2, 3), keepdims=True)
+    return values / np.where(total == 0, 1.0, total)
+
+
+def _groups(column: int, k: int) -> int:
+    return (column > 0) + (column > k)
+
+
+def _write_below(axes: Axes, title: str, inches: float) -> None:
+    first, _, rest = title.partition("\n")
+    for line, (text, weight, colour) in enumerate(((first, "bold", INK), (rest, "normal", MUTED))):
+        axes.annotate(
+            text,
+            (0.5, 0),
+            (0, -2.5 - 72 * _LINE * line),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=fitting(text, 6, inches),
+            fontweight=weight,
+            color=colour,
+        )
