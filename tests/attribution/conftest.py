@@ -43,3 +43,20 @@ def x(preprocessing: Preprocessing) -> Tensor:
 def target(network: nn.Module, x: Tensor) -> Target:
     with torch.no_grad():
         return make_target(network(x))
+
+
+@pytest.fixture
+def linear() -> nn.Module:
+    """Logits W x + b of images 3x16x16, four classes."""
+    generator = torch.Generator().manual_seed(2)
+    layer = nn.Linear(3 * 16 * 16, 4)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+@pytest.fixture
+def slope(linear: nn.Module, target: Target) -> Tensor:
+    """(5, 3, 16, 16): the gradient of each image's explained output under `linear`, wherever it is taken."""
+    weight = linear[1].weight.detach()
+    return (weight[target.label] - weight[target.contrast]).unflatten(1, (3, 16, 16))

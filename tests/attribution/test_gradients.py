@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import captum.attr
@@ -9,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from xaibench.attribution.baselines import BASELINES, as_reference, make_baselines
 from xaibench.attribution.explain import explain
-from xaibench.attribution.gradients import IntegratedGradients
+from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, UnknownNameError
@@ -36,21 +38,71 @@ def first_against_second(n: int) -> Target:
     return Target(torch.zeros(n, dtype=torch.int64), torch.ones(n, dtype=torch.int64))
 
 
-def test_bit_equal_to_captum(network: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> None:
-    ours = explain(network, x, target, IntegratedGradients(steps=20, max_steps=20), preprocessing, check=False)
+@pytest.fixture
+def by_captum(network: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> Callable[..., Tensor]:
+    """by_captum(**options) -> captum's integrated gradients of `x` from black."""
 
     def forward(points: Tensor, label: Tensor, contrast: Tensor) -> Tensor:
         logits, rows = network(points), torch.arange(len(points))
         return logits[rows, label] - logits[rows, contrast]
 
-    wanted = captum.attr.IntegratedGradients(forward).attribute(
-        x,
-        baselines=preprocessing.bounds()[0].expand(1, 3, 16, 16).contiguous(),
-        additional_forward_args=(target.label, target.contrast),
-        n_steps=20,
-        internal_batch_size=64,
-    )
-    assert torch.equal(ours.relevance, wanted.detach())
+    def call(**options: int) -> Tensor:
+        maps = captum.attr.IntegratedGradients(forward).attribute(
+            x,
+            baselines=preprocessing.bounds()[0].expand(1, 3, 16, 16).contiguous(),
+            additional_forward_args=(target.label, target.contrast),
+            **options,
+        )
+        return maps.detach()
+
+    return call
+
+
+def test_bit_equal_to_captum(by_captum, network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
+    ours = IntegratedGradients(20, 20).attribute(network, x, target, preprocessing, 64).relevance
+    assert torch.equal(ours, by_captum(n_steps=20, internal_batch_size=64))
+    torch.testing.assert_close(ours, by_captum(n_steps=20), rtol=0, atol=1e-6 * float(ours.abs().max()))
+
+
+@pytest.mark.parametrize("baseline", ["black", "blur", "uniform"])
+def test_does_not_depend_on_batches(
+    baseline: str, network: nn.Module, x: Tensor, target: Target, preprocessing
+) -> None:
+    explainer = IntegratedGradients(8, 8, baseline)
+    whole = explainer.attribute(network, x, target, preprocessing, 100)
+    for points in (5, 17):
+        again = explainer.attribute(network, x, target, preprocessing, points)
+        assert float((again.relevance - whole.relevance).abs().max() / whole.relevance.abs().max()) <= 1e-6
+        torch.testing.assert_close(again.residual, whole.residual, rtol=1e-3, atol=1e-5)
+    alone = explainer.attribute(network, x[3:4], target.take([3]), preprocessing, 7).relevance
+    assert float((alone - whole.relevance[3:4]).abs().max() / whole.relevance.abs().max()) <= 1e-6
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_exact_on_a_linear_model(
+    baseline: str, linear: nn.Module, slope: Tensor, x: Tensor, target: Target, preprocessing: Preprocessing
+) -> None:
+    ours = explain(linear, x, target, IntegratedGradients(1, 1, baseline, seed=5), preprocessing)
+    start = make_baselines(baseline, x, preprocessing, 5)
+    torch.testing.assert_close(ours.relevance, slope * (x - start.mean(dim=0)), rtol=1e-4, atol=1e-4)
+    assert torch.equal(ours.references["baseline"], as_reference(start))
+    assert ours.validity.flagged == ()
+
+
+def test_several_baselines_give_the_mean_of_their_maps(network, x, target, preprocessing, tmp_path: Path) -> None:
+    draws = make_baselines("uniform", x, preprocessing, seed=2)
+    ours = IntegratedGradients(8, 8, "uniform", seed=2).attribute(network, x, target, preprocessing, 64)
+    maps, totals = [], []
+    for i, draw in enumerate(draws):
+        save_file({"b": draw.contiguous()}, tmp_path / f"{i}.safetensors")
+        one = IntegratedGradients(8, 8, str(tmp_path / f"{i}.safetensors"))
+        maps.append(one.attribute(network, x, target, preprocessing, 64).relevance)
+        with torch.no_grad():
+            totals.append(target.select(network(x)) - target.select(network(draw.expand_as(x))))
+    mean, total = torch.stack(maps).mean(dim=0), torch.stack(totals).mean(dim=0)
+    torch.testing.assert_close(ours.relevance, mean, rtol=1e-4, atol=1e-6)
+    defect = (mean.sum(dim=(1, 2, 3)) - total).abs() / total.abs()
+    torch.testing.assert_close(ours.residual.float(), defect, rtol=1e-2, atol=1e-4)
 
 
 def test_equals_a_slow_float64_integral(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
@@ -101,7 +153,7 @@ def test_steps_are_doubled_for_the_incomplete_images_only(
         return original(self, inputs, **options)
 
     monkeypatch.setattr(captum.attr.IntegratedGradients, "attribute", spy)
-    maps = IntegratedGradients(steps=1, max_steps=50).attribute(network, x, target, preprocessing)
+    maps = IntegratedGradients(steps=1, max_steps=50).attribute(network, x, target, preprocessing, 64)
     assert [steps for _, steps in calls] == [1, 2, 4, 8, 16, 32, 50][: len(calls)]
     counts = [count for count, _ in calls]
     assert counts[0] == 5
@@ -111,7 +163,7 @@ def test_steps_are_doubled_for_the_incomplete_images_only(
     for i in range(len(x)):  # each image alone, doubled until it is complete
         for steps in (1, 2, 4, 8, 16, 32, 50):
             alone = IntegratedGradients(steps=steps, max_steps=steps)
-            single = alone.attribute(network, x[i : i + 1], target.take([i]), preprocessing)
+            single = alone.attribute(network, x[i : i + 1], target.take([i]), preprocessing, 64)
             if float(single.residual) <= 0.02:
                 break
         torch.testing.assert_close(maps.relevance[i], single.relevance[0], rtol=1e-3, atol=1e-5)
@@ -137,9 +189,10 @@ def test_incomplete_images_are_flagged_and_too_many_refused(preprocessing: Prepr
         explain(Step(), x, first_against_second(6), explainer, preprocessing)
 
 
-def test_small_internal_batches_raise_no_warning(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
-    explainer = IntegratedGradients(steps=3, max_steps=3, internal_batch=2)
-    explain(network, x, target, explainer, preprocessing, check=False)
+def test_fewer_points_than_images_raise_no_warning(
+    network: nn.Module, x: Tensor, target: Target, preprocessing
+) -> None:
+    IntegratedGradients(3, 3).attribute(network, x, target, preprocessing, 2)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +200,6 @@ def test_small_internal_batches_raise_no_warning(network: nn.Module, x: Tensor, 
     [
         ({"steps": 0}, ConfigError, "at least 1 step, got steps=0"),
         ({"max_steps": 10}, ConfigError, "max_steps=10 is below steps=50"),
-        ({"internal_batch": 0}, ConfigError, "internal_batch must be at least 1"),
         ({"baseline": "blak"}, UnknownNameError, "unknown baseline 'blak': did you mean 'black'"),
     ],
 )
@@ -156,27 +208,10 @@ def test_bad_options(options: dict, error: type[Exception], message: str) -> Non
         IntegratedGradients(**options)
 
 
-@pytest.mark.parametrize(
-    ("tensors", "message"),
-    [
-        (None, "no baseline at"),
-        ({}, "holds 0 tensors"),
-        ({"a": torch.zeros(3, 8, 8)}, r"has shape \(3, 8, 8\), the images \(3, 16, 16\)"),
-        ({"a": torch.full((3, 16, 16), torch.nan)}, "NaN or infinite"),
-    ],
-)
-def test_bad_stored_baselines(tensors, message: str, tmp_path: Path, x, network, target, preprocessing) -> None:
+def test_a_stored_baseline_that_does_not_fit(tmp_path: Path, x: Tensor, network, target, preprocessing) -> None:
     path = tmp_path / "b.safetensors"
-    if tensors is not None:
-        save_file(tensors, path)
-    with pytest.raises(ExplanationError, match=message):
-        explain(network, x, target, IntegratedGradients(baseline=str(path)), preprocessing)
-
-
-def test_a_corrupt_stored_baseline(tmp_path: Path, x: Tensor, network, target, preprocessing) -> None:
-    path = tmp_path / "b.safetensors"
-    path.write_bytes(b"nonsense")
-    with pytest.raises(ExplanationError, match="cannot read the baseline"):
+    save_file({"a": torch.zeros(3, 8, 8)}, path)
+    with pytest.raises(ExplanationError, match=r"has shape \(3, 8, 8\), the images \(3, 16, 16\)"):
         explain(network, x, target, IntegratedGradients(baseline=str(path)), preprocessing)
 
 
@@ -188,3 +223,30 @@ def test_how_many_images_may_be_incomplete(n: int, incomplete: int, passes: bool
     (check,), flagged = IntegratedGradients().judge(torch.tensor(residual, dtype=torch.float64))
     assert check.passed == passes
     assert flagged == tuple(range(incomplete))
+
+
+def test_input_x_gradient_is_captums(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
+    ours = explain(network, x, target, InputXGradient(), preprocessing).relevance
+    point = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(target.select(network(point)).sum(), point)
+    torch.testing.assert_close(ours, x * gradient, rtol=1e-4, atol=1e-6)
+    alone = explain(network, x[2:3], target.take([2]), InputXGradient(), preprocessing).relevance
+    torch.testing.assert_close(alone, ours[2:3], rtol=0, atol=1e-6 * float(ours.abs().max()))
+
+
+def test_input_x_gradient_is_exact_on_a_linear_model(linear, slope: Tensor, x, target, preprocessing) -> None:
+    ours = explain(linear, x, target, InputXGradient(), preprocessing)
+    torch.testing.assert_close(ours.relevance, slope * x, rtol=1e-5, atol=1e-5)
+    assert ours.references == {}
+
+
+class Detached(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach().mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("explainer", [InputXGradient(), IntegratedGradients()])
+def test_networks_without_gradients(explainer, x: Tensor, preprocessing: Preprocessing) -> None:
+    with pytest.raises(ExplanationError, match=r"Detached has no gradient .* with shapley or occlusion") as caught:
+        explain(Detached(), x, first_against_second(5), explainer, preprocessing)
+    assert "\n" not in str(caught.value)

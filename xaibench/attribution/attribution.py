@@ -9,21 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from xaibench.attribution.base import Explainer, reason
 from xaibench.attribution.explainers import parse_explainer
+from xaibench.attribution.sealed import load_sealed, save_sealed
 from xaibench.attribution.targets import Target
 from xaibench.attribution.validity import Validity
-from xaibench.errors import ExplanationError
-from xaibench.files import write_atomically
+from xaibench.errors import ConfigError, ExplanationError, UnknownNameError
 from xaibench.options import format_options
 
 __all__ = ["Attribution"]
 
-_FORMAT = "xaibench-attribution-1"
+_FORMAT = "xaibench-attribution-2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +35,8 @@ class Attribution:
     model_hash  content hash of the model's weights
     input_hash  content hash of the normalised images
     versions    library name -> version
-    references  tensors in normalised input space that the maps are relative to (baseline, or low and high)
+    references  tensors in normalised input space that the maps are relative to (baseline, or low and high):
+                (1, ...) for all images or (N, ...)
     """
 
     relevance: Tensor
@@ -86,7 +85,7 @@ class Attribution:
             self.model_hash,
             self.input_hash if everything else part_hash,
             self.versions,
-            self.references,
+            {name: value[index] if len(value) > 1 else value for name, value in self.references.items()},
         )
 
     def save(self, path: Path | str) -> Path:
@@ -102,21 +101,13 @@ class Attribution:
             "versions": json.dumps(self.versions),
             "validity": json.dumps(self.validity.to_dict()),
         }
-        tensors = {name: value.contiguous() for name, value in tensors.items()}
-        return write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
+        return save_sealed(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: Path | str) -> Attribution:
         """Read what `save` wrote; ExplanationError for a file that is missing, corrupt or something else."""
-        path = Path(path)
-        if not path.is_file():
-            raise ExplanationError(f"no attribution at {path}: explain the model first")
+        tensors, metadata = load_sealed(path, _FORMAT)
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            if metadata.get("format") != _FORMAT:
-                raise ExplanationError(f"{path} is not an attribution of this version: explain the model again")
             return cls(
                 tensors["relevance"],
                 Target(tensors["label"], tensors["contrast"], metadata["rule"]),
@@ -127,5 +118,5 @@ class Attribution:
                 json.loads(metadata["versions"]),
                 {key.removeprefix("reference."): v for key, v in tensors.items() if key.startswith("reference.")},
             )
-        except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-            raise ExplanationError(f"cannot read {path} ({reason(error)}): explain the model again") from error
+        except (KeyError, ConfigError, UnknownNameError) as error:
+            raise ExplanationError(f"{path} is of another version ({reason(error)}): explain again") from error

@@ -20,7 +20,7 @@ class Maps:
     """Relevance of one batch.
 
     relevance   (N, C, H, W), on the model's device
-    references  what the relevance is measured against: (1, C, H, W) or (1, C, 1, 1), normalised input space
+    references  what the relevance is measured against, in normalised input space: (1, ...) for all images or (N, ...)
     residual    (N,) float64 on the CPU: share of the explained output that each map leaves unaccounted,
                 where the method states one
     """
@@ -38,7 +38,6 @@ class Explainer(Protocol):
     """
 
     name: ClassVar[str]
-    batch_size: ClassVar[int]
     libraries: ClassVar[tuple[str, ...]]
 
     def check_input(self, x: Tensor, preprocessing: Preprocessing) -> None:
@@ -47,8 +46,12 @@ class Explainer(Protocol):
     def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
         """The checks of (model, method), made once on a few images before anything is explained."""
 
-    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> Maps:
-        """Explain one batch."""
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
+        """Explain one batch of at most `points` images.
+
+        points  how many inputs the model may see in one forward and backward pass. The maps depend neither on it nor
+                on which images share a batch: what is random comes from a generator of its own, alike for all images.
+        """
 
     def judge(self, residual: Tensor | None) -> tuple[tuple[Check, ...], tuple[int, ...]]:
         """The checks of all maps together and the images to flag (indices), from their residuals (N,)."""

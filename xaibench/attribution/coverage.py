@@ -1,19 +1,78 @@
-"""Which computations of a forward pass an LRP composite has a rule for."""
+"""Which computations of a network LRP has no rule for."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from zennit.core import Composite
 
-__all__ = ["Coverage"]
+__all__ = ["Coverage", "Trail"]
+
+# Moving values about needs no rule, nor does max-pooling: their gradient takes relevance to where the values were.
+_FREE_NODES = frozenset(
+    {
+        *("View", "UnsafeView", "ReshapeAlias", "Alias", "T", "Transpose", "Permute", "Expand", "Repeat", "Clone"),
+        *("Squeeze", "Unsqueeze", "Slice", "Select", "Split", "SplitWithSizes", "Unbind", "Index", "IndexSelect"),
+        *("Cat", "Stack", "Roll", "Flip", "Unfold", "Im2Col", "PixelShuffle", "PixelUnshuffle", "ToCopy"),
+        *("ConstantPadNd", "ReflectionPad2D", "ReplicationPad2D", "MaxPool2DWithIndices", "MaxPool3DWithIndices"),
+        *("AdaptiveMaxPool2D", "AdaptiveMaxPool3D", "AccumulateGrad", "Pass", "Ruled", "Enter"),
+    }
+)
+
+
+class Trail:
+    """Finds the operations that relevance meets on its way from the logits to the input and that have no rule.
+
+    What it does not meet needs none: how a gate or an attention weight came about.
+
+    model  a private copy: the hooks that tell which module is running stay
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._running: list[str] = []
+        self._noted: dict[Any, tuple[str, str]] = {}
+        for module in model.modules():
+            entry = type(module).__name__
+            module.register_forward_pre_hook(lambda _m, _x, entry=entry: self._running.append(entry), prepend=True)
+            module.register_forward_hook(lambda _m, _x, _y: self._running.pop() and None, always_call=True)
+
+    def note(self, result: Tensor, name: str, args: Any) -> None:
+        """Remember that the function `name` made `result` of `args`."""
+        made = name, self._running[-1] if self._running else "the model"
+        sources = {value.grad_fn for value in args if isinstance(value, Tensor)}
+        nodes = [result.grad_fn]
+        while nodes:
+            node = nodes.pop()
+            if node is not None and node not in sources and node not in self._noted:
+                self._noted[node] = made
+                nodes += [source for source, _ in node.next_functions]
+
+    def missing_rules(self, logits: Tensor) -> Counter[tuple[str, str]]:
+        """How often (operation, kind of module around it) has no rule in the graph that ends in `logits`."""
+        missing: Counter[tuple[str, str]] = Counter()
+        open_nodes, seen = [(logits.grad_fn, False)], set()
+        while open_nodes:
+            node, within_rule = open_nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            name = type(node).__name__.rpartition("Backward")[0] or type(node).__name__
+            if name == "Leave":
+                within_rule = True
+            elif name == "Enter":
+                within_rule = False
+            elif not within_rule and name not in _FREE_NODES:
+                missing[self._noted.get(node, (re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower(), "the model"))] += 1
+            open_nodes += [(source, within_rule) for source, _ in node.next_functions]
+        return missing
 
 
 class Coverage(TorchDispatchMode):
-    """Counts the operations of a forward pass that happen outside leaf modules with an LRP rule.
+    """Counts the operations of a forward pass that happen outside leaf modules with one of zennit's rules.
 
     Moving values about (views, slices, concatenation) needs no rule, nor do max-pooling, dropout and
     flattening: their gradient routes relevance as it should.

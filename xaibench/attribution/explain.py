@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.attribution import Attribution
-from xaibench.attribution.base import Explainer, Maps, reason
+from xaibench.attribution.base import Explainer, Maps
 from xaibench.attribution.explainers import EXPLAINERS, parse_explainer
+from xaibench.attribution.identity import attribution_key, logits_key, model_key, versions_of
+from xaibench.attribution.memory import choose_points
+from xaibench.attribution.prepare import Prepared, check_input, few_of, model_name, prepare
+from xaibench.attribution.sealed import content_hash
+from xaibench.attribution.store import AttributionStore
 from xaibench.attribution.targets import Target, make_target
 from xaibench.attribution.validity import Check, Validity, map_checks
 from xaibench.data.images import ImageSet, Preprocessing
@@ -25,9 +27,13 @@ from xaibench.progress import progress
 
 __all__ = ["EXPLAINERS", "PairAttribution", "check_explainable", "explain", "explain_pair", "parse_explainer"]
 
-CHECK_IMAGES = 4
+# More at a time are hardly faster, and progress would stand still for long.
+MOST_IMAGES = 32
+
+_LEFT_OUT = Check("checks left out", 1, 0, False, "explained with check=False")
 
 
+@torch.inference_mode(False)
 def explain(
     model: nn.Module,
     x: Tensor,
@@ -35,55 +41,63 @@ def explain(
     explainer: Explainer,
     preprocessing: Preprocessing,
     *,
+    memory: int | None = None,
     batch_size: int | None = None,
-    on_batch: Callable[[int], object] | None = None,
+    on_batch: Callable[[int], object] = lambda _: None,
     check: bool = True,
+    store: AttributionStore | None = None,
 ) -> Attribution:
     """Explain z_y - z_r of every image and check the explanation.
 
-    Works on a copy in evaluation mode: the model's weights, buffers, hooks and modes are never touched.
+    Works on a copy in evaluation mode, on the model's device: the model's weights, buffers, hooks and modes are never
+    touched.
 
     x           (N, C, H, W) normalised images (`preprocessing(images)`)
-    batch_size  images at a time; None: what suits the explainer
+    memory      bytes that activations may take: how many inputs the model sees at once follows from what a forward pass
+                of it writes (see `memory`). None: 1 GiB
+    batch_size  inputs that the model sees at once, in place of `memory`
     on_batch    called after each batch with the number of images in it
     check       True: the explainer's checks run first, on up to 4 images spread over x, and an explanation
                 that does not pass raises. False: nothing is refused, and the result says it is not valid.
+    store       where results are kept: what is there already is returned without a call of the model
 
-    Raises ExplanationError for input that cannot be explained and for explanations that fail their checks.
+    Raises ExplanationError for input that cannot be explained and for explanations that fail their checks,
+    ConfigError for a batch size or memory below 1.
     """
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-    device = _device(model)
-    what = f"{type(explainer).__name__} of {_name(model)}"
-    work = _prepared(model, x, target, explainer, preprocessing)
+    check_input(model, x, target, preprocessing)
+    explainer.check_input(x, preprocessing)
+    weights, inputs = state_hash(model), content_hash(x)
+    key = ""
+    if store is not None:
+        key = attribution_key(model_key(model, weights), inputs, target, explainer, preprocessing, check=check)
+        if (found := store.find(key)) is not None:
+            on_batch(len(x))
+            return found
+    work = prepare(model, x, target)
+    points = batch_size or choose_points(work.image_bytes, memory)
+    checks = _checked(work, x, target, explainer, preprocessing) if check else (_LEFT_OUT,)
+    maps = _maps(
+        work, x.detach(), target, explainer, preprocessing, points, batch_size or min(points, MOST_IMAGES), on_batch
+    )
+    judged, flagged = explainer.judge(maps.residual)
+    validity = Validity((*checks, *judged, *map_checks(maps.relevance)), flagged)
     if check:
-        checks = _checked(work, x, target, explainer, preprocessing)
-    else:
-        checks = (Check("checks left out", 1, 0, False, "explained with check=False"),)
-    size = batch_size or explainer.batch_size
-    batches: list[Maps] = []
-    for start in range(0, len(x), size):
-        part = torch.arange(start, min(start + size, len(x)))
-        maps = explainer.attribute(work, x[part].to(device), target.take(part), preprocessing)
-        batches.append(Maps(maps.relevance.float().cpu(), maps.references, maps.residual))
-        if on_batch is not None:
-            on_batch(len(part))
-    relevance = torch.cat([maps.relevance for maps in batches])
-    residuals = [maps.residual for maps in batches if maps.residual is not None]
-    judged, flagged = explainer.judge(torch.cat(residuals) if residuals else None)
-    validity = Validity((*checks, *judged, *map_checks(relevance)), flagged)
-    if check:
-        validity.require(what)
-    return Attribution(
-        relevance=relevance,
+        validity.require(_what(model, explainer))
+    attribution = Attribution(
+        relevance=maps.relevance,
         target=target,
         explainer=explainer,
         validity=validity,
-        model_hash=state_hash(model),
-        input_hash=_hash(x),
-        versions={library: _version(library) for library in ("xaibench", *explainer.libraries)},
-        references={name: value.cpu() for name, value in batches[0].references.items()},
+        model_hash=weights,
+        input_hash=inputs,
+        versions=versions_of(*explainer.libraries),
+        references=maps.references,
     )
+    if store is not None:
+        store.keep(key, attribution)
+    return attribution
 
 
 class PairAttribution(NamedTuple):
@@ -94,11 +108,20 @@ class PairAttribution(NamedTuple):
 
 
 def explain_pair(
-    pair: ModelPair, images: ImageSet, explainer: Explainer, *, contrast: str = "teacher", check: bool = True
+    pair: ModelPair,
+    images: ImageSet,
+    explainer: Explainer,
+    *,
+    contrast: str = "teacher",
+    memory: int | None = None,
+    check: bool = True,
+    store: AttributionStore | None = None,
 ) -> PairAttribution:
     """Explain z_y - z_r of every image under teacher and student; y is the label.
 
-    contrast  "teacher": r is the teacher's runner-up for both; "own": each model's own, as in arXiv 2601.05913
+    contrast       "teacher": r is the teacher's runner-up for both; "own": each model's own, as in arXiv 2601.05913
+    memory, check  as for `explain`
+    store          where maps and logits are kept: a second look makes no call of either model
 
     Raises ExplanationError where either explanation does not pass its checks.
     """
@@ -108,13 +131,23 @@ def explain_pair(
             "load the images with the pair's classes"
         )
     x = pair.preprocessing(images.images)
-    logits = {name: predict_logits(getattr(pair, name), images, pair.preprocessing) for name in PairAttribution._fields}
+    models = {"teacher": pair.teacher, "student": pair.student}
+    logits = {name: _logits(model, images, x, pair.preprocessing, store) for name, model in models.items()}
     parts = {}
     for name, own in logits.items():
         target = make_target(logits["teacher"], images.labels, contrast=contrast, logits_own=own)
         with progress(f"explain {name}", len(x)) as advance:
-            model = getattr(pair, name)
-            parts[name] = explain(model, x, target, explainer, pair.preprocessing, on_batch=advance, check=check)
+            parts[name] = explain(
+                models[name],
+                x,
+                target,
+                explainer,
+                pair.preprocessing,
+                memory=memory,
+                on_batch=advance,
+                check=check,
+                store=store,
+            )
     return PairAttribution(**parts)
 
 
@@ -125,106 +158,63 @@ def check_explainable(
 
     Raises ExplanationError where it is not. Arguments as in `explain`; up to 4 images spread over x are used.
     """
-    work = _prepared(model, x, target, explainer, preprocessing)
-    return _checked(work, x, target, explainer, preprocessing)
-
-
-def _prepared(
-    model: nn.Module, x: Tensor, target: Target, explainer: Explainer, preprocessing: Preprocessing
-) -> nn.Module:
-    _check_input(x, target, preprocessing)
+    check_input(model, x, target, preprocessing)
     explainer.check_input(x, preprocessing)
-    work = _working_copy(model)
-    few = _few(len(x))
-    _check_logits(work, x[few].to(_device(model)), target)
-    return work
+    return _checked(prepare(model, x, target), x, target, explainer, preprocessing)
+
+
+def _maps(
+    work: Prepared,
+    x: Tensor,
+    target: Target,
+    explainer: Explainer,
+    preprocessing: Preprocessing,
+    points: int,
+    size: int,
+    on_batch: Callable[[int], object],
+) -> Maps:
+    """All maps on the CPU, `size` images at a time."""
+    batches: list[Maps] = []
+    for part in torch.arange(len(x)).split(size):
+        maps = explainer.attribute(work.model, x[part].to(work.device), target.take(part), preprocessing, points)
+        references = {name: value.cpu() for name, value in maps.references.items()}
+        batches.append(Maps(maps.relevance.float().cpu(), references, maps.residual))
+        on_batch(len(part))
+    residuals = [maps.residual for maps in batches if maps.residual is not None]
+    return Maps(
+        torch.cat([maps.relevance for maps in batches]),
+        {name: _joined([maps.references[name] for maps in batches]) for name in batches[0].references},
+        torch.cat(residuals) if residuals else None,
+    )
+
+
+def _joined(references: list[Tensor]) -> Tensor:
+    first = references[0]
+    shared = all(len(value) == 1 and torch.equal(value, first) for value in references)
+    return first if shared else torch.cat(references)
 
 
 def _checked(
-    work: nn.Module, x: Tensor, target: Target, explainer: Explainer, preprocessing: Preprocessing
+    work: Prepared, x: Tensor, target: Target, explainer: Explainer, preprocessing: Preprocessing
 ) -> tuple[Check, ...]:
-    few = _few(len(x))
-    checks = explainer.validate(work, x[few].to(_device(work)), target.take(few), preprocessing)
+    few = few_of(len(x))
+    checks = explainer.validate(work.model, x[few].detach().to(work.device), target.take(few), preprocessing)
     if checks:
-        Validity(checks).require(f"{type(explainer).__name__} of {_name(work)}")
+        Validity(checks).require(_what(work.model, explainer))
     return checks
 
 
-def _few(n: int) -> Tensor:
-    return torch.linspace(0, n - 1, min(CHECK_IMAGES, n)).long()
+def _what(model: nn.Module, explainer: Explainer) -> str:
+    return f"{type(explainer).__name__} of {model_name(model)}"
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-def _working_copy(model: nn.Module) -> nn.Module:
-    work = copy.deepcopy(model).eval().requires_grad_(False)
-    for module in work.modules():
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]
-    return work
-
-
-def _check_input(x: Tensor, target: Target, preprocessing: Preprocessing) -> None:
-    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
-        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ExplanationError(
-            f"explain wants normalised images (N, C, H, W), got {got}: apply the preprocessing first"
-        )
-    if len(x) == 0:
-        raise ExplanationError("there are no images to explain: give at least one")
-    if x.shape[1] != preprocessing.channels:
-        raise ExplanationError(
-            f"images have {x.shape[1]} channels but the preprocessing has {preprocessing.channels}: "
-            "use images and preprocessing of the same dataset"
-        )
-    if len(target) != len(x):
-        raise ExplanationError(f"{len(x)} images but {len(target)} targets: give one target an image")
-    broken = ~torch.isfinite(x).flatten(1).all(dim=1)
-    if bool(broken.any()):
-        raise ExplanationError(
-            f"input {int(broken.nonzero()[0])} has NaN or infinite values "
-            f"({int(broken.sum())} of {len(x)} images do): check the image files and the preprocessing"
-        )
-
-
-@torch.no_grad()
-def _check_logits(model: nn.Module, x: Tensor, target: Target) -> None:
-    try:
-        logits = model(x)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ExplanationError(
-            f"{_name(model)} cannot process images of shape {tuple(x.shape[1:])} ({reason(error)}): "
-            "choose images that fit the model"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ExplanationError(f"{_name(model)} returns {got}, not logits (N, K): wrap it so that it does")
-    if not bool(torch.isfinite(logits).all()):
-        raise ExplanationError(f"{_name(model)} gives NaN or infinite logits: check its weights")
-    classes = torch.cat([target.label, target.contrast])
-    low, high, k = int(classes.min()), int(classes.max()), logits.shape[1]
-    if low < 0 or high >= k:
-        raise ExplanationError(
-            f"target class {low if low < 0 else high} is not among the {k} classes of {_name(model)}: use 0..{k - 1}"
-        )
-
-
-def _name(model: nn.Module) -> str:
-    inner = getattr(model, "network", None)
-    return type(inner if isinstance(inner, nn.Module) else model).__name__
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return "not installed"  # imported from a source tree
-
-
-def _hash(x: Tensor) -> str:
-    values = x.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{values.dtype}{tuple(values.shape)}".encode())
-    digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _logits(
+    model: nn.Module, images: ImageSet, x: Tensor, preprocessing: Preprocessing, store: AttributionStore | None
+) -> Tensor:
+    key = logits_key(model_key(model), content_hash(x)) if store is not None else ""
+    if store is not None and (found := store.find_logits(key)) is not None:
+        return found
+    logits = predict_logits(model, images, preprocessing)
+    if store is not None:
+        store.keep_logits(key, logits)
+    return logits

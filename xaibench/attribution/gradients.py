@@ -1,27 +1,114 @@
-"""Integrated gradients through captum, with the completeness of every image measured."""
+"""Explanations through captum from gradients: input x gradient, and integrated gradients with measured completeness."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import captum.attr
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from xaibench.attribution.base import Maps, logits_of, reason
+from xaibench.attribution.base import Maps, reason
+from xaibench.attribution.baselines import as_reference, check_baseline, make_baselines
+from xaibench.attribution.completeness import explained_difference, judge_residual, residual_of
+from xaibench.attribution.prepare import model_name
 from xaibench.attribution.targets import Target
 from xaibench.attribution.validity import Check, at_most
 from xaibench.data.images import Preprocessing
-from xaibench.errors import ConfigError, ExplanationError, unknown_name
+from xaibench.errors import ConfigError, ExplanationError
 
-__all__ = ["IntegratedGradients"]
+__all__ = [
+    "FromGradients",
+    "InputXGradient",
+    "IntegratedGradients",
+    "checked_gradient",
+    "explained_by",
+    "gradient_checks",
+    "input_gradient",
+]
 
 COMPLETENESS_TOLERANCE = 0.02
-INCOMPLETE_SHARE = 0.5
+
+
+def explained_by(model: nn.Module) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """(inputs, label, contrast) -> z_y - z_r (N,): the explained output in the form that captum takes."""
+
+    def explained(inputs: Tensor, label: Tensor, contrast: Tensor) -> Tensor:
+        return Target(label, contrast).select(model(inputs))
+
+    return explained
+
+
+def input_gradient(model: nn.Module, x: Tensor, target: Target) -> Tensor:
+    """d(z_y - z_r)/dx: (N, C, H, W)."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(target.select(model(x)).sum(), x)
+    return gradient
+
+
+def checked_gradient(model: nn.Module, x: Tensor, target: Target) -> Tensor:
+    """As `input_gradient`; ExplanationError where the network cannot be differentiated."""
+    try:
+        return input_gradient(model, x, target)
+    except RuntimeError as error:
+        raise ExplanationError(
+            f"{model_name(model)} has no gradient with respect to its input ({reason(error)}): "
+            "explain it with shapley or occlusion, which need none"
+        ) from error
+
+
+def gradient_checks(gradient: Tensor, where: str) -> tuple[Check, ...]:
+    """The gradient (N, ...) is finite, and not zero everywhere on all of the images (a single one may be saturated).
+
+    where  what it is a gradient with respect to, for the notes
+    """
+    n, flat = len(gradient), gradient.flatten(1)
+    broken = int((~torch.isfinite(flat).all(dim=1)).sum())
+    empty = int((flat == 0).all(dim=1).sum())
+    return (
+        at_most("gradients with non-finite values", broken, 0, f"of {n}, {where}"),
+        at_most("all-zero gradients", empty, n - 1, f"of {n}: the output does not depend on {where}"),
+    )
+
+
+class FromGradients:
+    """What explainers have in common whose maps owe no sum: only the gradient itself can be checked."""
+
+    def check_input(self, x: Tensor, preprocessing: Preprocessing) -> None:
+        """Every image will do."""
+
+    def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
+        """The gradient exists, is finite, and is not zero everywhere on all of the images."""
+        return gradient_checks(checked_gradient(model, x, target), "the image")
+
+    def judge(self, residual: Tensor | None) -> tuple[tuple[Check, ...], tuple[int, ...]]:
+        """Nothing beyond what `validate` measured."""
+        return (), ()
+
+
+@dataclass(frozen=True)
+class InputXGradient(FromGradients):
+    """R_i = x_i * df/dx_i, f = z_y - z_r, x in normalised space (captum).
+
+    To first order, what f loses when the image fades to the data's mean colour. Sum R = f(x) only where f is linear
+    and has no bias, so no sum is checked.
+
+    Source: Shrikumar et al. 2016, arXiv 1605.01713.
+    """
+
+    name: ClassVar[str] = "input-x-gradient"
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "captum")
+
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
+        """R (N, C, H, W) of one batch, in a single pass; no references."""
+        relevance: Tensor = captum.attr.InputXGradient(explained_by(model)).attribute(
+            x.detach().requires_grad_(),
+            additional_forward_args=(target.label.to(x.device), target.contrast.to(x.device)),
+        )
+        return Maps(relevance.detach())
 
 
 @dataclass(frozen=True)
@@ -30,122 +117,78 @@ class IntegratedGradients:
 
     Gauss-Legendre quadrature; sum_i IG_i = f(x) - f(b) in the limit ("completeness").
 
-    steps           points of the quadrature
-    max_steps       images off by more than 2% of |f(x) - f(b)| are done again with the steps doubled, up to
-                    this many; those that remain off are flagged
-    baseline        b: "black" (pixel 0), "mean" (0 in normalised space) or a .safetensors file holding one
-                    tensor (C, H, W) or (1, C, H, W) in normalised space
-    internal_batch  points (image x step) in one backward pass
+    steps      points of the quadrature
+    max_steps  images off by more than 2% of |f(x) - f(b)| are done again with the steps doubled, up to this many;
+               those that remain off are flagged
+    baseline   b: "black" (pixel 0), "mean" (0 in normalised space), "blur" (the image blurred), "uniform" (the mean
+               over 10 noise images, at 10 times the cost) or a .safetensors file; see `make_baselines`
+    seed       of "uniform"
 
     Source: Sundararajan et al. 2017; 50 steps as in arXiv 2601.05913.
     """
 
     name: ClassVar[str] = "ig"
-    batch_size: ClassVar[int] = 8
     libraries: ClassVar[tuple[str, ...]] = ("torch", "captum")
 
     steps: int = 50
     max_steps: int = 400
     baseline: str = "black"
-    internal_batch: int = 64
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"integrated gradients need at least 1 step, got steps={self.steps}")
         if self.max_steps < self.steps:
             raise ConfigError(f"max_steps={self.max_steps} is below steps={self.steps}: raise it or lower steps")
-        if self.internal_batch < 1:
-            raise ConfigError(f"internal_batch must be at least 1, got {self.internal_batch}")
-        if self.baseline not in ("black", "mean") and not self.baseline.endswith(".safetensors"):
-            raise unknown_name("baseline", self.baseline, ["black", "mean", "FILE.safetensors"])
+        check_baseline(self.baseline)
 
     def check_input(self, x: Tensor, preprocessing: Preprocessing) -> None:
         """Refuse a stored baseline that does not fit the images."""
-        self._baseline(x, preprocessing)
+        make_baselines(self.baseline, x[:1], preprocessing, self.seed)
 
-    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> Maps:
-        """IG (N, C, H, W) of one batch; reference: `baseline`.
+    def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
+        """That a gradient exists; completeness is measured on every image, see `judge`."""
+        checked_gradient(model, x, target)
+        return ()
 
-        residual: |sum IG - (f(x) - f(b))| / |f(x) - f(b)|
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
+        """IG (N, C, H, W) of one batch, `points` places on the paths in a pass; reference: `baseline`.
+
+        residual: |sum IG - (f(x) - f(b))| / |f(x) - f(b)|, f(b) being the mean over the baselines
         """
-        baseline = self._baseline(x, preprocessing)
-        ends = [target.select(logits_of(model, end).cpu().double()) for end in (x, baseline.expand_as(x))]
-        wanted = ends[0] - ends[1]
+        baselines = make_baselines(self.baseline, x, preprocessing, self.seed)
+        wanted = explained_difference(model, x, baselines, target, points)
+        starts = baselines.expand(-1, len(x), -1, -1, -1)
         steps = self.steps
-        relevance = _integrate(model, x, target, baseline, steps, self.internal_batch)
-        residual = _residual(relevance, wanted)
+        relevance = _integrate(model, x, target, starts, steps, points)
+        residual = residual_of(relevance, wanted)
         while steps < self.max_steps and bool((again := ~(residual <= COMPLETENESS_TOLERANCE)).any()):
             steps = min(2 * steps, self.max_steps)
             index = again.nonzero().flatten()
-            part = _integrate(model, x[index], target.take(index), baseline, steps, self.internal_batch)
-            relevance[index.to(x.device)] = part
-            residual[index] = _residual(part, wanted[index])
-        return Maps(relevance, {"baseline": baseline}, residual)
-
-    def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
-        """None ahead of time: completeness is measured on every image, see `judge`."""
-        return ()
+            here = index.to(x.device)
+            part = _integrate(model, x[here], target.take(index), starts[:, here], steps, points)
+            relevance[here] = part
+            residual[index] = residual_of(part, wanted[index])
+        return Maps(relevance, {"baseline": as_reference(baselines)}, residual)
 
     def judge(self, residual: Tensor | None) -> tuple[tuple[Check, ...], tuple[int, ...]]:
         """At most half of the images may be incomplete (off by more than 2%); those get flagged and no score.
 
         A single image that is incomplete is refused.
         """
-        if residual is None:
-            return (), ()
-        incomplete = ~(residual <= COMPLETENESS_TOLERANCE)
-        flagged = tuple(int(i) for i in incomplete.nonzero().flatten())
-        n = len(residual)
-        count = f"{len(flagged)} of {n}"
-        off = f"off by more than {COMPLETENESS_TOLERANCE:.0%} after {self.max_steps} steps"
-        note = f"{count} {off}: raise max_steps"
-        return (at_most("share of incomplete images", len(flagged) / n, INCOMPLETE_SHARE, note),), flagged
-
-    def _baseline(self, x: Tensor, preprocessing: Preprocessing) -> Tensor:
-        """(1, C, H, W), of x's type and on its device."""
-        shape = (1, *x.shape[1:])
-        if self.baseline == "mean":
-            return x.new_zeros(shape)
-        if self.baseline == "black":
-            return preprocessing.bounds(x.device)[0].to(x.dtype).expand(shape).contiguous()
-        return _stored(Path(self.baseline), shape).to(x)
+        off = f"off by more than {COMPLETENESS_TOLERANCE:.0%} after {self.max_steps} steps: raise max_steps"
+        return judge_residual(residual, COMPLETENESS_TOLERANCE, off)
 
 
-def _stored(path: Path, shape: tuple[int, ...]) -> Tensor:
-    if not path.is_file():
-        raise ExplanationError(f"no baseline at {path}: give a .safetensors file with one tensor, or 'black' or 'mean'")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ExplanationError(f"cannot read the baseline {path} ({reason(error)}): save it again") from error
-    if len(tensors) != 1:
-        raise ExplanationError(f"the baseline {path} holds {len(tensors)} tensors: save exactly one")
-    (value,) = tensors.values()
-    if tuple(value.shape) not in (shape, shape[1:]):
-        raise ExplanationError(
-            f"the baseline {path} has shape {tuple(value.shape)}, the images {shape[1:]}: they must agree"
-        )
-    if not bool(torch.isfinite(value).all()):
-        raise ExplanationError(f"the baseline {path} has NaN or infinite values: save it again")
-    return value.reshape(shape)
-
-
-def _integrate(
-    model: nn.Module, x: Tensor, target: Target, baseline: Tensor, steps: int, internal_batch: int
-) -> Tensor:
-    def explained(points: Tensor, label: Tensor, contrast: Tensor) -> Tensor:
-        return Target(label, contrast).select(model(points))
-
-    relevance: Tensor = captum.attr.IntegratedGradients(explained).attribute(
-        x,
-        baselines=baseline,
-        additional_forward_args=(target.label.to(x.device), target.contrast.to(x.device)),
-        n_steps=steps,
-        internal_batch_size=max(internal_batch, len(x)),
-    )
-    return relevance.detach()
-
-
-def _residual(relevance: Tensor, wanted: Tensor) -> Tensor:
-    total = relevance.flatten(1).cpu().double().sum(dim=1)
-    return (total - wanted).abs() / wanted.abs()
+def _integrate(model: nn.Module, x: Tensor, target: Target, starts: Tensor, steps: int, points: int) -> Tensor:
+    method = captum.attr.IntegratedGradients(explained_by(model))
+    total = torch.zeros_like(x)
+    for start in starts:
+        total += method.attribute(
+            x,
+            baselines=start,
+            additional_forward_args=(target.label.to(x.device), target.contrast.to(x.device)),
+            n_steps=steps,
+            internal_batch_size=max(points, len(x)),
+        ).detach()
+    return total / len(starts)

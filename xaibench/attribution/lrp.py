@@ -1,26 +1,22 @@
-"""Layer-wise relevance propagation through zennit, and the checks that tell whether a network allows it."""
+"""Layer-wise relevance propagation, and the checks that tell whether a network allows it."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG
-from torchvision.models.resnet import BasicBlock, Bottleneck
-from zennit.canonizers import Canonizer, SequentialMergeBatchNorm
-from zennit.composites import EpsilonGammaBox
-from zennit.core import Composite
-from zennit.torchvision import ResNetCanonizer, VGGCanonizer
-from zennit.types import Convolution
 
 from xaibench.attribution.base import Maps, logits_of, reason
-from xaibench.attribution.coverage import Coverage
-from xaibench.attribution.rules import NonNegativeGamma
+from xaibench.attribution.canonizers import CANONIZERS
+from xaibench.attribution.composites import COMPOSITES, Options
+from xaibench.attribution.coverage import Coverage, Trail
+from xaibench.attribution.functional import RelevanceMode, shared_copy
 from xaibench.attribution.targets import Target
 from xaibench.attribution.validity import Check, at_most
 from xaibench.data.images import Preprocessing
@@ -30,53 +26,35 @@ __all__ = ["CANONIZERS", "COMPOSITES", "LRP"]
 
 OUTPUT_TOLERANCE = 1e-3
 CONSERVATION_TOLERANCE = 1e-3
-_BOX_SLACK = 1e-4
-_SCALE = 2.0**16
+_TINY = 1e-30
 
-# What zennit or a network may raise where a composite does not fit it.
+# What torch, zennit or a network may raise where the rules do not fit it.
 _MISFIT = (RuntimeError, AttributeError, KeyError, TypeError, ValueError, IndexError, NotImplementedError)
-
-CANONIZERS: dict[str, Callable[[], list[Canonizer]]] = {
-    "none": list,
-    "resnet": lambda: [ResNetCanonizer()],
-    "sequential": lambda: [SequentialMergeBatchNorm()],
-    "vgg": lambda: [VGGCanonizer()],
-}
-
-
-def _epsilon_gamma_box(options: LRP, low: Tensor, high: Tensor, canonizers: list[Canonizer]) -> Composite:
-    return EpsilonGammaBox(
-        low=low,
-        high=high,
-        epsilon=options.epsilon,
-        gamma=options.gamma,
-        layer_map=[(Convolution, NonNegativeGamma(options.gamma))],
-        canonizers=canonizers,
-    )
-
-
-COMPOSITES: dict[str, Callable[[LRP, Tensor, Tensor, list[Canonizer]], Composite]] = {
-    "epsilon-gamma-box": _epsilon_gamma_box,
-}
 
 
 @dataclass(frozen=True)
 class LRP:
-    """Relevance R with sum R = z_y - z_r, propagated backwards layer by layer (zennit).
+    """Relevance R with sum R = z_y - z_r, less what biases take, propagated backwards layer by layer.
 
     Relevance starts as z_y at y and -z_r at r and runs back through the rules of `composite`:
-    "epsilon-gamma-box": box rule in the first convolution (bounds from the preprocessing), gamma rule in the
-    others, epsilon rule in linear layers.
 
-    gamma      how much positive weights are favoured, >= 0
+    epsilon-gamma-box  box rule in the first convolution (bounds from the preprocessing), gamma rule in the others,
+                       epsilon rule in linear layers
+    epsilon-plus       z+ rule in convolutions, epsilon rule in linear layers
+    epsilon-plus-flat  as epsilon-plus, with the flat rule in the first layer
+    alpha2-beta1       alpha-beta rule (2, 1) in convolutions, epsilon rule in linear layers
+
+    gamma      how much positive weights are favoured, >= 0; of epsilon-gamma-box alone
     epsilon    stabiliser of the linear layers, > 0
-    canonizer  "auto" (by architecture: resnet, vgg, else sequential merging) or a name of CANONIZERS
+    canonizer  "auto": batch normalisation is folded into the layer before it, and operations are given their rules
+               wherever they are called from (see `RelevanceMode`): residual sums, gates, layer normalisation,
+               attention. A name of CANONIZERS: zennit alone, with its canonizer and its rules for modules
 
-    Source: Bach et al. 2015; Montavon et al. 2019 (gamma); defaults as in arXiv 2601.05913.
+    Source: Bach et al. 2015; Montavon et al. 2019 (gamma, composites); Ali et al. 2022 (attention weights and 1/sigma
+    held constant); defaults as in arXiv 2601.05913.
     """
 
     name: ClassVar[str] = "lrp"
-    batch_size: ClassVar[int] = 32
     libraries: ClassVar[tuple[str, ...]] = ("torch", "zennit")
 
     composite: str = "epsilon-gamma-box"
@@ -93,12 +71,19 @@ class LRP:
             raise ConfigError(f"gamma must be a finite number >= 0, got {self.gamma}")
         if not 0 < self.epsilon < float("inf"):
             raise ConfigError(f"epsilon must be a finite number > 0, got {self.epsilon}")
+        if self.gamma != type(self).gamma and not COMPOSITES[self.composite].gamma:
+            users = " or ".join(name for name, composite in COMPOSITES.items() if composite.gamma)
+            raise ConfigError(
+                f"composite '{self.composite}' has no gamma rule, got gamma={self.gamma}: "
+                f"leave gamma out, or use {users}"
+            )
 
     def check_input(self, x: Tensor, preprocessing: Preprocessing) -> None:
-        """Refuse inputs that the preprocessing cannot produce: the box rule is not defined there."""
+        """Refuse inputs that the preprocessing cannot produce where the box rule, not defined there, is used."""
+        if not COMPOSITES[self.composite].box:
+            return
         low, high = preprocessing.bounds(x.device)
-        slack = _BOX_SLACK * (high - low)
-        outside = (x < low - slack) | (x > high + slack)
+        outside = self._options(low, high).outside(x)
         if bool(outside.any()):
             image, channel, row, column = outside.nonzero()[0].tolist()
             raise ExplanationError(
@@ -108,35 +93,52 @@ class LRP:
                 "make it with the model's own preprocessing"
             )
 
-    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> Maps:
-        """Relevance (N, C, H, W) of one batch; references: box bounds `low`, `high` (1, C, 1, 1)."""
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
+        """Relevance (N, C, H, W) of one batch; references of the box rule: its bounds `low`, `high` (1, C, 1, 1)."""
         low, high = preprocessing.bounds(x.device)
         _, relevance = self._propagate(model, x, target, low, high)
-        return Maps(relevance, {"low": low, "high": high})
+        return Maps(relevance, {"low": low, "high": high} if COMPOSITES[self.composite].box else {})
+
+    @contextmanager
+    def modified(
+        self, model: nn.Module, preprocessing: Preprocessing, device: torch.device | str | None = None
+    ) -> Iterator[nn.Module]:
+        """Within the block, a copy of `model` in which autograd gives relevance in place of gradients.
+
+        With logits = copy(x), x (N, C, H, W) requiring gradients, the gradient of the logits with grad_outputs = R
+        (N, K) with respect to x, or to the output of any layer (`models.taps.tapped`), is the relevance of R there.
+        Layers keep their names; a batch normalisation that was folded gives what the layer before it gives.
+
+        device  where the copy lies; None: where `model` does
+        """
+        work = _quiet(copy.deepcopy(model)).to(device)
+        place = next((p.device for p in work.parameters()), torch.device(device or "cpu"))
+        with self._context(work, *preprocessing.bounds(place)) as canonised:
+            yield canonised
 
     def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
         """Every operation has a rule, the canonised model computes the same, relevance is conserved.
 
-        operations without a rule   how many computations of a forward pass happen outside modules that the
-                                    composite knows; there zennit silently uses the plain gradient
+        operations without a rule   how many computations there are for which the composite has no rule and which
+                                    would hand on the plain gradient
         output difference           max |z_canonised - z_plain| / max |z_plain|
-        conservation error          with all biases and batch-norm shifts zeroed, the largest
+        conservation error          with all biases and other added constants zeroed, the largest
                                     |sum R - f| / max(|f|, median |f|) over the images, f = z_y - z_r of that
                                     network; the median keeps nearly equal logits from dividing by nearly 0
         """
         low, high = preprocessing.bounds(x.device)
         plain = logits_of(model, x)
         try:
-            canonised, uncovered = self._forward(model, x, low, high)
+            canonised, uncovered = self._covered(model, x, low, high)
             difference = float(
                 (canonised - plain).abs().max() / plain.abs().max().clamp(min=torch.finfo(plain.dtype).tiny)
             )
-            note = "zennit's canonised copy computes something else"
+            note = "the canonised copy computes something else"
         except _MISFIT as error:
             uncovered, difference, note = (
                 Counter(),
                 float("nan"),
-                f"zennit cannot take this network: {reason(error)}",
+                f"LRP cannot take this network: {reason(error)}",
             )
         listed = ", ".join(f"{name} in {where}" for (name, where), _ in uncovered.most_common(4))
         checks = [
@@ -144,7 +146,7 @@ class LRP:
                 "operations without an LRP rule",
                 sum(uncovered.values()),
                 0,
-                f"{listed}: LRP needs nn.Module layers and a known canonizer" if uncovered else "",
+                f"{listed}: {self._remedy}" if uncovered else "",
             ),
             at_most(
                 "relative output difference",
@@ -157,7 +159,7 @@ class LRP:
             error_value = self._conservation_error(model, x, target, low, high)
             note = "sum of relevance against the explained output, biases zeroed"
         except _MISFIT as error:
-            error_value, note = float("nan"), f"zennit cannot take this network: {reason(error)}"
+            error_value, note = float("nan"), f"LRP cannot take this network: {reason(error)}"
         checks.append(at_most("LRP conservation error", error_value, CONSERVATION_TOLERANCE, note))
         return tuple(checks)
 
@@ -165,45 +167,75 @@ class LRP:
         """Nothing beyond what `validate` measured: biases take up relevance, so maps have no exact sum."""
         return (), ()
 
-    def _composite(self, model: nn.Module, low: Tensor, high: Tensor) -> Composite:
-        canonizer = _canonizer_for(model) if self.canonizer == "auto" else self.canonizer
-        return COMPOSITES[self.composite](self, low, high, CANONIZERS[canonizer]())
+    @property
+    def _remedy(self) -> str:
+        if self.canonizer == "auto":
+            return "explain this network with another method"
+        return "zennit's rules are for nn.Module layers, use canonizer=auto"
+
+    def _options(self, low: Tensor, high: Tensor, bare: bool = False) -> Options:
+        # Stabilisers take relevance, biases do: without them it is conserved.
+        return Options(_TINY, self.gamma, low, high, _TINY) if bare else Options(self.epsilon, self.gamma, low, high)
+
+    def _copy(self, model: nn.Module) -> nn.Module:
+        # zennit works on the values in place, our rules do not.
+        return _quiet(shared_copy(model) if self.canonizer == "auto" else copy.deepcopy(model))
+
+    def _context(
+        self, work: nn.Module, low: Tensor, high: Tensor, bare: bool = False
+    ) -> AbstractContextManager[nn.Module]:
+        """`work`, a copy of our own, within the block made to propagate relevance."""
+        composite, options = COMPOSITES[self.composite], self._options(low, high, bare)
+        if self.canonizer == "auto":
+            return RelevanceMode(composite.rules(options), bare).installed(work)
+        if bare:
+            for name, value in [*work.named_parameters(), *work.named_buffers()]:
+                if name.rpartition(".")[2] in ("bias", "running_mean"):
+                    value.detach().zero_()
+        context: AbstractContextManager[nn.Module] = composite.zennit(options, CANONIZERS[self.canonizer]()).context(
+            work
+        )
+        return context
 
     def _propagate(
-        self, model: nn.Module, x: Tensor, target: Target, low: Tensor, high: Tensor
+        self, model: nn.Module, x: Tensor, target: Target, low: Tensor, high: Tensor, bare: bool = False
     ) -> tuple[Tensor, Tensor]:
-        # A canonizer rewrites its module and does not always put everything back: it gets its own copy.
         x = x.detach().clone().requires_grad_()
-        with (
-            self._composite(model, low, high).context(copy.deepcopy(model)) as canonised,
-            torch.enable_grad(),
-        ):
+        with self._context(self._copy(model), low, high, bare) as canonised, torch.enable_grad():
             logits = canonised(x)
             (relevance,) = torch.autograd.grad(logits, x, grad_outputs=_initial_relevance(logits.detach(), target))
         return logits.detach(), relevance.detach()
 
-    def _forward(
+    def _covered(
         self, model: nn.Module, x: Tensor, low: Tensor, high: Tensor
     ) -> tuple[Tensor, Counter[tuple[str, str]]]:
-        composite = self._composite(model, low, high)
-        with (
-            composite.context(copy.deepcopy(model)) as canonised,
-            Coverage(canonised, composite) as coverage,
-        ):
+        work, composite, options = self._copy(model), COMPOSITES[self.composite], self._options(low, high)
+        if self.canonizer == "auto":
+            mode = RelevanceMode(composite.rules(options))
+            with mode.installed(work), torch.enable_grad():
+                trail = Trail(work)
+                mode.note = trail.note
+                logits = work(x.detach().clone().requires_grad_())
+            return logits.detach(), trail.missing_rules(logits)
+        zennit = composite.zennit(options, CANONIZERS[self.canonizer]())
+        with zennit.context(work) as canonised, Coverage(canonised, zennit) as coverage:
             logits = logits_of(canonised, x)
         return logits, coverage.uncovered
 
     def _conservation_error(self, model: nn.Module, x: Tensor, target: Target, low: Tensor, high: Tensor) -> float:
-        bare = copy.deepcopy(model)
-        for name, value in [*bare.named_parameters(), *bare.named_buffers()]:
-            if name.rpartition(".")[2] in ("bias", "running_mean"):
-                value.detach().zero_()
-        # Without biases f(s x) = s f(x): a large s makes the rules' stabilisers, which take relevance, small.
-        logits, relevance = self._propagate(bare, x * _SCALE, target, low * _SCALE, high * _SCALE)
+        logits, relevance = self._propagate(model, x, target, low, high, bare=True)
         wanted = target.select(logits.cpu().double())
         scale = wanted.abs().clamp(min=float(wanted.abs().median()))
         total = relevance.flatten(1).cpu().double().sum(dim=1)
         return float(((total - wanted).abs() / scale).max())
+
+
+def _quiet(model: nn.Module) -> nn.Module:
+    """`model` in evaluation mode, without gradients to its parameters, its activations not in place."""
+    for module in model.eval().requires_grad_(False).modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    return model
 
 
 def _initial_relevance(logits: Tensor, target: Target) -> Tensor:
@@ -211,12 +243,3 @@ def _initial_relevance(logits: Tensor, target: Target) -> Tensor:
     classes = torch.stack([target.label, target.contrast], dim=1).to(logits.device)
     signs = logits.new_tensor([1.0, -1.0])
     return torch.zeros_like(logits).scatter(1, classes, logits.gather(1, classes) * signs)
-
-
-def _canonizer_for(model: nn.Module) -> str:
-    for module in model.modules():
-        if isinstance(module, (BasicBlock, Bottleneck)):
-            return "resnet"
-        if isinstance(module, VGG):
-            return "vgg"
-    return "sequential"

@@ -1,7 +1,7 @@
 """Load and save model weights without ever executing code from a file.
 
-A checkpoint is a `.safetensors` file (ours; its metadata say how to rebuild the model) or a state dict saved with
-`torch.save` (read with `weights_only=True`).
+A checkpoint is a `.safetensors` file (ours; its metadata say how to rebuild the model), a state dict saved with
+`torch.save` (read with `weights_only=True`), or weights that come with an installed package.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xaibench.data.images import Preprocessing
+from xaibench.data.subtasks import CLASS_LISTS
 from xaibench.errors import CheckpointError
 from xaibench.files import write_atomically
 from xaibench.models.architectures import build_model
+from xaibench.models.imagenet import installed_state
 
 __all__ = ["ModelCard", "load_checkpoint", "load_state", "read_state", "save_checkpoint", "state_hash"]
+
+_INSTALLED = "installed:"
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def state_hash(model: nn.Module) -> str:
     tensors = {**model.state_dict(), **dict(model.named_buffers())}
     for name, value in sorted(tensors.items()):
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -135,36 +139,47 @@ def load_checkpoint(
 ) -> tuple[nn.Module, ModelCard]:
     """Rebuild the model of a checkpoint, in float32 and evaluation mode, with its card.
 
-    A file written by `save_checkpoint` needs nothing else. For a bare state dict give `architecture`, `classes` and
-    `preprocessing`; where given for our own file they must agree with its card.
+    path  a file, or "installed:NAME" for weights that come with a package (see `imagenet`)
+
+    A file written by `save_checkpoint` and an installed model need nothing else. For a bare state dict give
+    `architecture`, `classes` and `preprocessing`; where given for one of the others they must agree with its card.
     """
-    state, metadata = read_state(path)
-    if metadata is not None:
-        try:
-            card = ModelCard.from_json(metadata)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} has an unreadable model card ({error}): save it again") from error
-        if architecture is not None and architecture != card.architecture:
-            raise CheckpointError(
-                f"{path} holds {card.architecture}, not {architecture}: drop or correct the model name"
-            )
-        if classes is not None and tuple(classes) != card.classes:
-            raise CheckpointError(
-                f"{path} was trained on {len(card.classes)} classes ({', '.join(card.classes[:4])}, ...), "
-                f"not on the {len(classes)} given: drop or correct the class list"
-            )
-        if preprocessing is not None and preprocessing != card.preprocessing:
-            raise CheckpointError(
-                f"{path} was trained with mean {card.preprocessing.mean} and std {card.preprocessing.std}, not with "
-                f"{preprocessing.mean} and {preprocessing.std}: drop or correct them"
-            )
-    else:
+    state, card = _read(path)
+    if card is None:
         if architecture is None or classes is None or preprocessing is None:
             raise CheckpointError(
                 f"{path} does not say what model it holds: give the architecture, the class names and mean/std"
             )
         card = ModelCard(architecture, tuple(classes), preprocessing)
+    if architecture is not None and architecture != card.architecture:
+        raise CheckpointError(f"{path} holds {card.architecture}, not {architecture}: drop or correct the model name")
+    if classes is not None and tuple(classes) != card.classes:
+        raise CheckpointError(
+            f"{path} was trained on {len(card.classes)} classes ({', '.join(card.classes[:4])}, ...), "
+            f"not on the {len(classes)} given: drop or correct the class list"
+        )
+    if preprocessing is not None and preprocessing != card.preprocessing:
+        raise CheckpointError(
+            f"{path} was trained with mean {card.preprocessing.mean} and std {card.preprocessing.std}, not with "
+            f"{preprocessing.mean} and {preprocessing.std}: drop or correct them"
+        )
     model = build_model(card.architecture, len(card.classes), card.preprocessing.channels)
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     load_state(model, state, str(path))
     return model.eval(), card
+
+
+def _read(path: Path | str) -> tuple[dict[str, Tensor], ModelCard | None]:
+    name = str(path)
+    if name.startswith(_INSTALLED):
+        entry, state = installed_state(name.removeprefix(_INSTALLED))
+        return state, ModelCard(
+            entry.architecture, CLASS_LISTS["imagenet"], entry.preprocessing, {"weights": entry.package}
+        )
+    state, metadata = read_state(path)
+    if metadata is None:
+        return state, None
+    try:
+        return state, ModelCard.from_json(metadata)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} has an unreadable model card ({error}): save it again") from error

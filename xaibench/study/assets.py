@@ -88,7 +88,7 @@ def load_teacher(config: TeacherConfig, dataset: str) -> tuple[torch.nn.Module, 
     preprocessing = None
     if config.mean is not None and config.std is not None:
         preprocessing = Preprocessing(config.mean, config.std)
-    elif path.suffix != ".safetensors":
+    elif path.suffix != ".safetensors" and not config.checkpoint.startswith("installed:"):
         preprocessing = _trained_with(config.classes, dataset)
     return load_checkpoint(path, config.architecture, classes, preprocessing)
 

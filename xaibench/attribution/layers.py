@@ -1,0 +1,202 @@
+"""Relevance at the layers of a network, and of single directions of a layer's space as heatmaps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xaibench.attribution.explain import check_explainable
+from xaibench.attribution.lrp import LRP
+from xaibench.attribution.memory import choose_points
+from xaibench.attribution.prepare import check_input, prepare
+from xaibench.attribution.targets import Target
+from xaibench.data.images import Preprocessing
+from xaibench.errors import ConfigError, ExplanationError, ModelError
+from xaibench.models.pair import forward_with_layers
+
+__all__ = ["LayerRelevance", "direction_heatmaps", "layer_relevance", "lrp_or_gradient"]
+
+_INACTIVE = 1e-6
+_LOST = 1e-3
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerRelevance:
+    """What a layer's channels contribute to z_y - z_r at each location: R_i = h_i c_i.
+
+    activation  h, (N, d, H, W), the layer's output; tokens as maps without their prefix tokens
+    context     c, (N, d, H, W). LRP: R_i / h_i, and 0 where the channel is inactive (|h_i| at most 1e-6 of the image's
+                largest): an inactive channel has no relevance, and what LRP would pass it cannot be told.
+                Gradient x activation: the gradient, at inactive channels too
+    """
+
+    activation: Tensor
+    context: Tensor
+
+    @property
+    def relevance(self) -> Tensor:
+        """R = h c, (N, d, H, W), in units of logit differences."""
+        return self.activation * self.context
+
+
+def layer_relevance(
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    explainer: LRP | None,
+    preprocessing: Preprocessing,
+    layers: Sequence[str],
+    *,
+    memory: int | None = None,
+    on_batch: Callable[[int], object] | None = None,
+) -> dict[str, LayerRelevance]:
+    """Relevance of z_y - z_r at each of `layers`, all from one forward and backward pass a batch.
+
+    explainer  an LRP: its rules, as far back as the layer; sum_i R_i over channels and locations is z_y - z_r but for
+               what biases and stabilisers take (and class tokens, which are left out). None: gradient x activation,
+               for networks that LRP is not valid on; nothing is conserved then. See `lrp_or_gradient`
+    layers     module names of the network (without its class slice)
+    memory     bytes that activations may take; None: 1 GiB
+    on_batch   called after each batch with the number of images in it
+
+    The result lies on the CPU, 2 N d H W numbers a layer: meant for hundreds of images. `model` is left as it is.
+    Raises ExplanationError where LRP puts more than 0.1% of |R| on inactive channels, as rules do that spread
+    relevance regardless of activation; ModelError for layers that give no maps.
+    """
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
+    with _batches(model, x, target, explainer, preprocessing, tuple(parts), memory, on_batch) as batches:
+        for batch in batches:
+            for layer, output, context in zip(parts, batch.outputs, batch.contexts):
+                parts[layer].append((output.detach().cpu(), context.cpu()))
+    return {layer: LayerRelevance(*(torch.cat(maps) for maps in zip(*pieces))) for layer, pieces in parts.items()}
+
+
+def direction_heatmaps(
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    explainer: LRP | None,
+    preprocessing: Preprocessing,
+    layer: str,
+    directions: Tensor,
+    *,
+    memory: int | None = None,
+    on_batch: Callable[[int], object] | None = None,
+) -> Tensor:
+    """What single directions of a layer's space look at: (N, k, H, W), summed over the input channels.
+
+    Direction j starts with R_i = h_i u_ij (u_j'c) at each location of the layer, its share of the layer's relevance
+    h_i c_i, and is propagated to the input by the same rules. Over all d directions of an orthonormal basis these
+    shares add up to h_i c_i, and the heatmaps to the ordinary one.
+
+    directions  u, (d, k) with orthonormal columns
+    explainer   an LRP; None: input x gradient of (u_j'c)(u_j'h) with u_j'c held fixed, which also adds up
+
+    One forward pass and k + 1 backward passes a batch. Other arguments and errors as in `layer_relevance`.
+    """
+    found = []
+    with _batches(model, x, target, explainer, preprocessing, (layer,), memory, on_batch) as batches:
+        for start, (output,), (context,) in batches:
+            if directions.ndim != 2 or len(directions) != output.shape[1]:
+                raise ConfigError(
+                    f"directions of shape {tuple(directions.shape)} do not fit the {output.shape[1]} channels of layer "
+                    f"'{layer}': give ({output.shape[1]}, k)"
+                )
+            # LRP carries relevance back, autograd a gradient: activation or input is multiplied at the other end.
+            before, after = (output, 1) if explainer is not None else (1, start)
+            maps = []
+            for u in directions.T.to(output):
+                share = torch.einsum("d,bdhw->bhw", u, context)[:, None] * u[:, None, None]
+                (sent,) = torch.autograd.grad(output, start, (before * share).detach(), retain_graph=True)
+                maps.append((after * sent).detach().sum(1).cpu())
+            found.append(torch.stack(maps, dim=1))
+    return torch.cat(found)
+
+
+def lrp_or_gradient(
+    model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, explainer: LRP | None = None
+) -> LRP | None:
+    """The explainer for `layer_relevance`: LRP where its checks pass for this network, else None and a warning in the
+    log. Arguments as in `explain`; up to 4 images of x are used.
+    """
+    explainer = explainer or LRP()
+    try:
+        check_explainable(model, x, target, explainer, preprocessing)
+    except ExplanationError as error:
+        _log.warning("gradient x activation instead of LRP: %s", error)
+        return None
+    return explainer
+
+
+class _Batch(NamedTuple):
+    start: Tensor  # the input, a leaf
+    outputs: list[Tensor]  # of the layers, with their graph back to it
+    contexts: list[Tensor]
+
+
+@contextmanager
+def _batches(
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    explainer: LRP | None,
+    preprocessing: Preprocessing,
+    layers: tuple[str, ...],
+    memory: int | None,
+    on_batch: Callable[[int], object] | None,
+) -> Iterator[Iterator[_Batch]]:
+    # Within the block autograd on the batches' graphs gives what `explainer` asks for.
+    check_input(model, x, target, preprocessing)
+    work, device, image_bytes = prepare(model, x, target)
+    context = nullcontext(work) if explainer is None else explainer.modified(work, preprocessing, device)
+    with context as network:
+
+        def batches() -> Iterator[_Batch]:
+            for rows in torch.arange(len(x)).split(choose_points(image_bytes, memory)):
+                yield _explain(network, x[rows].to(device), target.take(rows), layers, explainer is not None)
+                if on_batch is not None:
+                    on_batch(len(rows))
+
+        yield batches()
+
+
+def _explain(network: nn.Module, x: Tensor, target: Target, layers: tuple[str, ...], lrp: bool) -> _Batch:
+    start = x.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        logits, found = forward_with_layers(network, start, layers)
+    outputs = [found[layer] for layer in layers]
+    for layer, output in zip(layers, outputs):
+        if output.ndim != 4:
+            raise ModelError(
+                f"layer '{layer}' gives {tuple(output.shape)}, not maps (N, d, H, W): choose another layer"
+            )
+    k = logits.shape[1]
+    begin = (F.one_hot(target.label, k) - F.one_hot(target.contrast, k)).to(logits)
+    if lrp:
+        begin = begin * logits.detach()
+    gradients = torch.autograd.grad(logits, outputs, grad_outputs=begin, retain_graph=True)
+    if not lrp:
+        return _Batch(start, outputs, list(gradients))
+    return _Batch(start, outputs, [_context(*values) for values in zip(layers, outputs, gradients)])
+
+
+def _context(layer: str, output: Tensor, relevance: Tensor) -> Tensor:
+    h, r = output.detach(), relevance.detach()
+    active = h.abs() > _INACTIVE * h.abs().amax(dim=(1, 2, 3), keepdim=True)
+    lost, total = ((part.abs().sum(dim=(1, 2, 3))) for part in (r * ~active, r))
+    worst = float((lost / total.clamp(min=torch.finfo(r.dtype).tiny)).max())
+    if not worst <= _LOST:
+        raise ExplanationError(
+            f"{worst:.1%} of an image's relevance at '{layer}' sits on inactive channels, at most {_LOST:.1%} "
+            "may: take a composite that passes relevance on in proportion to activation, or explainer=None (gradients)"
+        )
+    return torch.where(active, r / torch.where(active, h, torch.ones_like(h)), torch.zeros_like(h))

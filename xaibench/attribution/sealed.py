@@ -1,0 +1,72 @@
+"""Safetensors files that know their own content: damage is detected, never read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from xaibench.attribution.base import reason
+from xaibench.errors import ExplanationError
+from xaibench.files import write_atomically
+
+__all__ = ["content_hash", "load_sealed", "save_sealed"]
+
+_SEAL = "sha256"
+
+
+def content_hash(x: Tensor) -> str:
+    """SHA-256 (first 16 hex digits) over type, shape and bytes of a tensor."""
+    digest = hashlib.sha256()
+    _update(digest, x)
+    return digest.hexdigest()[:16]
+
+
+def save_sealed(path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
+    """Write a .safetensors file atomically, with a SHA-256 over all tensors and metadata in its header.
+
+    Raises RunFolderError where it cannot be written.
+    """
+    tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
+    metadata = metadata | {_SEAL: _seal(tensors, metadata)}
+    return write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
+
+
+def load_sealed(path: Path | str, format: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and metadata of a file that `save_sealed` wrote with metadata["format"] == `format`.
+
+    Raises ExplanationError for a file that is missing, damaged or something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ExplanationError(f"no attribution at {path}: explain the model first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            if metadata.get("format") != format:
+                raise ExplanationError(f"{path} is not an attribution of this version: explain the model again")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ExplanationError(f"cannot read {path} ({reason(error)}): explain the model again") from error
+    if metadata.pop(_SEAL, None) != _seal(tensors, metadata):
+        raise ExplanationError(f"cannot read {path} (its content is not what was written): explain the model again")
+    return tensors, metadata
+
+
+def _seal(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode())
+        _update(digest, value)
+    return digest.hexdigest()
+
+
+def _update(digest: hashlib._Hash, x: Tensor) -> None:
+    values = x.detach().cpu().contiguous()
+    digest.update(f"{values.dtype}{tuple(values.shape)}".encode())
+    digest.update(values.flatten().view(torch.uint8).numpy().data)

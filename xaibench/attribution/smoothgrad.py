@@ -1,0 +1,62 @@
+"""SmoothGrad: the gradient averaged over noisy copies of the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from xaibench.attribution.base import Maps
+from xaibench.attribution.gradients import FromGradients, input_gradient
+from xaibench.attribution.targets import Target
+from xaibench.data.images import Preprocessing
+from xaibench.errors import ConfigError
+
+__all__ = ["SmoothGrad"]
+
+
+@dataclass(frozen=True)
+class SmoothGrad(FromGradients):
+    """R = mean over s of df/dx at x + noise_s, f = z_y - z_r.
+
+    The noise is normal and independent for every pixel and channel; the same draws serve all images and models, so
+    that maps do not differ by their noise. R is a slope (logits per unit of normalised input), not multiplied by the
+    image: its sum means nothing and is not checked.
+
+    samples  draws of the noise
+    noise    its standard deviation as a share of the range of pixels
+    seed     of the draws
+
+    Source: Smilkov et al. 2017, arXiv 1706.03825, who take 50 samples with noise of 10% to 20%.
+    """
+
+    name: ClassVar[str] = "smoothgrad"
+    libraries: ClassVar[tuple[str, ...]] = ("torch",)
+
+    samples: int = 50
+    noise: float = 0.15
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ConfigError(f"SmoothGrad needs at least 1 sample, got samples={self.samples}")
+        if not 0 <= self.noise < float("inf"):
+            raise ConfigError(f"noise must be a finite share of the range of pixels, >= 0, got {self.noise}")
+
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
+        """R (N, C, H, W) of one batch, `points` noisy images in a pass; no references."""
+        n = len(x)
+        total = torch.zeros_like(x)
+        for part in self._shifts(x, preprocessing).split(max(1, points // n)):
+            noisy = (x + part[:, None]).flatten(0, 1)
+            gradient = input_gradient(model, noisy, target.take(torch.arange(n).repeat(len(part))))
+            total += gradient.unflatten(0, (len(part), n)).sum(dim=0)
+        return Maps(total / self.samples)
+
+    def _shifts(self, x: Tensor, preprocessing: Preprocessing) -> Tensor:
+        """The noise (samples, C, H, W) in normalised space."""
+        low, high = preprocessing.bounds()
+        generator = torch.Generator().manual_seed(self.seed)
+        return (torch.randn((self.samples, *x.shape[1:]), generator=generator) * (self.noise * (high - low))).to(x)
