@@ -72,6 +72,6 @@ class _Twice(nn.Module):
         return (self.norm(y) + y).mean((2, 3))
 
 
-def test_a_network_that_would_change_comes_back_unfolded():
+def test_an_output_that_is_read_twice_is_not_folded():
     model = _Twice().eval()
     assert _norms(folded(model, torch.randn(2, 3, 8, 8))) == ["norm"]

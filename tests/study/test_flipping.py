@@ -46,10 +46,10 @@ def test_a_row_a_model_with_curves_and_figure(run: Run, assets: Assets) -> None:
     before = {p.relative_to(run.folder) for p in run.folder.rglob("*")}
     table = flip_run(run, assets, methods=["kd", "subdistill"], grid=3)
     made = {p.relative_to(run.folder).as_posix() for p in run.folder.rglob("*")} - {p.as_posix() for p in before}
-    assert made == {f"flipping-lrp-mean{end}" for end in ENDS}
+    assert made == {f"flipping-lrp-inpaint{end}" for end in ENDS}
     assert list(table["method"]) == ["teacher", "kd", "subdistill"]
     assert (table["n"] + table["nan"] == 6 * len(run.config.seeds)).tolist()[1:] == [True, True]
-    curves = pd.read_csv(run.folder / "flipping-lrp-mean.csv")
+    curves = pd.read_csv(run.folder / "flipping-lrp-inpaint.csv")
     assert list(curves.columns) == ["model", "order", "measure", "fill", "fraction", "mean", "low", "high", "n", "nan"]
     assert set(curves["model"]) == {"teacher", "kd", "subdistill"}
     assert curves["fraction"].nunique() == 10
@@ -78,13 +78,13 @@ def test_a_second_call_reads_and_other_options_compute(
     monkeypatch.setattr(flipping, "cross_flip", lambda *a, **k: calls.append(k["fill"]) or real(*a, **k))
     options = {"methods": ["kd"], "grid": 2, "seeds": [0]}
     first = flip_run(run, assets, **options)
-    assert calls == ["mean"]
+    assert calls == ["inpaint"]
     pd.testing.assert_frame_equal(flip_run(run, None, **options), first)
-    assert calls == ["mean"]
+    assert calls == ["inpaint"]
     flip_run(run, assets, fill="blur", **options)
-    assert calls == ["mean", "blur"]
+    assert calls == ["inpaint", "blur"]
     pd.testing.assert_frame_equal(flip_run(run, None, **options), first)
-    assert calls == ["mean", "blur"]
+    assert calls == ["inpaint", "blur"]
     for change in (
         {"grid": 3},
         {"images": 4},
@@ -97,7 +97,9 @@ def test_a_second_call_reads_and_other_options_compute(
         calls.pop()
 
 
-@pytest.mark.parametrize("damage", ["flipping-lrp-mean.csv", "flipping-lrp-mean.json", "flipping-lrp-mean-auc.csv"])
+@pytest.mark.parametrize(
+    "damage", ["flipping-lrp-inpaint.csv", "flipping-lrp-inpaint.json", "flipping-lrp-inpaint-auc.csv"]
+)
 @pytest.mark.usefixtures("quick")
 def test_a_damaged_result_is_made_again(
     run: Run, assets: Assets, damage: str, caplog: pytest.LogCaptureFixture

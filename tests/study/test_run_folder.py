@@ -15,7 +15,7 @@ from xaibench.study import open_run
 
 METHODS = ("student-only", "kd", "subdistill")
 EXPLAINERS = ("lrp", "ig_max_steps_1600")
-PICTURES = ("gallery", "gallery-ig_max_steps_1600", "league", "similarity", "history")
+PICTURES = ("gallery", "gallery-ig_max_steps_1600", "league", "similarity", "scores", "history")
 FILES = {
     "manifest.json",
     "images.safetensors",
@@ -31,6 +31,7 @@ FILES = {
         for m in ("teacher", "untrained", *(f"{m}-seed0" for m in METHODS))
     ),
 }
+BOUNDS = ("", "_low", "_high")
 COLUMNS = {
     "scores.csv": ["method", "seed", "explainer", "metric", "pairing", "image", "value"],
     "summary.csv": [
@@ -48,18 +49,13 @@ COLUMNS = {
         "nan",
         "chance",
         "chance_sd",
-        "random_student",
-        "random_student_low",
-        "random_student_high",
-        "mismatched",
-        "mismatched_low",
-        "mismatched_high",
+        *(f"{name}{end}" for name in ("independent", "random_student", "mismatched", "lift") for end in BOUNDS),
     ],
     "predictions.csv": ["model", "image", "label", "predicted", "confidence", "correct"],
     "validity.csv": ["model", "explainer", "check", "value", "bound", "passed", "note"],
     "table.csv": [
         f"{name}{end}"
-        for name in ("accuracy", "agreement", "lrp cosine", "ig:max_steps=1600 cosine")
+        for name in ("accuracy", "agreement", "lrp cosine", "lrp lift", "ig:max_steps=1600 cosine")
         for end in ("", " low", " high")
     ],
     "students/subdistill/seed0/history.csv": [
@@ -116,7 +112,13 @@ def test_the_tables_say_the_same(tiny_run):
         assert table.loc[method, "lrp cosine"] == pytest.approx(matched["value"].mean())
         correct = predictions[predictions["model"] == f"{method}/seed0"]["correct"]
         assert table.loc[method, "accuracy"] == pytest.approx(correct.mean())
-    assert set(scores["pairing"]) == {"matched", "random student", "mismatched images"}
+    assert set(scores["pairing"]) == {"matched", "independent student", "random student", "mismatched images"}
+    lrp = scores[(scores["explainer"] == "lrp") & (scores["metric"] == "cosine")].set_index(["method", "image"])
+    value = {pairing: part["value"] for pairing, part in lrp.groupby("pairing")}
+    lift = value["matched"].loc["kd"] - value["matched"].loc["student-only"]
+    assert table.loc["kd", "lrp lift"] == pytest.approx(lift.mean())
+    pd.testing.assert_series_equal(value["independent student"].loc["kd"], value["matched"].loc["student-only"])
+    assert "student-only" not in value["independent student"].index
     assert table.loc["teacher", "accuracy"] > 0.8
     assert run.validity()["passed"].all()
 

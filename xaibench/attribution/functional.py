@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from xaibench.attribution.canonizers import fold, foldable
 from xaibench.attribution.composites import Rules
 from xaibench.attribution.operations import handler_of, name_of
 from xaibench.attribution.rules import Enter, Layer, Leave, Ruled, varies
+from xaibench.models.folding import fold, foldable
 
 __all__ = ["RelevanceMode", "shared_copy"]
 
@@ -29,15 +29,19 @@ def shared_copy(model: nn.Module) -> nn.Module:
 class RelevanceMode(TorchFunctionMode):
     """Within it, what torch computes from tensors that need gradients has relevance as its gradient.
 
-    convolution, linear             the rules given
-    sums, differences, average pooling, means, batch normalisation that could not be folded, layer normalisation with
-      1/sigma held constant, attention with its weights held constant, products with constants that broadcast
-                                    R_i = x_i sum_j (dy_j / dx_i) R_j / y_j, the epsilon rule
-    activations, scaling by constants   R passes as it is
-    a x gate (sigmoid, hard sigmoid)    R goes to a, none to the gate
+    Convolutions and linear layers follow the rules given. For the rest:
 
-    What is added as a constant (biases, class tokens, position embeddings) keeps its share of the relevance.
-    Anything else keeps its gradient, which is no relevance unless it only moves values: see `coverage.missing_rules`.
+    epsilon rule  R_i = x_i sum_j (dy_j / dx_i) R_j / (y_j + stabiliser sign(y_j)) for sums and differences, means,
+                  average pooling, batch normalisation that could not be folded; layer normalisation with 1/sigma,
+                  attention (fused, explicit, nn.MultiheadAttention) with its weights held constant
+    R as it is    activations, multiplication by constants, a of a x gate; the gate, which a (hard) sigmoid gave, gets 0
+
+    What is added as a constant (biases, class tokens, position embeddings) keeps its share of the relevance. Without
+    such constants (`bare`) each of these operations hands on what it gets but for
+    stabiliser sum_j |R_j| / (|y_j| + stabiliser). Summed over the operations of a transformer this bounds its error of
+    conservation, which goes to 0 with the stabiliser, up to rounding.
+
+    Anything else keeps its gradient, which is no relevance unless it only moves values: see `coverage.Trail`.
 
     rules  for the layers
     bare   True: compute without biases and other added constants, so that relevance is conserved

@@ -44,6 +44,9 @@ class LRP:
     epsilon-plus-flat  as epsilon-plus, with the flat rule in the first layer
     alpha2-beta1       alpha-beta rule (2, 1) in convolutions, epsilon rule in linear layers
 
+    The z+ and alpha-beta rules conserve relevance only where an output has contributions of each sign that they use;
+    depthwise convolutions have outputs without, and `validate` tells.
+
     gamma      how much positive weights are favoured, >= 0; of epsilon-gamma-box alone
     epsilon    stabiliser of the linear layers, > 0
     canonizer  "auto": batch normalisation is folded into the layer before it, and operations are given their rules

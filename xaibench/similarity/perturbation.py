@@ -101,7 +101,7 @@ def flip_curve(
     measure: str | None = None,
     first: str = "most",
     grid: int | None = None,
-    fill: str = "mean",
+    fill: str = "inpaint",
     steps: int | None = None,
     points: int | None = None,
 ) -> FlipCurve:

@@ -45,7 +45,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """checkpoint: a path, "embedded:NAME" or "installed:NAME" (`models.imagenet`); the rest is needed for a bare state dict only."""
+    """checkpoint: a path, "embedded:NAME" or "installed:NAME" (`models.imagenet`).
+
+    The rest is needed for a bare state dict only.
+    """
 
     checkpoint: str = "embedded:fashion-mnist/teacher.safetensors"
     architecture: str | None = None

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from xaibench.attribution.canonizers import fold, foldable
 from xaibench.models.architectures import build_model
+from xaibench.models.folding import fold, foldable
 
 
 def shaken(module: nn.Module, seed: int = 0) -> nn.Module:
