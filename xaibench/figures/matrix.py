@@ -24,7 +24,7 @@ from xaibench.figures.style import (
 __all__ = ["score_matrix"]
 
 _NEEDED = ("method", "explainer", "metric", "mean", "chance")
-_ROW, _TOP, _BOTTOM, _LEFT, _RIGHT, _BETWEEN = 0.17, 0.2, 0.36, 1.15, 0.05, 0.06  # inches
+_ROW, _TOP, _BOTTOM, _LEFT, _RIGHT, _BETWEEN = 0.17, 0.2, 0.22, 1.15, 0.05, 0.06  # inches
 _LETTER = 0.052
 _TOP_SCORE = 1.0
 
@@ -55,12 +55,13 @@ def score_matrix(summary: pd.DataFrame, *, width: str | float = "double") -> Fig
     colours, scale = heatmap_colours(), Normalize(-1, 1)
     with paper_style():
         figure = new_figure(inches, height)
+        titles = {explainer: explainer_label(explainer) for explainer in explainers}
+        title_size = min(fitting(title, 7.5, block) for title in titles.values())
         for place, explainer in enumerate(explainers):
             x = _LEFT + place * (block + _BETWEEN)
             area = (x / inches, (_BOTTOM + names) / height, block / inches, _ROW * len(metrics) / height)
             axes = figure.add_axes(area, xlim=(0, len(methods)), ylim=(len(metrics), 0))
-            title = explainer_label(explainer)
-            axes.set_title(title, pad=3, fontsize=fitting(title, 7.5, block))
+            axes.set_title(titles[explainer], pad=3, fontsize=title_size)
             axes.set_xticks(np.arange(len(methods)) + 0.5, methods, rotation=90)
             axes.set_yticks(np.arange(len(metrics)) + 0.5, map(metric_label, metrics))
             axes.tick_params(length=0, labelleft=place == 0, pad=2, labelsize=6.5)

@@ -1,0 +1,76 @@
+"""Would each metric notice? Checks of every explainer and metric on the heatmaps of a run.
+
+    python benchmarks/falsification.py runs/fashion-explainers subdistill
+
+self      the teacher in place of the student must score exactly 1 on every image
+null      a randomly initialised student must fall into the null: score no better on its own images than on other ones
+trained   the distilled student must not be less like the teacher than the randomly initialised one
+
+"null" fails where the 95% interval of the paired difference lies above 0, "trained" where it lies below. A run asks the
+same question many times, so the ones that also fail at 5% over all explainers and metrics together (Bonferroni) are in
+capitals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from xaibench.similarity.heatmaps import METRICS
+from xaibench.similarity.scores import compare
+from xaibench.similarity.statistics import Interval, bootstrap_mean, bootstrap_seeds
+from xaibench.study import Run, open_run
+
+
+def check(run: Run, explainer: str, method: str, scores: pd.DataFrame, strict: float) -> list[dict]:
+    teacher, random = (run.attribution(name, explainer) for name in ("teacher", "untrained"))
+    itself, null = (compare(teacher, other, metrics=list(METRICS)) for other in (teacher, random))
+    rows = []
+    for metric in METRICS:
+        one = itself.values(metric).dropna()
+        gap = null.values(metric).to_numpy() - null.values(metric, "mismatched images").to_numpy()
+        chosen = scores[(scores["metric"] == metric) & (scores["explainer"] == explainer) & (scores["method"] == method)]
+        sets = {
+            pairing: part.pivot_table(index="seed", columns="image", values="value", dropna=False).to_numpy(np.float64)
+            for pairing, part in chosen.groupby("pairing")
+        }
+        above = spans(partial(bootstrap_mean, gap), strict)
+        gain = spans(partial(bootstrap_seeds, sets["matched"] - sets["random student"]), strict)
+        fails = [] if len(one) and (one == 1).all() else ["SELF"]
+        fails += ["NULL" if above[1].low > 0 else "null"] if above[0].low > 0 else []
+        fails += ["TRAINED" if gain[1].high < 0 else "trained"] if gain[0].high < 0 else []
+        row = {"explainer": explainer, "metric": metric, "self": f"{one.mean():.15g}"}
+        row |= {"random": f"{null.score(metric).mean:.3f}", "random - mismatched": text(above[0])}
+        rows.append(row | {"distilled - random": text(gain[0]), "fails": " ".join(fails)})
+    return rows
+
+
+def spans(interval: Callable[..., Interval], strict: float) -> tuple[Interval, Interval]:
+    return interval(), interval(level=strict, resamples=50_000)
+
+
+def text(interval: Interval) -> str:
+    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run")
+    parser.add_argument("method")
+    options = parser.parse_args()
+    run = open_run(options.run)
+    scores, strict = run.scores(), 1 - 2 * 0.05 / (len(run.explainers) * len(METRICS))
+    rows = [row for name in run.explainers for row in check(run, name, options.method, scores, strict)]
+    lines = [f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0])]
+    lines += [f"| {' | '.join(row.values())} |" for row in rows]
+    failed = sum(bool(row["fails"]) for row in rows)
+    sys.stdout.write("\n".join([*lines, "", f"{failed} of {len(rows)} fail a check"]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
