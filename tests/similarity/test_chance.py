@@ -21,7 +21,7 @@ from xaibench.similarity.heatmaps import METRICS, SIGNS, kendall, with_sign
 
 PAIRS = 3000
 SIMULATED = dict.fromkeys(("ssim", "transport_positive", "transport_negative"), SIGNS)
-SIMULATED |= dict.fromkeys(("pairwise_rank_agreement", "rank_biased_overlap"), ("positive",))
+SIMULATED |= dict.fromkeys(("sign_agreement", "pairwise_rank_agreement", "rank_biased_overlap"), ("positive",))
 
 
 @pytest.mark.parametrize("grid", [4, 7])

@@ -249,3 +249,14 @@ def test_orders_by_name(pair: ModelPair, images: Tensor, maps: dict[str, Tensor]
     assert list(curves) == ["teacher", "student"]
     assert all(curve.measure == "probability" for curve in curves.values())
     assert isinstance(CrossFlip(curves | {"own": curves["student"], "random": curves["teacher"]}, {}), CrossFlip)
+
+
+def test_one_image_gives_no_interval() -> None:
+    one = np.full((3, 4), np.nan)
+    one[:, 1] = (0.2, 0.3, 0.25)
+    ratio = cross_ratio(one, one + 0.1, one + 0.4)
+    assert ratio.mean == pytest.approx(0.75)
+    assert np.isnan([ratio.low, ratio.high]).all()
+    band = curve_band(one[:, :, None])
+    assert band.loc[0, "mean"] == pytest.approx(0.25)
+    assert band.loc[0, ["low", "high"]].isna().all()

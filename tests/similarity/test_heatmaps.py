@@ -169,3 +169,18 @@ def test_different_shapes_are_refused(name: str) -> None:
         METRICS[name](a, b[:2])
     with pytest.raises(DataError, match=r"\(N, H, W\), got \(6, 6\)"):
         METRICS[name](a[0], b[0])
+
+
+@pytest.mark.parametrize("name", ["sign_agreement", "pairwise_rank_agreement"])
+def test_an_empty_background_adds_nothing(name: str) -> None:
+    maps = np.random.default_rng(3).standard_normal((2, 400, 8, 8))
+    scores, framed = METRICS[name](*maps[..., 2:6, 2:6]), np.zeros_like(maps)
+    framed[..., 2:6, 2:6] = maps[..., 2:6, 2:6]
+    if name == "sign_agreement":
+        np.testing.assert_array_equal(METRICS[name](*framed), scores)
+    # A pair of a cell and an empty one is in order in both maps; pairs of two empty ones do not count.
+    empty, filled = 48, 16
+    ordered = filled * (filled - 1) / 2
+    expected = (scores * ordered + empty * filled) / (ordered + empty * filled)
+    if name == "pairwise_rank_agreement":
+        np.testing.assert_allclose(METRICS[name](*framed), expected)

@@ -85,3 +85,23 @@ def test_memory_does_not_grow_with_the_images(name: str, monkeypatch: pytest.Mon
 
     peak(100)
     assert peak(1000) < 1.2 * peak(300) + 8 * 1000
+
+
+def test_means_that_are_rounding_noise_are_zero() -> None:
+    cells = torch.tensor([0.1, 0.2, -0.3, 0.0], dtype=torch.float64).reshape(2, 2).repeat(4, 4)[None]
+    assert not pool(cells, 4).any()
+    tiny = torch.full((1, 4, 4), 1e-200, dtype=torch.float64)
+    np.testing.assert_array_equal(pool(tiny, 2), np.full((1, 2, 2), 1e-200))
+
+
+def test_every_float_type_is_read() -> None:
+    maps = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        np.testing.assert_allclose(pool(maps.to(dtype), 2), pool(maps, 2), atol=0.02)
+        assert METRICS["cosine"](maps.to(dtype), maps)[0] > 0.99
+
+
+@pytest.mark.parametrize("grid", [2.0, 2.5, "4"])
+def test_a_grid_is_a_whole_number(grid: object) -> None:
+    with pytest.raises(ConfigError, match="does not fit 8x8 heatmaps: choose 1 to 8"):
+        pool(np.zeros((1, 8, 8)), grid)

@@ -10,7 +10,7 @@ from torch import nn
 from xaibench.errors import DataError
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import state_hash
-from xaibench.similarity.nulls import derangement, randomised
+from xaibench.similarity.nulls import derangement, randomised, shifted
 
 
 @given(n=st.integers(2, 60), seed=st.integers(0, 2**32))
@@ -32,6 +32,25 @@ def test_all_partners_are_equally_likely() -> None:
 def test_a_single_image_has_no_partner(n: int) -> None:
     with pytest.raises(DataError, match=f"at least 2 images, got {n}"):
         derangement(n)
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(deadline=None, max_examples=25)
+def test_shifted_maps_keep_their_cells_and_their_neighbours(seed: int) -> None:
+    maps = np.random.default_rng(seed).standard_normal((3, 4, 6))
+    moved = shifted(maps, seed)
+    np.testing.assert_array_equal(np.sort(moved.reshape(3, -1)), np.sort(maps.reshape(3, -1)))
+    for one, other in zip(maps, moved):  # the spectrum of a cyclic shift and mirroring
+        spectra = (np.sort(np.abs(np.fft.fft2(m)).ravel()) for m in (one, other))
+        np.testing.assert_allclose(*spectra, atol=1e-9)
+    np.testing.assert_array_equal(shifted(maps[:2], seed), moved[:2])
+
+
+def test_every_shift_is_equally_likely() -> None:
+    one = np.zeros((3000, 3, 4))
+    one[:, 0, 0] = 1
+    counts = shifted(one).sum(axis=0)
+    assert np.abs(counts - 250).max() < 65
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "kendall": lambda a, b: stats.kendalltau(a.ravel(), b.ravel()).statistic,
     "ssim": scikit_image,
     "topk_iou": lambda a, b: jaccard_score(top(a.ravel()), top(b.ravel())),
-    "sign_agreement": lambda a, b: accuracy_score(np.sign(a.ravel()), np.sign(b.ravel())),
+    "sign_agreement": lambda a, b: accuracy_score(*np.sign([v[(a != 0) | (b != 0)] for v in (a, b)])),
     "feature_agreement": lambda a, b: (top(abs(a.ravel())) & top(abs(b.ravel()))).sum() / top(abs(a.ravel())).sum(),
     "transport_positive": lambda a, b: pot(a, b, 1),
     "transport_negative": lambda a, b: pot(a, b, -1),

@@ -7,11 +7,11 @@ import torch
 
 from xaibench.errors import ConfigError, DataError, UnknownNameError
 from xaibench.similarity.heatmaps import METRICS, pool, with_sign
-from xaibench.similarity.nulls import derangement
+from xaibench.similarity.nulls import derangement, shifted
 from xaibench.similarity.pooling import default_grids, pooling_curve
 from xaibench.similarity.statistics import bootstrap_mean
 
-COLUMNS = ["grid", "mean", "low", "high", "n", "nan", "chance", "chance_sd", "mismatched"]
+COLUMNS = ["grid", "mean", "low", "high", "n", "nan", "chance", "chance_sd", "mismatched", "shifted"]
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ def test_each_row_is_the_score_on_its_grid(maps: tuple[np.ndarray, np.ndarray], 
         )
         assert (row.chance, row.chance_sd) == METRICS[metric].chance(row.grid, sign)
         assert row.mismatched == pytest.approx(METRICS[metric](a, b[derangement(20, 3)]).mean())
+        assert row.shifted == pytest.approx(METRICS[metric](a, shifted(b, 3)).mean())
 
 
 def test_a_student_like_its_teacher_is_one_on_every_grid(maps: tuple[np.ndarray, np.ndarray]) -> None:
@@ -60,7 +61,7 @@ def test_undefined_scores_are_counted_and_left_out(maps: tuple[np.ndarray, np.nd
     curve = pooling_curve(teacher, student, "pearson", grids=[1, 4])
     assert curve["nan"].tolist() == [20, 3]
     assert curve["n"].tolist() == [0, 17]
-    assert curve.loc[0, ["mean", "low", "high", "chance", "mismatched"]].isna().all()
+    assert curve.loc[0, ["mean", "low", "high", "chance", "mismatched", "shifted"]].isna().all()
 
 
 def test_one_image_has_no_interval_and_no_other_image(maps: tuple[np.ndarray, np.ndarray]) -> None:

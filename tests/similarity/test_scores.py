@@ -19,7 +19,7 @@ from xaibench.attribution.targets import Target
 from xaibench.attribution.validity import Check, Validity
 from xaibench.errors import DataError, ExplanationError, UnknownNameError
 from xaibench.similarity.heatmaps import DEFAULT_METRICS, METRICS, pool, with_sign
-from xaibench.similarity.nulls import derangement
+from xaibench.similarity.nulls import derangement, shifted
 from xaibench.similarity.scores import SimilarityReport, compare
 
 N = 6
@@ -59,12 +59,13 @@ def test_rows_are_the_metrics_of_pooled_maps(maps: tuple[Tensor, Tensor, Tensor]
     report = compare(*maps[:2], keys=KEYS, random_student=maps[2], grid=4, sign=sign, seed=5)
     a, b, c = (with_sign(pool(m, 4), sign) for m in maps)
     assert list(report.rows.columns) == ["image", "metric", "pairing", "value"]
-    assert len(report.rows) == N * len(DEFAULT_METRICS) * 3
+    assert len(report.rows) == N * len(DEFAULT_METRICS) * 4
     for name in DEFAULT_METRICS:
         metric = METRICS[name]
         np.testing.assert_array_equal(report.values(name), metric(a, b))
         np.testing.assert_array_equal(report.values(name, "random student"), metric(a, c))
         np.testing.assert_array_equal(report.values(name, "mismatched images"), metric(a, b[derangement(N, 5)]))
+        np.testing.assert_array_equal(report.values(name, "shifted maps"), metric(a, shifted(b, 5)))
         assert list(report.values(name).index) == KEYS
 
 
@@ -141,8 +142,8 @@ def test_worst_images_come_first(report: SimilarityReport) -> None:
 
 
 def test_lift_is_the_mean_difference(report: SimilarityReport) -> None:
-    difference = report.values("ssim") - report.values("ssim", "random student")
-    assert report.lift("ssim", "random student").mean == pytest.approx(difference.mean())
+    difference = report.values("spearman") - report.values("spearman", "random student")
+    assert report.lift("spearman", "random student").mean == pytest.approx(difference.mean())
 
 
 def test_the_summary_has_the_lift_over_an_independent_student(maps: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -158,9 +159,9 @@ def test_the_summary_has_the_lift_over_an_independent_student(maps: tuple[Tensor
 
 
 def test_nulls_that_were_not_scored(maps: tuple[Tensor, Tensor, Tensor]) -> None:
-    report = compare(maps[0][:1], maps[1][:1], metrics=["cosine"])
+    report = compare(maps[0][:1], maps[1][:1], metrics="cosine", grid=1)
     row = report.summary().iloc[0]
-    assert np.isnan(row[["random_student", "mismatched", "low", "high"]].astype(float)).all()
+    assert np.isnan(row[["random_student", "mismatched", "shifted", "low", "high"]].astype(float)).all()
     assert np.isfinite(row["mean"])
     with pytest.raises(DataError, match="no scores for the null 'independent student': this report has none"):
         report.lift("cosine")

@@ -132,3 +132,15 @@ def test_bad_scores_of_seeds() -> None:
         bootstrap_seeds([[0.1, np.inf]])
     with pytest.raises(ConfigError, match="between 0 and 1"):
         bootstrap_seeds([[0.1, 0.2]], level=95)
+
+
+def test_scores_of_one_image_have_no_interval_over_images() -> None:
+    for scores in ([[np.nan, 0.3, np.nan]], [[np.nan, 0.3], [np.nan, 0.5], [np.nan, np.nan]]):
+        interval = bootstrap_seeds(scores)
+        assert interval.mean == pytest.approx(np.nanmean(scores))
+        assert np.isnan([interval.low, interval.high]).all()
+
+
+def test_no_resamples() -> None:
+    with pytest.raises(ConfigError, match="resamples must be at least 1, got 0"):
+        bootstrap_seeds([[0.1, 0.2]], resamples=0)

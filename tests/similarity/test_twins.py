@@ -51,7 +51,8 @@ def kendall(a: Map, b: Map) -> float:
 
 def pairwise_rank_agreement(a: Map, b: Map) -> float:
     x, y = orders(magnitudes(a)), orders(magnitudes(b))
-    return sum(1 - abs(p - q) / 2 for p, q in zip(x, y)) / len(x)
+    agreeing = [1 - abs(p - q) / 2 for p, q in zip(x, y) if p or q]
+    return math.fsum(agreeing) / len(agreeing)
 
 
 def ssim(a: Map, b: Map) -> float:
@@ -92,7 +93,8 @@ def topk_overlap(a: Map, b: Map) -> float:
 
 
 def sign_agreement(a: Map, b: Map) -> float:
-    return sum(sign(x) == sign(y) for x, y in zip(a, b)) / len(a)
+    agreeing = [sign(x) == sign(y) for x, y in zip(a, b) if x or y]
+    return sum(agreeing) / len(agreeing)
 
 
 def feature_agreement(a: Map, b: Map) -> float:

@@ -59,11 +59,17 @@ def topk_overlap(a: Any, b: Any, share: float = 0.1) -> Array:
 
 
 def sign_agreement(a: Any, b: Any) -> Array:
-    """Share of all cells whose sign (-1, 0 or 1) is equal, in [0, 1]. (N, H, W) -> (N,).
+    """Share of the cells with equal sign (-1, 0 or 1), in [0, 1]. (N, H, W) -> (N,).
 
-    Zero is a sign of its own: it agrees with zero only. NaN where a map is all zero or not finite.
+    Cells that are 0 in both maps are left out: there both say nothing, as on a background that equals the baseline of
+    integrated gradients. Zero in one map alone is a disagreement. NaN where a map is all zero or not finite.
     """
-    return scored(a, b, lambda x, y: _same_sign(x, y).mean(axis=1))
+
+    def score(x: Array, y: Array) -> Array:
+        speaking = (x != 0) | (y != 0)
+        return (_same_sign(x, y) & speaking).sum(axis=1) / speaking.sum(axis=1)
+
+    return scored(a, b, score)
 
 
 def feature_agreement(a: Any, b: Any, share: float = 0.1) -> Array:

@@ -128,7 +128,7 @@ def rank_biased_chance(n: int, p: float = 0.9) -> tuple[float, float]:
 
 
 def sign_chance(n: int, sign: str) -> tuple[float, float]:
-    """Share of n cells with equal sign: mean 1/2, SD 1/(2 sqrt(n)); always 1 after abs()."""
+    """Share of n cells with equal sign: mean 1/2, SD 1/(2 sqrt(n)); always 1 after abs(). Not for positive maps."""
     return (1.0, 0.0) if sign == "absolute" else (0.5, 0.5 * n**-0.5)
 
 

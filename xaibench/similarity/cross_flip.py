@@ -124,7 +124,7 @@ def cross_ratio(own: Any, teacher: Any, random: Any, *, seed: int = 0, resamples
     n, nan = int(defined.sum()), int((~defined).sum())
     above, below = gains[defined].mean(axis=0) if n else (np.nan, np.nan)
     ratio = float(above / below) if below > 0 else float("nan")
-    if n < 2 or np.isnan(ratio):
+    if np.isnan(ratio) or defined.any(axis=0).sum() < 2:
         return Interval(ratio, float("nan"), float("nan"), n, nan)
     means = _resampled_means(gains, seed, resamples)
     fine = means[:, 1] > 0
@@ -149,7 +149,7 @@ def curve_band(outputs: Any, *, seed: int = 0, resamples: int = 2_000) -> pd.Dat
     total = np.where(defined, values, 0.0).sum(axis=(0, 1))
     mean = np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
     low, high = np.full((2, len(n)), np.nan)
-    some = n > 1
+    some = defined.any(axis=0).sum(axis=0) > 1
     if some.any():
         means = _resampled_means(values[..., some], seed, resamples)
         low[some], high[some] = np.nanquantile(means, [0.025, 0.975], axis=0)

@@ -96,10 +96,10 @@ def _top_signs(formula: Callable[..., tuple[float, float]]) -> Chance:
     return lambda grid, sign: formula(grid * grid, top_cells(grid * grid), 0.5 if sign == "signed" else 1.0)
 
 
-def _untied(formula: Callable[[int], tuple[float, float]], function: Callable[[Any, Any], Array]) -> Chance:
+def _untied(formula: Chance, function: Callable[[Any, Any], Array]) -> Chance:
     # The formula knows no ties: half of the cells of positive maps are tied at 0.
     ties = _simulated(function)
-    return lambda grid, sign: ties(grid, sign) if sign == "positive" else formula(grid * grid)
+    return lambda grid, sign: (ties if sign == "positive" else formula)(grid, sign)
 
 
 _ONE, _BOTH = (0, 1), (-1, 1)
@@ -111,7 +111,13 @@ _METRICS = (
     Metric("ssim", ssim, _BOTH, _simulated(ssim), "SSIM"),
     Metric("topk_iou", topk_iou, _ONE, _top(chance.iou_chance), "top-10% IoU"),
     Metric("topk_overlap", topk_overlap, _ONE, _top(chance.overlap_chance), "top-10% overlap"),
-    Metric("sign_agreement", sign_agreement, _ONE, lambda g, s: chance.sign_chance(g * g, s), "sign agreement"),
+    Metric(
+        "sign_agreement",
+        sign_agreement,
+        _ONE,
+        _untied(lambda g, s: chance.sign_chance(g * g, s), sign_agreement),
+        "sign agreement",
+    ),
     Metric("feature_agreement", feature_agreement, _ONE, _top(chance.overlap_chance), "feature agreement"),
     Metric("topk_sign_agreement", topk_sign_agreement, _ONE, _top_signs(chance.overlap_chance), "top-10% signs"),
     Metric("rank_agreement", rank_agreement, _ONE, _top(chance.rank_chance), "rank agreement"),
@@ -120,14 +126,14 @@ _METRICS = (
         "pairwise_rank_agreement",
         pairwise_rank_agreement,
         _ONE,
-        _untied(chance.pairwise_chance, pairwise_rank_agreement),
+        _untied(lambda g, s: chance.pairwise_chance(g * g), pairwise_rank_agreement),
         "pairwise ranks",
     ),
     Metric(
         "rank_biased_overlap",
         rank_biased_overlap,
         _ONE,
-        _untied(chance.rank_biased_chance, rank_biased_overlap),
+        _untied(lambda g, s: chance.rank_biased_chance(g * g), rank_biased_overlap),
         "rank-biased overlap",
     ),
     Metric("transport_positive", transport_positive, _ONE, _simulated(transport_positive, 9), "1 - EMD, positive"),
@@ -137,5 +143,6 @@ _METRICS = (
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
 """All metrics, by name."""
 
-DEFAULT_METRICS = ("cosine", "pearson", "spearman", "ssim", "topk_iou", "sign_agreement")
-"""What is scored where no metrics are named."""
+DEFAULT_METRICS = ("cosine", "pearson", "spearman", "topk_iou")
+"""What is scored where no metrics are named: of the common ones those that hold randomly initialised students for
+unrelated to the teacher on the data that they were tried on (docs/results.md)."""

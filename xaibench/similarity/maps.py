@@ -33,16 +33,18 @@ def default_grid(height: int, width: int) -> int:
 def pool(maps: Any, grid: int | None = None) -> Array:
     """Average-pool maps (N, H, W) to (N, grid, grid) in float64.
 
-    Where grid does not divide a side, neighbouring windows overlap (torch's adaptive average pooling).
-    grid=None takes `default_grid`. Raises DataError for a wrong shape, ConfigError for a grid outside 1..min(H, W).
+    Where grid does not divide a side, neighbouring windows overlap (torch's adaptive average pooling). Means that are
+    rounding noise, below 1e-12 of their window's mean magnitude, are 0. grid=None takes `default_grid`. Raises
+    DataError for a wrong shape, ConfigError for a grid that is not a whole number in 1..min(H, W).
     """
     height, width = map_size(maps)
     if grid is None:
         grid = default_grid(height, width)
-    if not 1 <= grid <= min(height, width):
+    if not isinstance(grid, int | np.integer) or not 1 <= grid <= min(height, width):
         raise ConfigError(f"grid {grid} does not fit {height}x{width} heatmaps: choose 1 to {min(height, width)}")
     values = torch.from_numpy(np.array(_numbers(maps), dtype=np.float64))
-    return np.asarray(adaptive_avg_pool2d(values[:, None], grid)[:, 0].numpy())
+    pooled, size = (adaptive_avg_pool2d(v[:, None], int(grid))[:, 0] for v in (values, values.abs()))
+    return np.asarray(torch.where(pooled.abs() < _FLAT * size, 0.0, pooled).numpy())
 
 
 def with_sign(maps: Any, sign: str) -> Array:
@@ -101,7 +103,10 @@ def _maps(maps: Any) -> npt.NDArray[Any]:
 
 
 def _numbers(values: Any) -> npt.NDArray[Any]:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return np.asarray((values.float() if values.dtype == torch.bfloat16 else values).numpy())
+    return np.asarray(values)
 
 
 def _scaled(maps: npt.NDArray[Any]) -> Array:

@@ -1,4 +1,4 @@
-"""What the scores are held against: a student that has learned nothing, and heatmaps of other images."""
+"""What the scores are held against: a student that has learned nothing, heatmaps of other images, and shifted ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from xaibench.errors import DataError
 
-__all__ = ["derangement", "randomised"]
+__all__ = ["derangement", "randomised", "shifted"]
 
 
 def derangement(n: int, seed: int = 0) -> npt.NDArray[np.int64]:
@@ -28,6 +28,22 @@ def derangement(n: int, seed: int = 0) -> npt.NDArray[np.int64]:
     partner = np.empty(n, dtype=np.int64)
     partner[order] = np.roll(order, 1)
     return partner
+
+
+def shifted(maps: npt.ArrayLike, seed: int = 0) -> npt.NDArray[np.float64]:
+    """Maps (N, H, W), each mirrored or not and shifted cyclically by a random number of rows and columns, seeded.
+
+    They keep their smoothness, their zeros and their spread but have lost their place: what unrelated maps of this kind
+    score, where cells are not independent of each other (Grad-CAM, patches, empty backgrounds). All shifts, none
+    included, and mirrorings are equally likely; image i gets the same one whatever the other images.
+    """
+    values = np.asarray(maps, dtype=np.float64)
+    moved = np.empty_like(values)
+    for i, one in enumerate(values):
+        draw = np.random.default_rng((seed, i)).integers
+        one = one[:: 1 - 2 * int(draw(2)), :: 1 - 2 * int(draw(2))]
+        moved[i] = np.roll(one, (int(draw(one.shape[0])), int(draw(one.shape[1]))), axis=(0, 1))
+    return moved
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:

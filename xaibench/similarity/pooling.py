@@ -11,7 +11,7 @@ import pandas as pd
 from xaibench.errors import ConfigError, DataError, unknown_name
 from xaibench.similarity.heatmaps import METRICS
 from xaibench.similarity.maps import map_size, pool, with_sign
-from xaibench.similarity.nulls import derangement
+from xaibench.similarity.nulls import derangement, shifted
 from xaibench.similarity.statistics import bootstrap_mean
 
 __all__ = ["default_grids", "pooling_curve"]
@@ -40,9 +40,10 @@ def pooling_curve(
     sign    "signed", "absolute" or "positive", applied after pooling
     seed    of the bootstrap and of the mismatched pairing
 
-    A row a grid: [grid, mean, low, high, n, nan, chance, chance_sd, mismatched]. mean over the n images with a defined
-    score, with its bootstrap 95% interval; nan counts the undefined ones; chance and chance_sd are those of one pair of
-    random maps; mismatched is the mean over the student's maps of other images (NaN for a single image).
+    A row a grid: [grid, mean, low, high, n, nan, chance, chance_sd, mismatched, shifted]. mean over the n images with a
+    defined score, with its bootstrap 95% interval; nan counts the undefined ones; chance and chance_sd are those of one
+    pair of random maps; mismatched is the mean over the student's maps of other images (NaN for a single image),
+    shifted that over its own maps mirrored and shifted at random (NaN for a single cell).
 
     Raises UnknownNameError for a metric or sign mode, DataError for maps that do not match, ConfigError for grids.
     """
@@ -60,9 +61,10 @@ def pooling_curve(
     for grid in chosen:
         teacher, student = (with_sign(pool(maps, grid), sign) for maps in (teacher_maps, student_maps))
         score = bootstrap_mean(METRICS[metric](teacher, student), seed=seed)
-        others = METRICS[metric](teacher, student[derangement(n, seed)]) if n > 1 else np.array([])
-        mismatched = bootstrap_mean(others, seed=seed, resamples=1).mean
+        mismatched = METRICS[metric](teacher, student[derangement(n, seed)]) if n > 1 else np.array([])
+        moved = METRICS[metric](teacher, shifted(student, seed)) if grid > 1 else np.array([])
+        nulls = (bootstrap_mean(values, resamples=1).mean for values in (mismatched, moved))
         chance, sd = METRICS[metric].chance(grid, sign)
-        rows.append((grid, score.mean, score.low, score.high, score.n, score.nan, chance, sd, mismatched))
-    columns = ["grid", "mean", "low", "high", "n", "nan", "chance", "chance_sd", "mismatched"]
+        rows.append((grid, score.mean, score.low, score.high, score.n, score.nan, chance, sd, *nulls))
+    columns = ["grid", "mean", "low", "high", "n", "nan", "chance", "chance_sd", "mismatched", "shifted"]
     return pd.DataFrame.from_records(rows, columns=columns)

@@ -47,15 +47,17 @@ def kendall(a: Any, b: Any) -> Array:
 
 
 def pairwise_rank_agreement(a: Any, b: Any) -> Array:
-    """Share of all pairs of cells whose magnitudes |r| stand in the same order, in [0, 1]. (N, H, W) -> (N,).
+    """Share of the pairs of cells whose magnitudes |r| stand in the same order, in [0, 1]. (N, H, W) -> (N,).
 
-    A pair tied in both maps agrees, one tied in a single map agrees by half. NaN where the magnitudes of a map are
-    constant or not finite. Source: Krishna et al., arXiv 2202.01602.
+    Pairs tied in both maps have no order and are left out (two cells of an empty background), one tied in a single map
+    agrees by half. NaN where the magnitudes of a map are constant or not finite. Source: Krishna et al., arXiv
+    2202.01602, where ties do not occur.
     """
 
     def score(x: Array, y: Array) -> Array:
         pairs = _pairs(np.abs(x), np.abs(y))
-        return (pairs.total - pairs.discordant - (pairs.tied_x + pairs.tied_y) / 2 + pairs.tied_both) / pairs.total
+        ordered = pairs.total - pairs.tied_both
+        return (pairs.total - pairs.discordant - (pairs.tied_x + pairs.tied_y) / 2) / ordered
 
     return scored(a, b, score, magnitudes_vary)
 

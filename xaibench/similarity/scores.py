@@ -16,7 +16,7 @@ from xaibench.attribution.attribution import Attribution
 from xaibench.errors import DataError, ExplanationError, unknown_name
 from xaibench.files import write_text
 from xaibench.similarity.heatmaps import DEFAULT_METRICS, METRICS, default_grid, pool, with_sign
-from xaibench.similarity.nulls import derangement
+from xaibench.similarity.nulls import derangement, shifted
 from xaibench.similarity.statistics import Interval, bootstrap_mean, paired_bootstrap
 
 __all__ = ["INDEPENDENT", "PAIRINGS", "SimilarityReport", "compare"]
@@ -28,6 +28,7 @@ PAIRINGS = {
     INDEPENDENT: "independent",
     "random student": "random_student",
     "mismatched images": "mismatched",
+    "shifted maps": "shifted",
 }
 """Which two maps were scored -> the prefix of their columns in a summary."""
 
@@ -175,7 +176,7 @@ def compare(
     student: Any,
     *,
     keys: Sequence[str] | None = None,
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: str | Sequence[str] = DEFAULT_METRICS,
     grid: int | None = None,
     sign: str = "signed",
     independent_student: Any = None,
@@ -186,25 +187,27 @@ def compare(
 
     teacher, student     two Attributions, or maps (N, H, W)
     keys                 a unique name per image; None: "0", "1", ...
-    metrics              names from METRICS
+    metrics              names from METRICS, or one
     grid                 cells a side after pooling; None: 28 -> 7, 32 -> 8, 224 -> 14
     sign                 "signed", "absolute" or "positive", applied after pooling
     independent_student  the same images explained under a student of the same form that was trained without this
                          teacher: the null that the lift is reported over
     random_student       ... under a randomly initialised student
 
-    A third null, the student's maps of other images in a seeded pairing, is always scored (for two images or more).
+    Two more nulls are always scored: the student's maps of other images in a seeded pairing (for two images or more),
+    and its own maps mirrored and shifted at random (`nulls.shifted`; for two cells a side or more).
 
     Images that an Attribution flags as incomplete count as undefined (NaN).
 
     Raises ExplanationError for Attributions that are not valid or that answer different questions (other images,
     explainers or targets; targets may differ under contrast="own"), DataError for shapes or keys that do not match.
     """
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     for name in metrics:
         if name not in METRICS:
             raise unknown_name("metric", name, METRICS)
     if not metrics or len(set(metrics)) != len(metrics):
-        raise DataError(f"metrics must be given once each, at least one, got {list(metrics)}")
+        raise DataError(f"metrics must be given once each, at least one, got {metrics}")
     sets = {"teacher": teacher, "student": student}
     for role, given in ((INDEPENDENT, independent_student), ("random student", random_student)):
         if given is not None:
@@ -236,6 +239,8 @@ def compare(
     pairs |= {role: maps[role] for role in (INDEPENDENT, "random student") if role in maps}
     if n > 1:
         pairs["mismatched images"] = maps["student"][derangement(n, seed)]
+    if side > 1:
+        pairs["shifted maps"] = shifted(maps["student"], seed)
     frames = []
     for metric in metrics:
         for pairing, others in pairs.items():

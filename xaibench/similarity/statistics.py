@@ -82,13 +82,16 @@ def bootstrap_seeds(values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10
     """Mean and percentile bootstrap interval of scores (S, N): S training seeds, N images, NaN left out and counted.
 
     Both are resampled, seeds as whole rows and images as whole columns, so the interval speaks of other seeds and other
-    images of the same kind. With S = 1 it is the bootstrap over images alone. `n` counts the defined scores.
+    images of the same kind. With S = 1 it is the bootstrap over images alone. `n` counts the defined scores. Without
+    two images that have one there is no interval (NaN).
     """
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 2:
         raise DataError(f"scores over seeds and images must be (S, N), got shape {x.shape}")
     if not 0 < level < 1:
         raise ConfigError(f"confidence level must lie between 0 and 1, got {level}: choose 0.95, say")
+    if resamples < 1:
+        raise ConfigError(f"resamples must be at least 1, got {resamples}: choose 10000, say")
     if np.isinf(x).any():
         raise DataError("a mean needs finite values (NaN allowed), got infinite values")
     defined = ~np.isnan(x)
@@ -97,7 +100,7 @@ def bootstrap_seeds(values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10
         return Interval(float("nan"), float("nan"), float("nan"), 0, nan)
     seeds, images = x.shape
     mean = float(x[defined].mean())
-    if images < 2:
+    if defined.any(axis=0).sum() < 2:
         return Interval(mean, float("nan"), float("nan"), n, nan)
     generator = np.random.default_rng(seed)
     rows = generator.multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(np.float64)
