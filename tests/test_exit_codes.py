@@ -22,6 +22,13 @@ def python(*arguments, **options):
         (("explane", "x"), "No such command 'explane'"),
         (("info", "nowhere"), "nowhere does not exist"),
         (("score", "nowhere"), "no run in nowhere"),
+        (("flip", "nowhere"), "no run in nowhere"),
+        (("flip", "nowhere", "--images", "0"), "Invalid value for '--images'"),
+        (("inside", "nowhere"), "no run in nowhere"),
+        (("pooling", "nowhere"), "no run in nowhere"),
+        (("cues", "nowhere.toml"), "no configuration at nowhere.toml"),
+        (("cues", "demo", "--cue", "pluss"), "did you mean 'plus'"),
+        (("info", "installed:nothing"), "unknown installed model 'nothing'"),
     ],
 )
 def test_a_usage_error_is_one_line_and_exit_code_2(cli, arguments, message):

@@ -3,12 +3,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xaibench.errors import ConfigError, UnknownNameError
-from xaibench.options import format_options, parse_options
+from xaibench.options import check_types, format_options, parse_options
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,34 @@ def test_format_states_what_differs_from_the_defaults_or_everything() -> None:
 def test_format_refuses_what_text_cannot_hold(label: str) -> None:
     with pytest.raises(ConfigError, match="cannot be written as text"):
         format_options(Rich(label=label))
+
+
+def test_options_written_in_python_have_the_types_of_their_fields() -> None:
+    for value in (Rich(), Rich(limit=3, weight=2), Rich(steps=np.int64(3)), Rich(pair=(0, 0.5), widths=()), Plain()):
+        check_types(value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 10.5}, r"Rich\.steps must be a whole number of 64 bits, got 10\.5"),
+        ({"steps": True}, "steps must be a whole number of 64 bits, got True"),
+        ({"steps": 2**70}, "steps must be a whole number of 64 bits, got 11805"),
+        ({"weight": "a"}, "weight must be a number, got 'a'"),
+        ({"weight": None}, "weight must be a number, got None"),
+        ({"shuffle": 1}, "shuffle must be True or False, got 1"),
+        ({"label": 1}, "label must be a text, got 1"),
+        ({"mode": "peer"}, r"mode must be typing\.Literal\['mean', 'peer_bn'\], got 'peer'"),
+        ({"limit": "none"}, r"limit must be int \| None, got 'none'"),
+        ({"widths": [1, 2]}, r"widths must be tuple\[int, \.\.\.\], got \[1, 2\]"),
+        ({"widths": (1, 2.5)}, r"got \(1, 2\.5\)"),
+        ({"pair": (1.0,)}, r"pair must be tuple\[float, float\], got \(1\.0,\)"),
+    ],
+)
+def test_options_of_another_type_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_types(Rich(**options))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
 
 
 rich = st.builds(

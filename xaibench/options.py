@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import types
 import typing
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union
 
 from xaibench.errors import ConfigError, unknown_name
 
-__all__ = ["format_options", "parse_options"]
+__all__ = ["check_types", "format_options", "parse_options"]
 
 T = TypeVar("T")
 
@@ -96,6 +97,36 @@ def format_options(value: Any, *, full: bool = False, without: tuple[str, ...] =
             raise ConfigError(f"{type(value).__name__}.{field.name}={have!r} cannot be written as text: choose another")
         parts.append(f"{field.name}={text}")
     return f"{value.name}:{','.join(parts)}" if parts else str(value.name)
+
+
+def check_types(value: Any) -> None:
+    """Raise ConfigError where a field of a dataclass holds something else than its annotation says.
+
+    For the `__post_init__` of options that are also written in Python, before their ranges are checked. Fields may have
+    the types that `parse_options` knows; whole numbers must fit into 64 bits, and stand for numbers too.
+    """
+    for name, wanted in _field_types(type(value)).items():
+        have = getattr(value, name)
+        if not _fits(have, wanted):
+            shown = str(wanted)
+            noun = {int: "a whole number of 64 bits", float: "a number", bool: "True or False", str: "a text"}
+            raise ConfigError(f"{type(value).__name__}.{name} must be {noun.get(wanted, shown)}, got {have!r:.60}")
+
+
+def _fits(have: Any, wanted: Any) -> bool:
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (Union, types.UnionType):
+        return any(_fits(have, option) for option in arguments)
+    if origin is Literal:
+        return have in arguments
+    if origin is tuple:
+        each = arguments[:1] * len(have) if arguments[-1] is Ellipsis and isinstance(have, tuple) else arguments
+        return isinstance(have, tuple) and len(have) == len(each) and all(map(_fits, have, each))
+    if wanted is int:
+        return isinstance(have, numbers.Integral) and not isinstance(have, bool) and -(2**63) <= int(have) < 2**63
+    if wanted is float:
+        return isinstance(have, numbers.Real) and not isinstance(have, bool)
+    return isinstance(have, wanted)
 
 
 def _field_types(cls: type) -> dict[str, Any]:

@@ -196,8 +196,8 @@ def _draw(
     try:
         figure = gallery(
             (images.images[rows].float() / 255).numpy(),
-            maps.teacher.heatmaps[rows].numpy(),
-            {"student": maps.student.heatmaps[rows].numpy()},
+            maps.teacher.scored_heatmaps[rows].numpy(),
+            {"student": maps.student.scored_heatmaps[rows].numpy()},
             titles=[f"{question}\n{key}" for question, key in zip(questions, worst)],
             scores={"student": scores},
         )

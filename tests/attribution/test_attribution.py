@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from xaibench.attribution.gradients import IntegratedGradients
 from xaibench.attribution.lrp import LRP
 from xaibench.attribution.targets import Target
 from xaibench.attribution.validity import Validity, at_most
-from xaibench.errors import ExplanationError
+from xaibench.errors import DataError, ExplanationError
 
 
 @pytest.fixture
@@ -54,6 +55,24 @@ def test_take_keeps_maps_targets_and_flags_together(attribution: Attribution) ->
     assert attribution.take([0, 1, 2]).input_hash == "i"
 
 
+@pytest.mark.parametrize("indices", [[-1, 0], [2, -3], torch.tensor([-1, -3])])
+def test_take_counts_from_the_end(attribution: Attribution, indices: object) -> None:
+    part, wanted = attribution.take(indices), attribution.take([2, 0])  # type: ignore[arg-type]
+    assert torch.equal(part.relevance, wanted.relevance)
+    assert part.validity.flagged == (0,)
+    assert part.input_hash == wanted.input_hash
+
+
+def test_take_by_a_mask(attribution: Attribution) -> None:
+    part = attribution.take(torch.tensor([False, True, True]))
+    assert torch.equal(part.relevance, attribution.relevance[1:])
+    assert part.target.label.tolist() == [1, 2]
+    assert part.validity.flagged == (1,)
+    assert attribution.take([True] * 3).input_hash == "i"
+    with pytest.raises(DataError, match="a mask of 2 does not fit 3 images"):
+        attribution.take([True, False])
+
+
 def test_repr_is_short_and_says_whether_it_is_valid(attribution: Attribution) -> None:
     text = repr(attribution)
     assert text == "Attribution(ig:steps=20,baseline=mean, 3 maps 2x4x4, valid, 1 flagged, model m)"
@@ -72,7 +91,29 @@ def test_files_that_are_no_attribution(attribution: Attribution, tmp_path: Path)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ExplanationError, match="is not an attribution of this version"):
         Attribution.load(tmp_path / "other.safetensors")
+    empty = tmp_path / "long.safetensors"
+    empty.write_bytes((2**60).to_bytes(8, "little") + b"{}")  # a header longer than the file
+    with pytest.raises(ExplanationError, match="cannot read"):
+        Attribution.load(empty)
     path = attribution.save(tmp_path / "cut.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ExplanationError, match="cannot read"):
+        Attribution.load(path)
+
+
+def test_a_file_that_is_cut_while_it_is_read_kills_nobody(
+    attribution: Attribution, tmp_path: Path, monkeypatch
+) -> None:
+    """Its bytes are read at once: from a file that is mapped into memory and then cut, reading is a bus error."""
+    path = attribution.save(tmp_path / "a.safetensors")
+
+    def cut(self: Path) -> bytes:
+        with self.open("rb") as file:
+            content = file.read()
+        os.truncate(self, 100)
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", cut)
+    assert torch.equal(Attribution.load(path).relevance, attribution.relevance)
     with pytest.raises(ExplanationError, match="cannot read"):
         Attribution.load(path)

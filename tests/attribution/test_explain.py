@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from xaibench.attribution.explain import EXPLAINERS, explain, parse_explainer
-from xaibench.attribution.gradients import IntegratedGradients
+from xaibench.attribution.explain import EXPLAINERS, check_explainable, explain, explain_pair, parse_explainer
+from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
 from xaibench.attribution.lrp import LRP
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
@@ -88,15 +89,51 @@ class Dictionary(nn.Module):
 
 
 class Hoarder(nn.Module):
-    """Keeps what it computed, as a cache of features would."""
+    """Keeps what it computed in a list, as a cache of features would."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Conv2d(3, 4, 3)
-        self.kept = self.layer(torch.zeros(1, 3, 4, 4))
+        self.kept = [self.layer(torch.zeros(1, 3, 4, 4))]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x).mean(dim=(2, 3))
+
+
+class Keyless(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return {}["logits"]
+
+
+class Random(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.inner = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.inner(x), 0.5, training=True)
+
+
+class BatchStatistics(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.norm(x), x[:, :1]], dim=1).relu().mean(dim=(2, 3))
+
+
+class Overwriting(nn.Module):
+    """Adds what its activation has overwritten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.relu = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return (self.b(self.relu(h)) + h).mean(dim=(2, 3))
 
 
 class Broken(nn.Module):
@@ -153,8 +190,17 @@ def to_nan(x: Tensor) -> Tensor:
         (lambda m, x, t: (m, x.to("meta"), t), "the images are on the meta device, which holds no values: load them"),
         (lambda m, x, t: (m.to("meta"), x, t), "ScaledResNet18 lies on the meta device and has no weights: load them"),
         (lambda m, x, t: (scattered(m), x, t), r"ScaledResNet18 lies on cpu and meta: .* with model\.to\(DEVICE\)"),
-        (lambda m, x, t: (Scalar(), x, t), r"Scalar returns shape \(5?4?,\), not logits"),
+        (lambda m, x, t: (Scalar(), x, t), r"Scalar returns shape \(\d,\), not logits"),
         (lambda m, x, t: (Broken(), x, t), "Broken gives NaN or infinite logits"),
+        (lambda m, x, t: (Keyless(), x, t), r"Keyless cannot process images of shape .* \('logits'\)"),
+        (lambda m, x, t: (m, x, t.label), "wants a Target, got Tensor: make one with make_target"),
+        (
+            lambda m, x, t: (Random(m), x, t),
+            r"Random gives an image other logits each time \(.*\): switch off the noise",
+        ),
+        (lambda m, x, t: (BatchStatistics(), x, t), "other logits beside another image than alone .* running stat"),
+        (lambda m, x, t: (BatchStatistics(), x[:1], t.take([0])), "other logits beside another image than alone"),
+        (lambda m, x, t: (Overwriting(), x, t), r"overwritten in place \(.*\): set inplace=False there and write h = "),
     ],
 )
 def test_bad_input(change, message: str, explainer, network, x, target, preprocessing: Preprocessing) -> None:
@@ -202,6 +248,85 @@ def test_what_belongs_to_each_image_is_put_together_again(network, x, target, pr
     shared = explain(network, x, target, black, preprocessing, check=False, batch_size=2)
     assert shared.references["baseline"].shape == (1, *x.shape[1:])
     assert torch.equal(shared.take([3, 1]).references["baseline"], shared.references["baseline"])
+
+
+@pytest.mark.parametrize("explainer", [*(cls() for cls in EXPLAINERS.values())])
+def test_no_explainer_takes_a_model_that_is_no_function_of_an_image(explainer, x, target, preprocessing) -> None:
+    for model in (Random(Overwriting()), BatchStatistics(), Overwriting()):
+        with pytest.raises(ExplanationError, match="logits differ by"):
+            explain(model, x, target, explainer, preprocessing)
+
+
+def test_a_compiled_model_is_explained_as_the_one_it_was_made_from(network, x, target, preprocessing) -> None:
+    plain = explain(network, x, target, LRP(), preprocessing)
+    for compiled in (torch.compile(network, backend="eager"), nn.Sequential(torch.compile(network, backend="eager"))):
+        assert torch.equal(explain(compiled, x, target, LRP(), preprocessing).relevance, plain.relevance)
+    again = explain(torch.compile(network, backend="eager"), x, target, LRP(), preprocessing)
+    assert again.model_hash == plain.model_hash
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_scripted_model_is_refused(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
+    with pytest.raises(ExplanationError, match=r"scripted or traced model .* explain the Python model"):
+        explain(torch.jit.trace(network, x), x, target, LRP(), preprocessing)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_weights_that_are_made_in_each_pass(norm, x: Tensor, target: Target, preprocessing: Preprocessing) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(norm(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    model(x)
+    first = explain(model, x, target, InputXGradient(), preprocessing).relevance
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), *model[1:])
+    plain[0].weight.data, plain[0].bias.data = model[0].weight.detach(), model[0].bias.detach()
+    torch.testing.assert_close(first, explain(plain, x, target, InputXGradient(), preprocessing).relevance)
+
+
+@pytest.mark.parametrize("explainer", [LRP(), InputXGradient()])
+def test_a_forward_that_runs_the_original_is_refused(explainer, network, x, target, preprocessing) -> None:
+    plain = network.forward
+    network.forward = lambda z: plain(z)
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(ExplanationError, match="a copy of ScaledResNet18 still runs the original"):
+        explain(network, x, target, explainer, preprocessing)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_an_explainer_may_be_given_as_text(tiny_pair, tiny_task, network, x, target, preprocessing) -> None:
+    made = explain(network, x, target, "lrp:gamma=2", preprocessing)
+    assert made.explainer == LRP(gamma=2.0)
+    assert check_explainable(network, x, target, "lrp", preprocessing)
+    images = tiny_task.test.take(range(2))
+    assert explain_pair(tiny_pair, images, "input-x-gradient").student.explainer == InputXGradient()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"explainer": LRP}, "an explainer is an object such as LRP.*, got the class LRP"),
+        ({"explainer": None}, "got NoneType"),
+        ({"memory": "1GB"}, "memory must be at least 1, got '1GB': give a whole number"),
+        ({"batch_size": 1.5}, "batch_size must be at least 1, got 1.5: give a whole number"),
+        ({"store": "maps"}, r"store must be an AttributionStore, got 'maps': write AttributionStore\(folder\)"),
+    ],
+)
+def test_bad_options(options: dict, message: str, network, x, target, preprocessing) -> None:
+    given = {"explainer": LRP()} | options
+    with pytest.raises(ConfigError, match=message) as caught:
+        explain(network, x, target, preprocessing=preprocessing, **given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_preprocessing(network: nn.Module, x: Tensor, target: Target) -> None:
+    with pytest.raises(ExplanationError, match="wants the Preprocessing that made the images, got NoneType"):
+        explain(network, x, target, LRP(), None)
+
+
+def test_a_pair_is_explained_on_labelled_images(tiny_pair, tiny_task) -> None:
+    with pytest.raises(ExplanationError, match="explain_pair wants an ImageSet with labels, got Tensor: take one from"):
+        explain_pair(tiny_pair, tiny_task.test.images, LRP())
 
 
 def test_bad_batch_size(network: nn.Module, x, target, preprocessing) -> None:

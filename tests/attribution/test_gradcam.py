@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
+import torchvision
 from captum.attr import LayerAttribution, LayerGradCam
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
@@ -118,6 +119,44 @@ def test_does_not_depend_on_the_batch(network: nn.Module, x: Tensor, target: Tar
     torch.testing.assert_close(alone, whole[3:4], rtol=0, atol=1e-6 * float(whole.abs().max()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_in_the_precision_of_the_model(dtype, network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
+    wanted = explain(network, x, target, GradCAM(), preprocessing).heatmaps
+    ours = explain(network.to(dtype), x.to(dtype), target, GradCAM(), preprocessing).heatmaps
+    assert bool((nn.functional.cosine_similarity(ours.flatten(1), wanted.flatten(1)) > 0.99).all())
+
+
+class Side(Pooled):
+    """The last layer runs without gradients."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = self.mix(x)
+        with torch.no_grad():
+            frozen = self.unused(x)
+        return self.fc((mixed + frozen).mean(dim=(2, 3)))
+
+
+def test_layers_without_gradients_are_passed_over(x: Tensor, target: Target, preprocessing) -> None:
+    model = Side()
+    assert last_map(model, x.shape[1:]) == "mix"
+    assert explain(model, x, target, GradCAM(), preprocessing).validity.valid
+
+
+@pytest.mark.parametrize("layer", ["layer1.0.bn2", "layer2.0.bn1"])
+def test_a_layer_that_is_overwritten_behind_its_output(layer: str, network, x, target, preprocessing) -> None:
+    """`+=` and in-place activations follow: what counts is what the layer gives."""
+    model = torchvision.models.resnet18(num_classes=4).eval()
+    ours = explain(model, x, target, GradCAM(layer), preprocessing).heatmaps
+    seen: list[Tensor] = []
+    hook = model.get_submodule(layer).register_forward_hook(lambda _m, _x, y: seen.append(y) or y.clone())
+    explained = target.select(model(x.clone().requires_grad_())).sum()
+    hook.remove()
+    (gradient,) = torch.autograd.grad(explained, seen[0])
+    cam = (gradient.mean((2, 3), keepdim=True) * seen[0]).sum(1, keepdim=True)
+    wanted = nn.functional.interpolate(cam, (16, 16), mode="bilinear")[:, 0].detach()
+    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-6 * float(wanted.abs().max()))
+
+
 @pytest.mark.parametrize(
     ("build", "layer", "error", "message"),
     [
@@ -130,6 +169,7 @@ def test_does_not_depend_on_the_batch(network: nn.Module, x: Tensor, target: Tar
             r"layers with a single location is 1, at most 0 passes \('avgpool' gives 1x1: choose an earlier layer\)",
         ),
         (Pooled, "unused", ExplanationError, "layer 'unused' takes no part in a forward pass"),
+        (lambda: Side(), "unused", ExplanationError, "layer 'unused' runs without gradients .*: choose another layer"),
         (
             vit,
             "encoder.ln",

@@ -37,7 +37,7 @@ def relevance(function: Callable[..., Tensor], x: Tensor, upper: Tensor, *module
 def missing(function: Callable[..., Tensor], x: Tensor, *modules: nn.Module) -> dict[tuple[str, str], int]:
     model = Calls(function, *modules).double().eval().requires_grad_(False)
     mode, trail = RelevanceMode(RULES), Trail(model)
-    mode.note = trail.note
+    mode.trail = trail
     with mode.installed(model) as modified:
         return dict(trail.missing_rules(modified(x.clone().requires_grad_())))
 

@@ -85,6 +85,63 @@ class Grouped(FunctionalRelu):
         return self.head(self.pool(F.relu(self.norm(self.a(x)))).flatten(1))
 
 
+class Side(FunctionalRelu):
+    """Most of its signal comes from a branch that gradients do not reach."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            frozen = F.relu(self.a(x))
+        return self.head(self.pool(0.1 * F.relu(self.a(x)) + 0.9 * frozen).flatten(1))
+
+
+class Centred(FunctionalRelu):
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.a(x))
+        return self.head(self.pool(F.relu(self.b(h - h.detach().mean((1, 2, 3), keepdim=True)))).flatten(1))
+
+
+class JoinedSide(FunctionalRelu):
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.a(x))
+        return self.head(self.pool(torch.cat([h[:, :3], h[:, 3:].detach()], dim=1)).flatten(1))
+
+
+class Capped(FunctionalRelu):
+    """The smaller one of two signals."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.a(x))
+        return self.head(self.pool(torch.clamp(h, max=self.b(h))).flatten(1))
+
+
+class CappedDetached(FunctionalRelu):
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.a(x))
+        return self.head(self.pool(torch.clamp(h, max=self.b(h).detach())).flatten(1))
+
+
+class Resized(FunctionalRelu):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False))
+
+
+class NormFirst(FunctionalRelu):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.norm(x))
+
+
+class Rearranged(FunctionalRelu):
+    """Reads the colours backwards, mirrored and framed: pixels all the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.cat([x[:, 2:], x[:, 1:2], x[:, :1]], dim=1).flip(3).contiguous()
+        return super().forward(F.pad(h, (2, 2, 2, 2), mode="reflect"))
+
+
 class Unnoticed(FunctionalRelu):
     """Adds in place and does not use what that returns."""
 
@@ -185,7 +242,11 @@ def test_a_resnet_without_canonizer_is_refused(network: nn.Module, x: Tensor, ta
     [
         (Bilinear, {}, r"operations without an LRP rule is 1, .*\(mul in Bilinear: .*conservation error is"),
         (Grouped, {}, r"operations without an LRP rule is 1, .*\(group_norm in GroupNorm: "),
-        (Normalised, {}, r"operations without an LRP rule is 1, .*\(conv2d in Conv2d: "),
+        (Side, {}, r"operations without an LRP rule is 1, .*\(add without gradients in Side: "),
+        (Centred, {}, r"operations without an LRP rule is 1, .*\(sub without gradients in Centred: "),
+        (JoinedSide, {}, r"operations without an LRP rule is 1, .*\(cat without gradients in JoinedSide: "),
+        (Capped, {}, r"operations without an LRP rule is 1, .*\(clamp in Capped: "),
+        (CappedDetached, {}, r"operations without an LRP rule is 1, .*\(clamp without gradients in CappedDetached: "),
         (Unnoticed, {}, r"relative output difference is 0\.\d+, at most 0.001"),
         (
             FunctionalResidual,
@@ -214,6 +275,50 @@ def test_networks_that_lrp_does_not_hold_for_are_refused(
     with pytest.raises(ExplanationError, match=message) as caught:
         explain(model, x, question(model, x), LRP(**options), preprocessing)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("build", [Normalised, Resized, NormFirst])
+@pytest.mark.parametrize("canonizer", ["auto", "none"])
+@pytest.mark.parametrize("scale", [0.01, 1.0])
+def test_the_box_rule_is_for_a_convolution_that_reads_the_image(
+    build, canonizer: str, scale: float, x: Tensor, preprocessing
+) -> None:
+    """Whatever the values are, whether or not they happen to lie within the bounds."""
+    torch.manual_seed(0)
+    model, x = unsettled(build()), scale * x
+    with pytest.raises(ExplanationError, match=r"reads the image, .* use composite=epsilon-plus, or move") as caught:
+        explain(model, x, question(model, x), LRP(canonizer=canonizer), preprocessing)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_falls_back_without_checks(x: Tensor, preprocessing) -> None:
+    torch.manual_seed(0)
+    model = unsettled(NormFirst())
+    with pytest.raises(ExplanationError, match="reads the image"):
+        explain(model, x, question(model, x), LRP(), preprocessing, check=False)
+    explain(model, x, question(model, x), LRP("epsilon-plus"), preprocessing)
+
+
+def test_the_box_moves_with_the_image(x: Tensor, preprocessing: Preprocessing) -> None:
+    """A network that rearranges its input, against the plain one on the input and bounds rearranged beforehand."""
+    torch.manual_seed(0)
+    model = unsettled(Rearranged())
+    target = question(model, x)
+    got = explain(model, x, target, LRP(), preprocessing).relevance
+    back = Preprocessing(preprocessing.mean[::-1], preprocessing.std[::-1])
+    plain, framed = unsettled(FunctionalRelu()), F.pad(x.flip(1, 3), (2, 2, 2, 2), mode="reflect")
+    plain.load_state_dict(model.state_dict())
+    wanted = LRP().attribute(plain, framed, target, back, 8).relevance
+    folded = torch.zeros_like(x).requires_grad_()
+    moved = F.pad(folded.flip(1, 3), (2, 2, 2, 2), mode="reflect")
+    (wanted,) = torch.autograd.grad(moved, folded, grad_outputs=wanted)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_refused(dtype: torch.dtype, network, x, target, preprocessing) -> None:
+    with pytest.raises(ExplanationError, match=r"LRP divides by sums that b?float16 is too coarse for: .*\.float\(\)"):
+        explain(network.to(dtype), x.to(dtype), target, LRP(), preprocessing)
 
 
 def test_a_preprocessing_within_the_network_is_no_matter_without_a_box(x: Tensor, preprocessing) -> None:

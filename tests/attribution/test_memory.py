@@ -77,5 +77,5 @@ def test_a_batch_size_above_the_usual_is_taken_at_its_word(network, x, target, p
 
 
 def test_bad_memory(network: nn.Module, x, target, preprocessing) -> None:
-    with pytest.raises(ConfigError, match="memory must be at least 1 byte"):
+    with pytest.raises(ConfigError, match="memory must be at least 1, got 0"):
         explain(network, x, target, LRP(), preprocessing, memory=0)

@@ -16,6 +16,7 @@ from xaibench.attribution.baselines import BASELINES, as_reference, make_baselin
 from xaibench.attribution.explain import explain
 from xaibench.attribution.patches import Occlusion, ShapleySampling, patch_grid
 from xaibench.attribution.targets import Target
+from xaibench.attribution.validity import Validity
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, UnknownNameError
 
@@ -185,8 +186,10 @@ def test_shapley_values_sum_to_the_difference(height: int, width: int, side: int
 
 
 def test_maps_that_do_not_sum_are_refused(x: Tensor, preprocessing: Preprocessing) -> None:
+    shapley, target = ShapleySampling(8, 1), first_against_second(5)
+    checks, _ = shapley.judge(shapley.attribute(Noisy(), x, target, preprocessing, 16).residual)
     with pytest.raises(ExplanationError, match=r"share of incomplete images is .* \(\d of 5 off by more than 0.1%"):
-        explain(Noisy(), x, first_against_second(5), ShapleySampling(8, 1), preprocessing)
+        Validity(checks).require()
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_hook
 
 from xaibench.attribution.attribution import Attribution
 from xaibench.attribution.explain import explain, explain_pair
-from xaibench.attribution.gradients import IntegratedGradients
+from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
 from xaibench.attribution.identity import architecture_hash, attribution_key, model_key
 from xaibench.attribution.lrp import LRP
 from xaibench.attribution.sealed import content_hash
@@ -27,6 +29,7 @@ from xaibench.attribution.targets import Target
 from xaibench.attribution.validity import Validity, at_most
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError
+from xaibench.models.architectures import build_model
 
 FAST_IG = IntegratedGradients(steps=4, max_steps=4)
 
@@ -37,11 +40,12 @@ def store(tmp_path: Path) -> AttributionStore:
 
 
 @pytest.fixture
-def calls(network: nn.Module) -> list[int]:
-    """One entry a forward pass of the network or of a copy of it."""
+def calls() -> Iterator[list[int]]:
+    """One entry a run of any module; none of them has a hook of its own, which would be part of what it computes."""
     seen: list[int] = []
-    network.register_forward_hook(lambda *_: seen.append(1))
-    return seen
+    handle = register_module_forward_hook(lambda *_: seen.append(1))
+    yield seen
+    handle.remove()
 
 
 def made(value: float, size: int = 4) -> Attribution:
@@ -86,10 +90,7 @@ def test_a_second_look_makes_no_call_of_the_model(store, network, calls, x, targ
     assert not calls
 
 
-def test_a_second_look_at_a_pair_makes_no_call_of_either_model(store, tiny_pair, tiny_task) -> None:
-    calls: list[int] = []
-    for model in (tiny_pair.teacher, tiny_pair.student):
-        model.register_forward_hook(lambda *_: calls.append(1))
+def test_a_second_look_at_a_pair_makes_no_call_of_either_model(store, tiny_pair, tiny_task, calls) -> None:
     images = tiny_task.test.take(range(3))
     for contrast in ("teacher", "own"):
         first = explain_pair(tiny_pair, images, LRP(), contrast=contrast, store=store)
@@ -207,6 +208,37 @@ def test_the_architecture_is_more_than_the_names_of_its_weights() -> None:
         edited()(F.relu),
     ]
     assert len({start, *map(architecture_hash, others)}) == len(others) + 1
+
+
+def test_nothing_is_kept_of_a_model_whose_content_cannot_be_told(
+    store, network, calls, x, target, preprocessing, caplog
+) -> None:
+    lock = threading.Lock()
+    network.register_forward_hook(lambda _m, _x, y: y if lock else None)
+    with caplog.at_level(logging.WARNING):
+        explain(network, x, target, InputXGradient(), preprocessing, store=store)
+    assert "nothing is kept of ScaledResNet18: it holds lock" in caplog.text
+    assert len(store) == 0
+    calls.clear()
+    explain(network, x, target, InputXGradient(), preprocessing, store=store)
+    assert calls
+
+
+def test_autocast_is_in_the_key(store, network, x, target, preprocessing) -> None:
+    plain = explain(network, x, target, InputXGradient(), preprocessing)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = explain(network, x, target, InputXGradient(), preprocessing, store=store)
+        assert same(explain(network, x, target, InputXGradient(), preprocessing, store=store), rough)
+    assert not torch.equal(rough.relevance, plain.relevance)
+    assert same(explain(network, x, target, InputXGradient(), preprocessing, store=store), plain)
+    assert len(store) == 2
+
+
+def test_the_key_of_a_large_network_is_found_fast() -> None:
+    model = build_model("resnet50", 10)
+    start = time.perf_counter()
+    assert model_key(model, "weights") is not None
+    assert time.perf_counter() - start < 1
 
 
 def test_hooks_are_told_apart_by_what_they_do_and_not_by_their_number(network: nn.Module) -> None:

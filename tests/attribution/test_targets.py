@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xaibench.attribution.targets import Target, make_target
-from xaibench.errors import ExplanationError, UnknownNameError
+from xaibench.errors import DataError, ExplanationError, UnknownNameError
 
 
 @settings(deadline=None, max_examples=25)
@@ -38,6 +38,10 @@ def test_take_and_same_as() -> None:
     assert part.label.tolist() == [2, 0]
     assert part.contrast.tolist() == [0, 1]
     assert target.same_as(target.take([0, 1, 2]))
+    assert target.take([-1]).label.tolist() == [2]
+    assert target.take(torch.tensor([True, False, True])).label.tolist() == [0, 2]
+    with pytest.raises(DataError, match="index 3 is not among the 3 images"):
+        target.take([3])
     assert not target.same_as(Target(target.label, torch.tensor([2, 2, 0])))
 
 
@@ -54,6 +58,10 @@ LOGITS = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
         (lambda: make_target(LOGITS, torch.tensor([0, -1])), "target class -1"),
         (lambda: make_target(LOGITS, torch.tensor([0])), "2 rows of logits but labels of shape"),
         (lambda: make_target(LOGITS[:, :1]), "at least 2 classes"),
+        (lambda: make_target([[1.0, 2.0]]), r"teacher's logits must be a tensor \(N, K\), got list"),
+        (lambda: make_target(LOGITS, ["a", "b"]), r"labels must be whole numbers, got \['a', 'b'\]"),
+        (lambda: make_target(LOGITS, torch.tensor([0.9, 1.0])), "must be whole numbers, got torch.float32"),
+        (lambda: make_target(LOGITS, torch.tensor([True, False])), "must be whole numbers, got torch.bool"),
         (lambda: make_target(LOGITS * torch.nan), "NaN or infinite"),
         (lambda: make_target(LOGITS, contrast="own"), "give logits_own"),
         (lambda: make_target(LOGITS, contrast="own", logits_own=LOGITS[:1]), "same images and classes"),

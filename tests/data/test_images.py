@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from xaibench.data.images import ImageSet, Preprocessing
+from xaibench.data.images import ImageSet, Preprocessing, chosen_rows
 from xaibench.errors import DataError
 
 PIXELS = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).reshape(2, 3, 4, 4)
@@ -17,6 +18,50 @@ def test_take_keeps_images_labels_and_keys_together():
     assert torch.equal(taken.images, PIXELS[1:])
     assert (taken.labels.tolist(), taken.keys, taken.classes) == ([0], ("y",), ("a", "b"))
     assert taken.shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("indices", "rows"),
+    [
+        ([2, 0, 2], [2, 0, 2]),
+        ([-1, 0], [3, 0]),
+        ([], []),
+        (range(1, 3), [1, 2]),
+        ([True, False, False, True], [0, 3]),
+        (torch.tensor([False, True, False, False]), [1]),
+        (np.array([False, False, True, False]), [2]),
+        (np.array([3, -4], dtype=np.int16), [3, 0]),
+        (torch.zeros(4, dtype=torch.bool), []),
+    ],
+)
+def test_rows_are_chosen_by_number_from_the_end_or_by_a_mask(indices, rows):
+    chosen = chosen_rows(indices, 4)
+    assert chosen.tolist() == rows
+    assert chosen.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([0, 4], r"index 4 is not among the 4 images: use 0\.\.3"),
+        ([-5], "index -5 is not among the 4 images"),
+        ([True, False], "a mask of 2 does not fit 4 images: give one True or False an image"),
+        ([0.0, 1.0], r"indices must be a list of whole numbers or a mask, got torch.float32 \(2,\)"),
+        (1, r"got torch.int64 \(\)"),
+        ([[0, 1]], r"got torch.int64 \(1, 2\)"),
+        (["a"], r"indices must be whole numbers or a mask, got \['a'\]"),
+        (None, "got None"),
+    ],
+)
+def test_rows_that_are_not_there(indices, message):
+    with pytest.raises(DataError, match=message) as caught:
+        chosen_rows(indices, 4)
+    assert "\n" not in str(caught.value)
+
+
+def test_take_by_a_mask_and_from_the_end():
+    for indices in (torch.tensor([False, True]), [-1], [1]):
+        assert image_set().take(indices).keys == ("y",)
 
 
 @pytest.mark.parametrize(

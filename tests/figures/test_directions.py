@@ -59,6 +59,14 @@ def test_cosines_stand_under_the_students_panels() -> None:
     assert labels == ["cosine 0.50", "cosine -", "cosine 0.25", "cosine -1.00", "cosine 0.00", "cosine 1.00"]
 
 
+def test_clipping_is_stated_within_the_figure() -> None:
+    figure = draw()
+    figure.canvas.draw()
+    bar = figure.axes[-1]
+    assert "\ncolours clipped beyond ±" in bar.get_xlabel()
+    assert bar.xaxis.label.get_window_extent().y0 >= 0
+
+
 def test_undefined_and_empty_maps(tmp_path) -> None:
     teacher = maps(0)
     teacher[0, 1, 2, 2] = np.nan
@@ -164,3 +172,16 @@ def test_an_inside_figure_without_students_or_columns() -> None:
         inside_figure(table().drop(columns=["pairing", "k"]))
     with pytest.raises(DataError, match="the table lacks rows"):
         inside_figure(table()[:0])
+
+
+def test_the_inside_figure_names_its_line_and_images_in_titles_of_one_size() -> None:
+    figure = inside_figure(table().assign(n=60))
+    want = "bands and bars: 95% intervals, 60 images; vertical line: the student's width"
+    assert [text.get_text() for text in figure.texts] == [want]
+    assert len({axes.title.get_fontsize() for axes in figure.axes}) == 1
+    figure.canvas.draw()
+    note = figure.texts[0].get_window_extent()
+    assert note.y0 >= 0
+    assert all(note.y1 <= axes.get_tightbbox().y0 for axes in figure.axes)
+    assert inside_figure(table()).texts[0].get_text().startswith("bands and bars: 95% intervals; vertical")
+    assert "FSS" not in [axes.get_title() for axes in figure.axes]

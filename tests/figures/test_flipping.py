@@ -77,6 +77,31 @@ def test_a_measure_that_a_model_lacks_has_no_panel() -> None:
     assert [bool(axes.get_ylabel()) for axes in alone.axes] == [True, False]
 
 
+def test_the_shading_and_the_number_of_images_are_named() -> None:
+    table = curves()
+    assert flip_figure(table).texts[-1].get_text() == "shaded: 95% interval of the mean"
+    table["n"] = np.where(table["model"] == "teacher", 60, 180)
+    want = "shaded: 95% interval of the mean over 60 images for the teacher and 180 images × seeds for the students"
+    figure = flip_figure(table)
+    figure.canvas.draw()
+    assert figure.texts[-1].get_text() == want
+    box = figure.texts[-1].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure._supxlabel.get_window_extent().y0  # type: ignore[attr-defined]
+
+
+def test_labels_at_the_corner_of_a_column_that_ends_early_are_apart() -> None:
+    table = curves()
+    more = table[(table["model"] != "teacher") & (table["measure"] == "unchanged")].assign(measure="with teacher")
+    figure = flip_figure(pd.concat([table, more]))
+    figure.canvas.draw()
+    teacher, agreement = figure.axes[3], figure.axes[6]
+    (last,) = (label for label in teacher.get_xticklabels() if label.get_text() == "100%")
+    (first,) = (label for label in agreement.get_yticklabels() if label.get_text() == "100%")
+    assert last.get_window_extent().y0 > first.get_window_extent().y1 + 3
+
+
 def test_an_undefined_curve_is_left_out() -> None:
     table = curves()
     table.loc[(table["model"] == "kd") & (table["order"] == "own"), ["mean", "low", "high"]] = np.nan

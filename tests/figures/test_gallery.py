@@ -161,6 +161,25 @@ def test_an_undefined_map_is_drawn_grey(example):
     assert (inner == 0xBD).all()
 
 
+def test_undefined_maps_are_named_in_place_of_their_scores(example):
+    images, teacher, students = example
+    students["kd"][0], teacher[1] = np.nan, np.nan
+    figure = gallery(images, teacher, students, titles=["", ""], scores={"kd": ["cosine nan", "cosine 0.12"]})
+    panels = [axes.get_xlabel() for axes in figure.axes if axes.images][:8]
+    gone = "undefined: incomplete"
+    assert panels == ["", "", gone, "", "", gone, "cosine 0.12", ""]
+
+
+def test_a_heading_stands_above_all_columns(example):
+    plain, headed = (gallery(*example, titles=["", ""], heading=text) for text in ("", "LRP, seed 0"))
+    headed.canvas.draw()
+    (heading,) = headed.texts
+    assert heading.get_text() == "LRP, seed 0"
+    assert heading.get_window_extent().y1 <= headed.bbox.y1
+    assert all(heading.get_window_extent().y0 >= axes.get_tightbbox().y1 for axes in headed.axes)
+    assert plain.get_size_inches()[1] < headed.get_size_inches()[1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

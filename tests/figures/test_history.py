@@ -35,6 +35,19 @@ def test_colours_are_those_of_the_method_and_names_stand_at_the_ends():
     assert any(line.get_linestyle() == "--" and line.get_ydata()[0] == 0.8 for line in figure.axes[0].lines)
 
 
+def test_markers_and_bold_lines_are_explained_below():
+    one = {"kd/seed0": history([0.2, 0.5])}
+    figure = history_figure(one)
+    assert [text.get_text() for text in figure.texts] == ["marker: the best epoch, whose student is kept"]
+    (note,) = (figure := history_figure(one | {"kd/seed1": history([0.3, 0.4])})).texts
+    figure.canvas.draw()
+    assert note.get_text().endswith("; bold: mean over seeds")
+    box = note.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.axes[0].get_tightbbox().y0
+
+
 def test_runs_of_different_length_are_drawn_to_their_ends():
     axes = history_figure({"kd/seed0": history([0.2]), "kd/seed1": history([0.4, 0.6])}).axes[0]
     np.testing.assert_allclose(axes.lines[-1].get_ydata(), [0.3, 0.6])

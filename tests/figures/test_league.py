@@ -24,7 +24,11 @@ TABLE = table(accuracy=[0.9, 0.5, 0.7, 0.6], lrp_cosine=[NAN, 0.1, 0.2, 0.4], ig
 
 def test_one_panel_a_quantity_and_the_first_score_orders_the_methods() -> None:
     figure = league_figure(TABLE)
-    assert [axes.get_title() for axes in figure.axes] == ["accuracy", "LRP, cosine", "integrated gradients, cosine"]
+    assert [axes.get_title() for axes in figure.axes] == [
+        "accuracy",
+        "LRP\ncosine",
+        "integrated gradients\ncosine",
+    ]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["c", "b", "a"]
     assert plt.get_fignums() == []
 
@@ -45,12 +49,55 @@ def test_every_defined_mean_stands_on_its_interval_and_the_best_is_filled() -> N
 
 
 def test_the_teacher_is_a_line_where_it_has_a_value() -> None:
-    first, *others = league_figure(TABLE).axes
-    assert [
-        line.get_xdata()[0] for line in first.lines if len(line.get_ydata()) == 2 and list(line.get_ydata()) == [0, 1]
-    ]
-    assert [text.get_text() for text in first.texts] == ["teacher"]
-    assert all(not axes.texts for axes in others)
+    figure = league_figure(TABLE)
+    goals = [[x.get_xdata()[0] for x in axes.lines if list(x.get_ydata()) == [0, 1]] for axes in figure.axes]
+    assert goals == [[0.9], [], []]
+    (note,) = figure.texts
+    assert note.get_text() == "mean with its 95% interval; filled: the highest; dashed: the teacher"
+    assert "teacher" not in league_figure(TABLE[1:]).texts[0].get_text()
+
+
+def wide(explainers: int, methods: int) -> pd.DataFrame:
+    """accuracy, agreement, and a cosine and a lift of each explainer, which have long and short names."""
+    names = ["lrp", "ig:max_steps=1600", "input-x-gradient", "smoothgrad", "gradcam", "shapley:patch=8", "occlusion"]
+    quantities = ["accuracy", "agreement", *(f"{e} {q}" for e in names[:explainers] for q in ("cosine", "lift"))]
+    values = np.random.default_rng(0).uniform(-0.2, 0.9, (methods + 1, len(quantities)))
+    data: dict[str, object] = {"method": ["teacher", *(f"icd:base=sd-dkd,warmup={i}" for i in range(methods))]}
+    for place, name in enumerate(quantities):
+        mean = values[:, place]
+        data |= {name: mean, f"{name} low": mean - 0.0234, f"{name} high": mean + 0.01}
+    return pd.DataFrame(data)
+
+
+@pytest.mark.parametrize(
+    ("explainers", "methods", "rows", "width"),
+    [
+        (2, 3, 1, "double"),
+        (2, 25, 1, "double"),
+        (3, 3, 2, "double"),
+        (7, 3, 3, "double"),
+        (7, 25, 3, "double"),
+        (7, 3, 8, "single"),
+    ],
+)
+def test_nothing_overlaps_and_everything_can_be_read(explainers: int, methods: int, rows: int, width: str) -> None:
+    figure = league_figure(wide(explainers, methods), width=width)
+    figure.canvas.draw()
+    assert len({axes.get_position().y0 for axes in figure.axes}) == rows
+    texts = list(figure.texts)
+    for axes in figure.axes:
+        ticks = [t for t in axes.get_xticklabels() if axes.get_xlim()[0] <= t.get_position()[0] <= axes.get_xlim()[1]]
+        assert 1 <= len(ticks) <= 3
+        texts += [axes.title, *ticks, *(t for t in axes.get_yticklabels() if t.get_visible())]
+    texts = [text for text in texts if text.get_text() and text.get_visible()]
+    assert min(text.get_fontsize() for text in texts) >= 5.5
+    boxes = [text.get_window_extent() for text in texts]
+    for i, box in enumerate(boxes):
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y0 >= 0
+        assert box.y1 <= figure.bbox.y1
+        assert not [texts[j].get_text() for j in range(i) if box.overlaps(boxes[j])], texts[i].get_text()
 
 
 def test_without_a_complete_score_the_first_quantity_orders() -> None:

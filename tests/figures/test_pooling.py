@@ -34,11 +34,48 @@ def test_each_method_has_its_means_intervals_and_null(curves: dict[str, pd.DataF
     assert plt.get_fignums() == []
     for method, style in method_styles(curves).items():
         rows = curves[method].sort_values("grid")
-        assert line(axes, style.colour, "-") == (list(rows["grid"]), list(rows["mean"]))
-        assert line(axes, style.colour, ":") == (list(rows["grid"]), list(rows["mismatched"]))
+        for dashes, column in (("-", "mean"), (":", "mismatched")):
+            x, y = line(axes, style.colour, dashes)
+            np.testing.assert_allclose(x, rows["grid"], rtol=0.05)
+            assert y == list(rows[column])
     bars = [[tuple(end) for end in bar] for group in axes.collections[1:] for bar in group.get_segments()]
-    wanted = [[(r.grid, r.low), (r.grid, r.high)] for c in curves.values() for r in c.sort_values("grid").itertuples()]
-    np.testing.assert_allclose(bars, wanted)
+    wanted = [[r.low, r.high] for c in curves.values() for r in c.sort_values("grid").itertuples()]
+    np.testing.assert_allclose([[low, high] for (_, low), (_, high) in bars], wanted)
+
+
+def test_intervals_of_methods_on_one_grid_stand_beside_each_other() -> None:
+    many = {f"m{i}": curve(0.5) for i in range(6)}
+    figure = pooling_figure(many, "cosine")
+    (axes,) = figure.axes
+    x = np.sort([bar[0][0] for group in axes.collections[1:] for bar in group.get_segments()])
+    assert len(np.unique(x)) == 6 * 4
+    pixels = axes.transData.transform(np.column_stack([x, np.full(len(x), 0.2)]))[:, 0]
+    assert np.diff(pixels).min() > 1.1 * figure.dpi / 72  # wider apart than a bar is thick
+    assert axes.get_xlim()[0] < x.min()
+    assert axes.get_xlim()[1] > x.max()
+
+
+def test_shifted_maps_are_drawn_where_the_curves_have_them(curves: dict[str, pd.DataFrame]) -> None:
+    shifted = {name: c.assign(shifted=0.21) for name, c in curves.items()}
+    figure = pooling_figure(shifted, "cosine")
+    assert "shifted maps" in [text.get_text() for text in figure.legends[0].get_texts()]
+    crosses = [x for x in figure.axes[0].lines if x.get_marker() == "x"]
+    assert [list(x.get_ydata()) for x in crosses] == [[0.21] * 4] * 2
+
+
+def test_the_band_counts_images_not_seeds(curves: dict[str, pd.DataFrame]) -> None:
+    (axes,) = pooling_figure({"kd": curve(0.5).assign(n=75, seeds=3)}, "cosine").axes
+    heights = {round(float(v[1]), 9) for v in axes.collections[0].get_paths()[0].vertices}
+    assert round(0.1 + 2 * 0.2 / np.sqrt(4) / 5, 9) in heights
+
+
+def test_the_axis_label_lies_within_the_figure() -> None:
+    small = curve(0.0).assign(
+        mean=-0.0125, low=-0.0135, high=-0.0115, chance=-0.012, chance_sd=1e-3, mismatched=-0.0128
+    )
+    figure = pooling_figure({"kd": small}, "ssim")
+    figure.canvas.draw()
+    assert figure.axes[0].get_tightbbox().x0 >= 0
 
 
 def test_chance_is_a_line_with_the_band_of_the_mean_of_fewest_images(curves: dict[str, pd.DataFrame]) -> None:
@@ -58,7 +95,7 @@ def test_grids_are_named_and_the_legend_stands_above_the_axes(curves: dict[str, 
     (axes,), (legend,) = figure.axes, figure.legends
     assert [text.get_text() for text in axes.get_xticklabels()] == ["4×4", "7×7", "14×14", "28×28"]
     texts = [text.get_text() for text in legend.get_texts()]
-    assert texts == ["subdistill", "kd", "mismatched images", "random maps ± 2 SD"]
+    assert texts == ["subdistill", "kd", "mismatched images", "random maps ± 2 SE of the mean"]
     assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
     assert figure.get_size_inches()[0] == 6.9
 

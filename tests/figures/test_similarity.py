@@ -75,7 +75,14 @@ def test_the_legend_names_methods_nulls_and_chance_outside_the_data(summary):
     figure.canvas.draw()
     (legend,) = figure.legends
     texts = [text.get_text() for text in legend.get_texts()]
-    assert texts == ["subdistill", "kd", "student-only", "random student", "mismatched images", "random maps ± 2 SD"]
+    assert texts == [
+        "subdistill",
+        "kd",
+        "student-only",
+        "random student",
+        "mismatched images",
+        "random maps ± 2 SE of the mean",
+    ]
     box = legend.get_window_extent()
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.width
@@ -88,7 +95,32 @@ def test_nulls_are_optional_and_undefined_means_are_left_out(summary):
     kd = method_styles(["subdistill", "kd", "student-only"])["kd"]
     assert not lines(figure.axes[0], color=kd.colour)
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["subdistill", "kd", "student-only", "random maps ± 2 SD"]
+    assert texts == ["subdistill", "kd", "student-only", "random maps ± 2 SE of the mean"]
+
+
+def test_the_band_is_that_of_the_mean_over_images_not_over_seeds_too(summary):
+    axes = similarity_figure(summary.assign(n=300, seeds=3)).axes[0]
+    widths = {round(collection.get_paths()[0].get_extents().width, 9) for collection in axes.collections}
+    assert widths == {round(2 * 2 * 0.1 / np.sqrt(100), 9)}
+
+
+def test_shifted_maps_are_a_null_where_the_summary_has_them(summary):
+    summary["shifted"] = np.linspace(0.11, 0.22, len(summary))
+    figure = similarity_figure(summary)
+    assert "shifted maps" in [text.get_text() for text in figure.legends[0].get_texts()]
+    crosses = [x.get_xdata()[0] for axes in figure.axes for x in lines(axes, marker="x")]
+    np.testing.assert_allclose(sorted(crosses), summary["shifted"])
+    undefined = similarity_figure(summary.assign(shifted=np.nan))
+    assert "shifted maps" not in [text.get_text() for text in undefined.legends[0].get_texts()]
+
+
+def test_a_note_stands_below_the_panels(summary):
+    figure = similarity_figure(summary, note="2 of 7 explainers")
+    figure.canvas.draw()
+    (note,) = [text for text in figure.texts if text.get_text() == "2 of 7 explainers"]
+    box = note.get_window_extent()
+    assert box.y0 >= 0
+    assert all(box.y1 <= axes.get_tightbbox().y0 for axes in figure.axes)
 
 
 def test_bad_summaries_are_refused(summary):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from xaibench.data.images import Preprocessing
-from xaibench.errors import CheckpointError, RunFolderError
+from xaibench.errors import CheckpointError, ModelError, RunFolderError
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import ModelCard, load_checkpoint, read_state, save_checkpoint, state_hash
+from xaibench.models.classes import ClassSlice
 
 NAME = "resnet18-cifar:4-4-4-4@4"
 CLASSES = ("cat", "dog", "Zebra ä")
@@ -197,6 +199,47 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, 
     with pytest.raises(RunFolderError, match="cannot write"):
         save_checkpoint(tmp_path / "file" / "m.safetensors", model, CARD)
     assert load_checkpoint(path)[1] == CARD
+
+
+class Extra(nn.Module):
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value = value
+
+    def get_extra_state(self) -> object:
+        return self.value
+
+
+def test_the_hash_sees_what_else_a_module_saves() -> None:
+    assert state_hash(Extra({"version": 1})) == state_hash(Extra({"version": 1})) != state_hash(Extra({"version": 2}))
+    assert state_hash(Extra(threading.Lock())) == state_hash(Extra(threading.Lock()))
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*quantize.*:UserWarning")
+def test_the_hash_sees_quantised_weights() -> None:
+    def quantised(value: float) -> nn.Module:
+        layer = nn.Linear(3, 2)
+        nn.init.constant_(layer.weight, value)
+        nn.init.zeros_(layer.bias)
+        return torch.ao.quantization.quantize_dynamic(nn.Sequential(layer))  # type: ignore[no-any-return]
+
+    assert state_hash(quantised(1.0)) == state_hash(quantised(1.0)) != state_hash(quantised(2.0))
+
+
+def test_a_lazy_module_has_no_hash_before_it_ran() -> None:
+    model = nn.Sequential(nn.LazyLinear(2))
+    with pytest.raises(ModelError, match=r"'0\.\w+' of Sequential has no values yet: run the model once"):
+        state_hash(model)
+    model(torch.ones(1, 3))
+    assert state_hash(model)
+
+
+def test_the_hash_of_a_model_stays_what_it_was() -> None:
+    """Run folders hold it."""
+    layer = nn.Linear(2, 2)
+    nn.init.ones_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    assert state_hash(ClassSlice(nn.Sequential(layer, nn.BatchNorm1d(2)), (1,))) == "9d28cae4046410d5"
 
 
 def test_the_hash_sees_names_types_shapes_and_every_bit() -> None:

@@ -8,10 +8,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, spectral_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from xaibench.models.architectures import build_model
-from xaibench.models.folding import fold, foldable
+from xaibench.models.folding import fold, foldable, folded
 
 
 def shaken(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -119,11 +120,111 @@ class NoStatistics(Net):
         return F.batch_norm(self.conv(x), None, None, training=True)
 
 
-@pytest.mark.parametrize(
-    "kind", [ReadTwice, ReadByAFunction, ReluBetween, NormTwice, ConvTwice, StandardisedWeight, NoStatistics]
-)
+class WithoutItsBias(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(F.conv2d(x, self.conv.weight, None, padding=1))
+
+
+class WithoutScale(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(self.conv(x), self.norm.running_mean, self.norm.running_var)
+
+
+class Overwritten(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.conv(x)
+        z[:, 1] = 0
+        return self.norm(z)
+
+
+class OverwrittenByAHook(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv.register_forward_hook(lambda _module, _x, z: z.__setitem__((slice(None), 1), 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class WeightUsedAgain(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(self.norm(self.conv(x)), self.conv.weight)
+
+
+class WeightMeasured(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) / self.conv.weight.norm()
+
+
+class ScaleReadElsewhere(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) + self.norm.weight.abs().max()
+
+
+class StatisticsReadElsewhere(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) - self.norm.running_mean.mean()
+
+
+class ReturnedToo(Net):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.conv(x)
+        return self.norm(z), z
+
+
+class ReadThroughNumpy(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.conv(x)
+        return self.norm(z) * float(z.numpy().max())
+
+
+READ_ELSEWHERE = [
+    ReadTwice,
+    ReadByAFunction,
+    ReluBetween,
+    NormTwice,
+    ConvTwice,
+    StandardisedWeight,
+    WithoutItsBias,
+    WithoutScale,
+    Overwritten,
+    OverwrittenByAHook,
+    WeightUsedAgain,
+    WeightMeasured,
+    ScaleReadElsewhere,
+    StatisticsReadElsewhere,
+    ReturnedToo,
+    ReadThroughNumpy,
+]
+
+
+@pytest.mark.parametrize("kind", [*READ_ELSEWHERE, NoStatistics])
 def test_what_folding_would_change_is_left_alone(kind: type[Net]) -> None:
-    model = shaken(kind())
+    model, x = shaken(kind()).requires_grad_(False), torch.randn(2, 3, 8, 8)
     before = copy.deepcopy(model.state_dict())
-    assert foldable(model, torch.randn(2, 3, 8, 8)) == []
+    assert foldable(model, x) == []
+    torch.testing.assert_close(folded(model, x)(x), model(x), rtol=1e-5, atol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_call_without_bias_is_told_from_a_layer_without_one() -> None:
+    class Bare(WithoutItsBias):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+
+    model, x = shaken(Bare()), torch.randn(2, 3, 8, 8)
+    assert foldable(model, x) == []
+    assert model.conv.bias is None
+    assert len(foldable(nn.Sequential(model.conv, model.norm), x)) == 1
+    assert model.conv.bias is None
+
+
+@pytest.mark.parametrize("how", [parametrizations.weight_norm, spectral_norm])
+def test_layers_whose_weight_is_made_anew_are_left_alone(how) -> None:
+    """Their weights are tensors of a moment, whose places in memory others take."""
+    for seed in range(10):
+        layers = [part for _ in range(4) for part in (how(nn.Conv2d(3, 3, 3, padding=1)), nn.BatchNorm2d(3), nn.ReLU())]
+        model, x = shaken(nn.Sequential(*layers), seed), torch.randn(2, 3, 8, 8)
+        assert foldable(model, x) == []
+        assert torch.equal(folded(model, x)(x), model(x))

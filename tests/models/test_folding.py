@@ -44,6 +44,17 @@ def test_leaves_the_model_and_its_layer_names_alone():
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
 
 
+def test_inputs_stay_what_they_are_where_a_network_works_in_place():
+    network = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)).eval()
+    nn.init.constant_(network[2].weight, 3.0)
+    x = torch.randn(2, 3, 8, 8)
+    before = x.clone()
+    quick = folded(network, x)
+    assert torch.equal(x, before)
+    assert not _norms(quick)
+    torch.testing.assert_close(quick(x.clone()), network(x.clone()))
+
+
 def test_kept_layers_give_what_they_gave():
     model, x = _network("resnet18-cifar:6-6-8-8@6"), torch.randn(2, 3, 16, 16, dtype=torch.float64)
     sliced = ClassSlice(model, (2, 4)).eval()
@@ -75,3 +86,26 @@ class _Twice(nn.Module):
 def test_an_output_that_is_read_twice_is_not_folded():
     model = _Twice().eval()
     assert _norms(folded(model, torch.randn(2, 3, 8, 8))) == ["norm"]
+
+
+class _Scaled(nn.BatchNorm2d):
+    """Depends on more than its parameters and statistics, which no trace of a forward pass shows."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        nn.init.constant_(self.weight, 3.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * (1 if self.eps else 5)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_copy_that_would_compute_something_else_is_not_folded(hooked):
+    norm = nn.BatchNorm2d(4) if hooked else _Scaled(4)
+    if hooked:
+        norm.register_forward_hook(lambda _module, _x, y: 2 * y)
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), norm).eval(), torch.randn(2, 3, 8, 8)
+    quick = folded(model, x)
+    assert _norms(quick) == ["1"]
+    assert torch.equal(quick(x), model(x))
+    assert quick is not model

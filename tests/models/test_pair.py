@@ -138,6 +138,13 @@ def test_the_shapes_of_the_pairs(teacher: nn.Module, student: nn.Module) -> None
         pair.layer_shapes((0, 4))
 
 
+@pytest.mark.parametrize(
+    "layers", [["layer1"], "layer1", ("layer1:layer1",), [("layer1", "layer1")], LayerPair("layer1", "layer1")]
+)
+def test_layers_may_be_given_by_name(teacher: nn.Module, student: nn.Module, layers: object) -> None:
+    assert create(teacher, student, layers=layers).layers == (LayerPair("layer1", "layer1"),)
+
+
 def test_an_unknown_layer_gets_a_suggestion(teacher: nn.Module, student: nn.Module) -> None:
     with pytest.raises(UnknownNameError, match="'layr2': did you mean 'layer2'"):
         create(teacher, student, layers=parse_layers(["layr2:layer2"]))
@@ -153,6 +160,11 @@ def test_an_unknown_layer_gets_a_suggestion(teacher: nn.Module, student: nn.Modu
         ({"classes": ("a", "b")}, "the student has 3 logits but there are 2 classes"),
         ({"classes": ABC, "teacher_classes": None}, "the teacher has 5 logits but there are 3 classes"),
         ({"teacher_classes": tuple("abcd")}, "the teacher has 5 logits but there are 4 classes"),
+        ({"classes": "abd"}, r"classes must be a list of names, got 'abd': write them as \('shirt', 'coat'\)"),
+        ({"classes": (0, 1, 2)}, r"classes must be a list of names, got \(0, 1, 2\)"),
+        ({"teacher_classes": "abcde"}, "must be a list of names, got 'abcde'"),
+        ({"layers": [("layer1", "layer1", "layer1")]}, "is no layer pair: write 'teacher:student' or LayerPair"),
+        ({"layers": [1]}, "1 is no layer pair"),
         ({"layers": parse_layers(["fc"])}, r"layer pair fc:fc has outputs of shape \(5,\) and \(3,\), but maps"),
         ({"preprocessing": Preprocessing((0.5,), (0.5,), (12, 12))}, "cannot process 12x12 images with 1 channels"),
     ],
@@ -202,11 +214,15 @@ def test_pairs_of_unlike_architectures(teacher: str, student: str, side: int, la
     pair = create(*models, preprocessing=Preprocessing((0.5,) * 3, (0.25,) * 3, (side, side)))
     assert ", ".join(map(str, pair.layers)) == layers
     x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    own: dict[str, Tensor] = {}
+    for name in pair.student_layers:
+        pair.student.get_submodule(name).register_forward_hook(
+            lambda _m, _x, y, name=name: own.__setitem__(name, y.detach().clone())
+        )
     outputs = forward_with_layers(pair.student, x, pair.student_layers)
     loss = outputs.logits.square().sum() + sum(value.square().mean() for value in outputs.layers.values())
     loss.backward()
-    assert all(value._version == 0 for value in outputs.layers.values())
-    assert not any(getattr(module, "inplace", False) for module in pair.student.modules())
+    assert all(torch.equal(value, own[name]) for name, value in outputs.layers.items())
     for (t, s), (a, b) in pair.layer_shapes((side, side)).items():
         assert len(a) == len(b) == 3, (t, s)
         assert a[0] >= b[0]
@@ -229,10 +245,25 @@ def test_an_image_size_that_a_model_asserts_is_explained(student: nn.Module) -> 
             create(Asserting(), student, classes=ABC, teacher_classes=ABC, layers=layers)
 
 
-def test_another_student_works_out_of_place_too(teacher: nn.Module, student: nn.Module, x: Tensor) -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    pair = create(teacher, student).with_student(net)
-    assert forward_with_layers(pair.student, x, ("0",)).layers["0"].min() < 0
+class Overwriting(nn.Module):
+    """Adds what its activation has overwritten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.relu = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return (self.b(self.relu(h)) + h).mean((2, 3))
+
+
+def test_activations_in_place_stay_and_spoil_no_layer(teacher: nn.Module, x: Tensor) -> None:
+    net = Overwriting()
+    pair = create(net, net, classes=ABC, teacher_classes=ABC, layers=parse_layers(["a:a"]))
+    for model in (pair.teacher, pair.student, pair.with_student(net).student):
+        outputs = forward_with_layers(model, x, ("a",))
+        assert torch.equal(outputs.logits, net(x))
+        assert outputs.layers["a"].min() < 0
 
 
 def test_with_student_keeps_the_rest_and_the_hashes_tell(teacher: nn.Module, student: nn.Module) -> None:

@@ -13,12 +13,14 @@ def test_predictions_do_not_depend_on_the_batch_size_and_restore_the_mode(
     tiny_pair: ModelPair, tiny_task: Task
 ) -> None:
     model = tiny_pair.student.train()
+    model.layer1.eval()  # type: ignore[union-attr,operator]
+    modes = [module.training for module in model.modules()]
     whole = predict_logits(model, tiny_task.test, tiny_pair.preprocessing)
     parts = predict_logits(model, tiny_task.test, tiny_pair.preprocessing, batch_size=5)
     assert torch.allclose(whole, parts, atol=1e-5)
-    assert model.training
+    assert [module.training for module in model.modules()] == modes
     with torch.no_grad():
         model.fc.bias[0] = torch.nan  # type: ignore[union-attr,index]
     with pytest.raises(ModelError, match="the model's logits hold NaN or infinite values"):
         predict_logits(model, tiny_task.test, tiny_pair.preprocessing)
-    assert model.training
+    assert [module.training for module in model.modules()] == modes

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torchvision.models import SwinTransformer
 
@@ -45,6 +46,26 @@ def test_outputs_belong_to_the_graph(net: nn.Sequential) -> None:
         y = net(torch.randn(5, 3))
     (gradient,) = torch.autograd.grad(y[:, 0].sum(), outputs["1.0"])
     assert torch.allclose(gradient, net[1][1].weight[0].expand(5, 4))  # type: ignore[index]
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_what_follows_in_place_does_not_change_them(gradients: bool, noise: Make) -> None:
+    model = torchvision.models.resnet18(num_classes=3).eval()
+    names, x, true = ["layer1.0.conv1", "layer1.0.bn1", "layer1.0.bn2"], noise(2, 3, 32, 32), {}
+    for name in names:
+        model.get_submodule(name).register_forward_hook(
+            lambda _m, _x, y, name=name: true.__setitem__(name, y.detach().clone())
+        )
+    plain = model(x)
+    with torch.set_grad_enabled(gradients), tapped(model, names) as outputs:
+        logits = model(x)
+    assert torch.equal(logits, plain)
+    seen = {call.name: call for call in observe(model, x)}
+    for name in names:
+        assert torch.equal(outputs[name], true[name])
+        assert torch.equal(seen[name].output, true[name])  # type: ignore[arg-type]
+    assert torch.equal(seen["layer1.0.relu"].input, seen["layer1.0"].output) is False  # type: ignore[arg-type]
+    assert float(seen["layer1.0.relu"].input.min()) < 0  # type: ignore[union-attr]
 
 
 def test_no_hook_stays_after_an_exception(net: nn.Sequential) -> None:

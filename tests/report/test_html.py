@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from xaibench.errors import DataError
-from xaibench.figures.style import new_figure
+from xaibench.figures.style import new_figure, save_figure
 from xaibench.report.html import headline, write_report
 
 EVIL = '<img src="http://example.org/x.png" onerror="alert(1)">&\'"'
@@ -49,7 +49,7 @@ def page(tmp_path, summary):
         title=f"Title {EVIL}",
         headline=f"Answer {EVIL}",
         table=pd.DataFrame({"method": [EVIL], "accuracy": [0.5]}),
-        summary=summary.assign(method=EVIL),
+        summary=summary.assign(method=EVIL, nan=5),
         figures={f"Caption {EVIL}": figure, "Second": figure},
         validity=pd.DataFrame({"model": ["teacher", EVIL], "value": [2e-5, 1.0], "passed": [True, False]}),
         manifest={"config": {"x": "</pre></details><script>alert(2)</script>"}, "path": tmp_path, EVIL: 1},
@@ -112,7 +112,7 @@ def test_pictures_are_inside_and_described(page):
 
 
 def test_failed_checks_are_said(page):
-    assert "1 of 2 checks failed." in page
+    assert "1 of 2 checks failed; 20 of 1220 scores are undefined and left out" in page
     assert '<td class="no" data-value="False">no</td>' in page
 
 
@@ -142,7 +142,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, summary):
         ).read_bytes()
 
     assert write("a.html") == write("b.html")
-    assert b"All 1 checks passed." in write("c.html")
+    assert b"All 1 checks passed; 0 of 1200 scores are undefined." in write("c.html")
 
 
 def test_the_headline_names_the_best_the_others_and_the_controls(summary):
@@ -159,6 +159,48 @@ def test_the_headline_does_without_nulls_and_undefined_means(summary):
     text = headline(summary.drop(columns="mismatched"))
     assert "kd" not in text
     assert text.endswith("[0.68, 0.74]; chance is 0.00.")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-0.04, 0.24, "+0.10 [-0.04, +0.24], which includes 0: that anything was taken over"),
+        (0.02, 0.18, "+0.10 [+0.02, +0.18]: so much of its decision structure was taken over from the teacher."),
+    ],
+)
+def test_the_headline_says_what_was_taken_over_from_the_teacher(summary, low, high, said):
+    text = headline(summary.assign(lift=0.1, lift_low=low, lift_high=high))
+    assert f"chance is 0.00. Its lift over an independently trained student is {said}" in text
+    negative = headline(summary.assign(lift=-0.2, lift_low=-0.3, lift_high=-0.1))
+    assert "-0.20 [-0.30, -0.10]: it is less like the teacher than" in negative
+    for lift in (0.1, np.nan):  # of one image; without an independent student
+        assert headline(summary.assign(lift=lift, lift_low=np.nan, lift_high=np.nan)) == headline(summary)
+
+
+def test_the_headline_takes_shifted_maps_for_the_zero_where_they_were_scored(summary):
+    assert "mismatched images give 0.12, shifted maps give 0.21." in headline(summary.assign(shifted=0.21))
+    assert "mismatched images give 0.12, chance is 0.00." in headline(summary.assign(shifted=np.nan))
+
+
+def test_answers_to_further_questions_are_shown_where_there_are_any(tmp_path, summary, page):
+    assert "Further questions" not in page
+    save_figure(new_figure(2, 1), tmp_path / "cues", ("png",))
+    path = write_report(
+        tmp_path / "report.html",
+        title="t",
+        headline="h",
+        table=summary,
+        summary=summary,
+        figures={},
+        validity=pd.DataFrame({"passed": [True]}),
+        manifest={},
+        further={"cues: how to read them": tmp_path / "cues.png"},
+    )
+    collected = Collector(path.read_text(encoding="utf-8"))
+    (image,) = (attributes for tag, attributes in collected.tags if tag == "img")
+    assert (image["width"], image["height"], image["alt"]) == ("600", "300", "cues: how to read them")
+    assert base64.b64decode(image["src"].partition(",")[2]) == (tmp_path / "cues.png").read_bytes()
+    assert "Further questions" in collected.text
 
 
 def test_a_headline_without_numbers_is_refused(summary):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from xaibench.similarity import cross_flip as crossing
 from xaibench.similarity.perturbation import flip_curve
 from xaibench.study import flipping
 from xaibench.study.assets import Assets, load_assets
-from xaibench.study.flipping import flip_run, flip_table
+from xaibench.study.flipping import flip_footnote, flip_run, flip_table
 from xaibench.study.run import Run, open_run
 
 
@@ -46,10 +47,11 @@ def test_a_row_a_model_with_curves_and_figure(run: Run, assets: Assets) -> None:
     before = {p.relative_to(run.folder) for p in run.folder.rglob("*")}
     table = flip_run(run, assets, methods=["kd", "subdistill"], grid=3)
     made = {p.relative_to(run.folder).as_posix() for p in run.folder.rglob("*")} - {p.as_posix() for p in before}
-    assert made == {f"flipping-lrp-inpaint{end}" for end in ENDS}
+    stem = "flipping-lrp-inpaint-3x3-kd_subdistill"
+    assert made == {f"{stem}{end}" for end in ENDS}
     assert list(table["method"]) == ["teacher", "kd", "subdistill"]
     assert (table["n"] + table["nan"] == 6 * len(run.config.seeds)).tolist()[1:] == [True, True]
-    curves = pd.read_csv(run.folder / "flipping-lrp-inpaint.csv")
+    curves = pd.read_csv(run.folder / f"{stem}.csv")
     assert list(curves.columns) == ["model", "order", "measure", "fill", "fraction", "mean", "low", "high", "n", "nan"]
     assert set(curves["model"]) == {"teacher", "kd", "subdistill"}
     assert curves["fraction"].nunique() == 10
@@ -97,9 +99,23 @@ def test_a_second_call_reads_and_other_options_compute(
         calls.pop()
 
 
-@pytest.mark.parametrize(
-    "damage", ["flipping-lrp-inpaint.csv", "flipping-lrp-inpaint.json", "flipping-lrp-inpaint-auc.csv"]
-)
+@pytest.mark.usefixtures("quick")
+def test_another_question_overwrites_no_result(
+    run: Run, assets: Assets, contents: Callable[[Path], dict[str, str]]
+) -> None:
+    flip_run(run, assets, steps=1)
+    before = contents(run.folder)
+    assert "flipping-lrp-inpaint-1steps.csv" in before
+    for smaller in ({"images": 2}, {"grid": 2}, {"methods": ["kd"]}, {"steps": 2}):
+        flip_run(run, assets, **({"steps": 1} | smaller))
+    flip_run(run, assets, steps=1, images=6, grid=7, methods=["subdistill", "kd", "student-only"], seeds=[0])
+    after = contents(run.folder)
+    assert {name: after[name] for name in before} == before
+    added = {name.removesuffix(".json") for name in set(after) - set(before) if name.endswith(".json")}
+    assert added == {f"flipping-lrp-inpaint-{what}" for what in ("2images-1steps", "2x2-1steps", "1steps-kd", "2steps")}
+
+
+@pytest.mark.parametrize("damage", [f"flipping-lrp-inpaint-2x2-kd{end}" for end in (".csv", ".json", "-auc.csv")])
 @pytest.mark.usefixtures("quick")
 def test_a_damaged_result_is_made_again(
     run: Run, assets: Assets, damage: str, caplog: pytest.LogCaptureFixture
@@ -117,7 +133,8 @@ def test_a_damaged_result_is_made_again(
 @pytest.mark.usefixtures("quick")
 def test_the_provenance_names_options_weights_and_versions(run: Run, assets: Assets) -> None:
     flip_run(run, assets, methods=["kd"], images=3, fill="inpaint", grid=2, steps=2)
-    about = json.loads((run.folder / "flipping-lrp-inpaint.json").read_text(encoding="utf-8"))
+    stem = "flipping-lrp-inpaint-2x2-3images-2steps-kd"
+    about = json.loads((run.folder / f"{stem}.json").read_text(encoding="utf-8"))
     assert (about["explainer"], about["fill"], about["grid"], about["steps"]) == ("lrp", "inpaint", 2, 2)
     assert about["weights"]["kd/seed0"] == run.attribution("kd/seed0", "lrp").model_hash
     keys = run.images.keys
@@ -165,17 +182,18 @@ def test_other_weights_are_refused(run: Run, assets: Assets) -> None:
         ({"seeds": [7]}, UnknownNameError, "unknown seed of this run '7'"),
         ({"explainer": "shap"}, UnknownNameError, "unknown explainer of this run 'shap'"),
         ({"fill": "blurr"}, UnknownNameError, "unknown fill 'blurr': did you mean 'blur'"),
-        ({"images": 7}, ConfigError, "7 images cannot be flipped: this run explained 6, choose 1 to 6"),
-        ({"images": 0}, ConfigError, "0 images cannot be flipped"),
+        ({"images": 7}, ConfigError, "7 images were asked for, but this run explained 6: choose 1 to 6"),
+        ({"images": 0}, ConfigError, "0 images were asked for"),
         ({"grid": 40}, ConfigError, "grid 40 does not fit 28x28"),
     ],
 )
 @pytest.mark.usefixtures("quick")
 def test_bad_options_are_refused(
-    run: Run, assets: Assets, options: dict[str, object], error: type[Exception], message: str
+    run: Run, options: dict[str, object], error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(flipping, "load_assets", lambda _: pytest.fail("refused only after the work had begun"))
     with pytest.raises(error, match=message):
-        flip_run(run, assets, **options)
+        flip_run(run, **options)
     assert not list(run.folder.glob("flipping*"))
 
 
@@ -205,3 +223,28 @@ def test_the_table_pairs_images_over_seeds() -> None:
     assert row["cross ratio"] == pytest.approx(gains)
     assert (row["n"], row["nan"]) == (9, 1)
     assert (table.loc["teacher", "own"], table.loc["teacher", "gain"], table.loc["teacher", "n"]) == (1, 3, 5)
+
+
+def test_a_footnote_says_why_a_ratio_is_undefined() -> None:
+    rng = np.random.default_rng(0)
+    levels = {"good": (0.0, 1.0, 2.0), "no better": (2.0, 1.0, 1.0), "nearly": (0.93, 1.0, 1.0)}
+    rows = [
+        {"model": f"{method}/seed0", "order": order, "image": str(i), "auc": level + 0.2 * rng.standard_normal()}
+        for method, by_order in levels.items()
+        for order, level in zip(("own", "teacher", "random"), by_order)
+        for i in range(8)
+    ]
+    teacher = [
+        {"model": "teacher", "order": order, "image": str(i), "auc": 1.0}
+        for order in ("own", "random")
+        for i in range(8)
+    ]
+    table = flip_table(pd.DataFrame(teacher + rows))
+    assert table.set_index("method")["cross ratio"].isna().to_dict() == {
+        "teacher": True, "good": False, "no better": True, "nearly": False,
+    }  # fmt: skip
+    assert flip_footnote(table).startswith(
+        "no cross ratio or no interval of it for no better, nearly: its own order is"
+    )
+    assert flip_footnote(table[table["method"].isin(["teacher", "good"])]) == ""
+    assert flip_footnote(flip_table(pd.DataFrame(teacher))) == ""

@@ -1,10 +1,14 @@
 """What a report shows of a run with many methods."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from xaibench.study.present import spread_methods
+from xaibench.figures.style import new_figure, save_figure
+from xaibench.study.present import present, spread_methods
+from xaibench.study.run import open_run
 
 NAMES = tuple("abcdefghijkl")
 
@@ -35,3 +39,20 @@ def test_a_figure_of_chosen_methods(cli, tiny_run, tmp_path):
     called = cli("figure", tiny_run, "--method", "kdd")
     assert called.code == 2
     assert "unknown method of this run 'kdd': did you mean 'kd'" in called.error
+
+
+def test_the_page_shows_further_answers_and_says_what_is_a_part(tiny_run, tmp_path, monkeypatch):
+    run = open_run(shutil.copytree(tiny_run, tmp_path / "run"))
+    present(run)
+    page = (run.folder / "report.html").read_text()
+    assert "Further questions" not in page
+    assert "with chance and nulls</figcaption>" in page  # two explainers, default metrics: all of them are drawn
+    for stem in ("flipping-lrp-blur", "flipping-lrp-blur-2x2", "inside", "directions", "pooling-lrp-cosine", "cues"):
+        save_figure(new_figure(1, 1), run.folder / stem, ("png",))
+    monkeypatch.setattr("xaibench.study.present._PANELS", 1)
+    present(run)
+    page = (run.folder / "report.html").read_text()
+    captions = page.partition("Further questions")[2].partition("How to read")[0]
+    shown = [line.partition(":")[0] for line in captions.split("<figcaption>")[1:]]
+    assert shown == ["flipping-lrp-blur", "flipping-lrp-blur-2x2", "inside", "directions", "pooling-lrp-cosine", "cues"]
+    assert "with chance and nulls: 1 of 2 explainers, " in page

@@ -1,5 +1,6 @@
 """A finished run: every file is there and holds what it promises; running it again changes nothing."""
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -7,11 +8,18 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from xaibench.attribution.gradcam import GradCAM
+from xaibench.attribution.gradients import IntegratedGradients, gradient_checks
+from xaibench.attribution.patches import ShapleySampling
+from xaibench.attribution.targets import Target
 from xaibench.errors import RunFolderError, UnknownNameError
 from xaibench.models.checkpoints import load_checkpoint, state_hash
+from xaibench.similarity.scores import PAIRINGS
 from xaibench.study import open_run
+from xaibench.study.run import variant
 
 METHODS = ("student-only", "kd", "subdistill")
 EXPLAINERS = ("lrp", "ig_max_steps_1600")
@@ -49,7 +57,7 @@ COLUMNS = {
         "nan",
         "chance",
         "chance_sd",
-        *(f"{name}{end}" for name in ("independent", "random_student", "mismatched", "lift") for end in BOUNDS),
+        *(f"{name}{end}" for name in (*filter(None, PAIRINGS.values()), "lift") for end in BOUNDS),
     ],
     "predictions.csv": ["model", "image", "label", "predicted", "confidence", "correct"],
     "validity.csv": ["model", "explainer", "check", "value", "bound", "passed", "note"],
@@ -112,7 +120,7 @@ def test_the_tables_say_the_same(tiny_run):
         assert table.loc[method, "lrp cosine"] == pytest.approx(matched["value"].mean())
         correct = predictions[predictions["model"] == f"{method}/seed0"]["correct"]
         assert table.loc[method, "accuracy"] == pytest.approx(correct.mean())
-    assert set(scores["pairing"]) == {"matched", "independent student", "random student", "mismatched images"}
+    assert set(scores["pairing"]) == set(PAIRINGS)
     lrp = scores[(scores["explainer"] == "lrp") & (scores["metric"] == "cosine")].set_index(["method", "image"])
     value = {pairing: part["value"] for pairing, part in lrp.groupby("pairing")}
     lift = value["matched"].loc["kd"] - value["matched"].loc["student-only"]
@@ -212,3 +220,37 @@ def test_what_is_not_there_says_how_to_make_it(tiny_run, tmp_path):
     with pytest.raises(UnknownNameError, match="unknown explainer of this run 'lpr'"):
         run.attribution("teacher", "lpr")
     assert "0 of 3 students distilled" in repr(run)
+
+
+def test_a_passed_check_names_no_remedy(tiny_pair, tiny_task):
+    for explainer, remedy in (
+        (IntegratedGradients(), "raise max_steps"),
+        (ShapleySampling(), "choose another baseline"),
+    ):
+        for residual, said in (([0.0, 0.0, 0.0], False), ([0.0, 0.0, 1.0], True), ([0.0, 1.0, float("nan")], True)):
+            (check,), flagged = explainer.judge(torch.tensor(residual, dtype=torch.float64))
+            assert (remedy in check.note) == bool(flagged) == said
+    x = tiny_pair.preprocessing(tiny_task.test.images[:4])
+    target = Target(torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 0, 2]))
+    for layer, single in (("layer4", False), ("avgpool", True)):
+        located, *_, empty = GradCAM(layer).validate(tiny_pair.student, x, target, tiny_pair.preprocessing)
+        assert located.passed == ("choose an earlier layer" not in located.note) == (not single)
+        assert "does not depend" not in empty.note
+    (*_, empty) = gradient_checks(torch.zeros(3, 2), "the image")
+    assert (empty.passed, empty.note) == (False, "of 3: the output does not depend on the image")
+
+
+def test_maps_that_were_flagged_are_not_scored(tiny_run):
+    whole = open_run(tiny_run).attribution("teacher", "lrp")
+    part = dataclasses.replace(whole, validity=dataclasses.replace(whole.validity, flagged=(1, 4)))
+    assert torch.equal(part.heatmaps, whole.heatmaps)
+    assert part.scored_heatmaps.isnan().all(dim=(1, 2)).tolist() == [i in (1, 4) for i in range(len(whole))]
+    assert torch.equal(part.scored_heatmaps.nan_to_num(), whole.heatmaps.index_fill(0, torch.tensor([1, 4]), 0.0))
+
+
+def test_options_that_differ_make_other_file_names():
+    assert variant() == variant(None, False, "") == ""
+    assert variant("2x2", None, "kd subdistill:layer_weight=50") == "-2x2-kd_subdistill_layer_weight_50"
+    long = variant(" ".join(f"method-{i}" for i in range(40)))
+    assert len(long) < 20
+    assert long != variant(" ".join(f"method-{i}" for i in range(41)))

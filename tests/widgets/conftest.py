@@ -60,7 +60,7 @@ class FakeRun:
 
     def attribution(self, model, explainer):
         self.reads.append((model, explainer))
-        return SimpleNamespace(heatmaps=torch.from_numpy(self._maps[model, explainer]), target=self._target)
+        return SimpleNamespace(scored_heatmaps=torch.from_numpy(self._maps[model, explainer]), target=self._target)
 
     def scores(self):
         return self._scores

@@ -16,6 +16,7 @@ from xaibench.attribution.explainers import parse_explainer
 from xaibench.attribution.sealed import load_sealed, save_sealed
 from xaibench.attribution.targets import Target
 from xaibench.attribution.validity import Validity
+from xaibench.data.images import chosen_rows
 from xaibench.errors import ConfigError, ExplanationError, UnknownNameError
 from xaibench.options import format_options
 
@@ -71,9 +72,19 @@ class Attribution:
         """(N, H, W): relevance summed over the input channels, sign kept."""
         return self.relevance.sum(dim=1)
 
-    def take(self, indices: Sequence[int] | Tensor) -> Attribution:
-        """The maps of the images at `indices`, in that order; a real choice gets its own `input_hash`."""
-        index = torch.as_tensor(indices, dtype=torch.long)
+    @property
+    def scored_heatmaps(self) -> Tensor:
+        """As `heatmaps`, NaN for images that the validity checks flagged: no score may be taken of those."""
+        maps = self.heatmaps.clone()
+        maps[list(self.validity.flagged)] = torch.nan
+        return maps
+
+    def take(self, indices: Sequence[int] | Sequence[bool] | Tensor) -> Attribution:
+        """The maps of the images at `indices` (see `data.images.chosen_rows`), in that order.
+
+        A real choice gets its own `input_hash`.
+        """
+        index = chosen_rows(indices, len(self))
         chosen = index.tolist()
         everything = chosen == list(range(len(self)))
         part_hash = hashlib.sha256(f"{self.input_hash}{chosen}".encode()).hexdigest()[:16]

@@ -44,7 +44,8 @@ class Rules:
 
     convolution, linear  of the layers of that kind
     first                of the first layer that runs and is of a kind in `first_kinds`
-    outside              tells where inputs are none that `first` is made for
+    box                  of the first convolution, from bounds (low, high) of what it reads
+    bounds               (low, high) of the images, for `box`
     stabilizer           as in `Options`, for operations that are no layers
     """
 
@@ -52,7 +53,8 @@ class Rules:
     linear: Rule
     first: Rule | None = None
     first_kinds: tuple[str, ...] = ()
-    outside: Callable[[Tensor], Tensor] | None = None
+    box: Callable[[Tensor, Tensor], Rule] | None = None
+    bounds: tuple[Tensor, Tensor] | None = None
     stabilizer: float = 1e-6
 
 
@@ -73,9 +75,13 @@ class Composite:
 
 
 def _epsilon_gamma_box(o: Options) -> Rules:
-    box = ByZennit(ZBox(o.low, o.high, o.stabilizer))
-    gamma = Gamma(o.gamma, o.stabilizer)
-    return Rules(gamma, Epsilon(o.epsilon), box, ("convolution",), o.outside, o.stabilizer)
+    return Rules(
+        Gamma(o.gamma, o.stabilizer),
+        Epsilon(o.epsilon),
+        box=lambda low, high: ByZennit(ZBox(low, high, o.stabilizer)),
+        bounds=(o.low, o.high),
+        stabilizer=o.stabilizer,
+    )
 
 
 def _epsilon_plus(o: Options) -> Rules:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import zip_longest
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from zennit.core import Composite
@@ -33,6 +35,7 @@ class Trail:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self.constants: list[tuple[Tensor, tuple[str, str]]] = []
         self._running: list[str] = []
         self._noted: dict[Any, tuple[str, str]] = {}
         for module in model.modules():
@@ -42,7 +45,7 @@ class Trail:
 
     def note(self, result: Tensor, name: str, args: Any) -> None:
         """Remember that the function `name` made `result` of `args`."""
-        made = name, self._running[-1] if self._running else "the model"
+        made = name, self._place
         sources = {value.grad_fn for value in args if isinstance(value, Tensor)}
         nodes = [result.grad_fn]
         while nodes:
@@ -50,6 +53,23 @@ class Trail:
             if node is not None and node not in sources and node not in self._noted:
                 self._noted[node] = made
                 nodes += [source for source, _ in node.next_functions]
+
+    def constant(self, value: Tensor | float, name: str) -> None:
+        """Remember that the function `name` takes `value` for a constant."""
+        self.constants.append((torch.as_tensor(value).detach().clone(), (f"{name} without gradients", self._place)))
+
+    def changed_since(self, before: list[tuple[Tensor, tuple[str, str]]]) -> Counter[tuple[str, str]]:
+        """How often (operation, kind of module around it) takes what is no constant for one: it was another `before`.
+
+        before  the `constants` of a pass with other images
+        """
+        ended = torch.tensor(torch.nan), ("control flow", "the model")
+        pairs = zip_longest(before, self.constants, fillvalue=ended)
+        return Counter(made for (old, made), (new, _) in pairs if not torch.equal(old, new))
+
+    @property
+    def _place(self) -> str:
+        return self._running[-1] if self._running else "the model"
 
     def missing_rules(self, logits: Tensor) -> Counter[tuple[str, str]]:
         """How often (operation, kind of module around it) has no rule in the graph that ends in `logits`."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xaibench.attribution.attribution import Attribution
 from xaibench.attribution.base import Explainer, Maps
-from xaibench.attribution.explainers import EXPLAINERS, parse_explainer
+from xaibench.attribution.explainers import EXPLAINERS, as_explainer, parse_explainer
 from xaibench.attribution.identity import attribution_key, logits_key, model_key, versions_of
 from xaibench.attribution.memory import choose_points
 from xaibench.attribution.prepare import Prepared, check_input, few_of, model_name, prepare
@@ -21,6 +21,7 @@ from xaibench.attribution.validity import Check, Validity, map_checks
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.errors import ConfigError, ExplanationError
 from xaibench.models.checkpoints import state_hash
+from xaibench.models.copies import uncompiled
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
@@ -38,7 +39,7 @@ def explain(
     model: nn.Module,
     x: Tensor,
     target: Target,
-    explainer: Explainer,
+    explainer: Explainer | str,
     preprocessing: Preprocessing,
     *,
     memory: int | None = None,
@@ -53,23 +54,25 @@ def explain(
     touched.
 
     x           (N, C, H, W) normalised images (`preprocessing(images)`)
+    explainer   LRP(), ... or a text ("lrp:gamma=0.5", see `parse_explainer`)
     memory      bytes that activations may take: how many inputs the model sees at once follows from what a forward pass
                 of it writes (see `memory`). None: 1 GiB
     batch_size  inputs that the model sees at once, in place of `memory`
     on_batch    called after each batch with the number of images in it
     check       True: the explainer's checks run first, on up to 4 images spread over x, and an explanation
                 that does not pass raises. False: nothing is refused, and the result says it is not valid.
-    store       where results are kept: what is there already is returned without a call of the model
+    store       where results are kept: what is there already is returned without a call of the model. Nothing is
+                kept of models that hold what cannot be told apart (see `identity.model_key`)
 
     Raises ExplanationError for input that cannot be explained and for explanations that fail their checks,
-    ConfigError for a batch size or memory below 1.
+    ConfigError for what is no explainer or store, and for a batch size or memory that is no whole number from 1.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    model, explainer = uncompiled(model), as_explainer(explainer)
+    _check_options(memory, batch_size, store)
     check_input(model, x, target, preprocessing)
     explainer.check_input(x, preprocessing)
     weights, inputs = state_hash(model), content_hash(x)
-    key = ""
+    key: str | None = None
     if store is not None:
         key = attribution_key(model_key(model, weights), inputs, target, explainer, preprocessing, check=check)
         if (found := store.find(key)) is not None:
@@ -110,7 +113,7 @@ class PairAttribution(NamedTuple):
 def explain_pair(
     pair: ModelPair,
     images: ImageSet,
-    explainer: Explainer,
+    explainer: Explainer | str,
     *,
     contrast: str = "teacher",
     memory: int | None = None,
@@ -119,17 +122,25 @@ def explain_pair(
 ) -> PairAttribution:
     """Explain z_y - z_r of every image under teacher and student; y is the label.
 
+    explainer      an explainer or its text, as for `explain`
     contrast       "teacher": r is the teacher's runner-up for both; "own": each model's own, as in arXiv 2601.05913
     memory, check  as for `explain`
     store          where maps and logits are kept: a second look makes no call of either model
 
     Raises ExplanationError where either explanation does not pass its checks.
     """
+    if not isinstance(images, ImageSet):
+        raise ExplanationError(
+            f"explain_pair wants an ImageSet with labels, got {type(images).__name__}: "
+            "take one from a task, or explain each model by itself"
+        )
     if images.classes != pair.classes:
         raise ExplanationError(
             f"the images' classes are {list(images.classes)} but the pair's are {list(pair.classes)}: "
             "load the images with the pair's classes"
         )
+    explainer = as_explainer(explainer)
+    _check_options(memory, None, store)
     x = pair.preprocessing(images.images)
     models = {"teacher": pair.teacher, "student": pair.student}
     logits = {name: _logits(model, images, x, pair.preprocessing, store) for name, model in models.items()}
@@ -152,15 +163,24 @@ def explain_pair(
 
 
 def check_explainable(
-    model: nn.Module, x: Tensor, target: Target, explainer: Explainer, preprocessing: Preprocessing
+    model: nn.Module, x: Tensor, target: Target, explainer: Explainer | str, preprocessing: Preprocessing
 ) -> tuple[Check, ...]:
     """Run the checks that `explain` makes before it explains anything: is the method valid for this network?
 
     Raises ExplanationError where it is not. Arguments as in `explain`; up to 4 images spread over x are used.
     """
+    model, explainer = uncompiled(model), as_explainer(explainer)
     check_input(model, x, target, preprocessing)
     explainer.check_input(x, preprocessing)
     return _checked(prepare(model, x, target), x, target, explainer, preprocessing)
+
+
+def _check_options(memory: object, batch_size: object, store: object) -> None:
+    for name, value in (("memory", memory), ("batch_size", batch_size)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name} must be at least 1, got {value!r}: give a whole number")
+    if store is not None and not isinstance(store, AttributionStore):
+        raise ConfigError(f"store must be an AttributionStore, got {store!r}: write AttributionStore(folder)")
 
 
 def _maps(
@@ -211,7 +231,7 @@ def _what(model: nn.Module, explainer: Explainer) -> str:
 def _logits(
     model: nn.Module, images: ImageSet, x: Tensor, preprocessing: Preprocessing, store: AttributionStore | None
 ) -> Tensor:
-    key = logits_key(model_key(model), content_hash(x)) if store is not None else ""
+    key = logits_key(model_key(model), content_hash(x)) if store is not None else None
     if store is not None and (found := store.find_logits(key)) is not None:
         return found
     logits = predict_logits(model, images, preprocessing)

@@ -10,9 +10,10 @@ from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
 from xaibench.attribution.lrp import LRP
 from xaibench.attribution.patches import Occlusion, ShapleySampling
 from xaibench.attribution.smoothgrad import SmoothGrad
+from xaibench.errors import ConfigError
 from xaibench.options import parse_options
 
-__all__ = ["EXPLAINERS", "parse_explainer"]
+__all__ = ["EXPLAINERS", "as_explainer", "parse_explainer"]
 
 EXPLAINERS: dict[str, type[Any]] = {
     "lrp": LRP,
@@ -35,3 +36,13 @@ def parse_explainer(text: str) -> Explainer:
     """
     explainer: Explainer = parse_options(text, EXPLAINERS, "explainer")
     return explainer
+
+
+def as_explainer(given: Explainer | str) -> Explainer:
+    """An explainer as it is, or from its name and options; ConfigError for anything else."""
+    if isinstance(given, str):
+        return parse_explainer(given)
+    if isinstance(given, type) or not hasattr(given, "attribute"):
+        got = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+        raise ConfigError(f"an explainer is an object such as LRP() or a text such as 'lrp:gamma=0.5', got {got}")
+    return given

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,12 @@ from torch.overrides import TorchFunctionMode
 
 from xaibench.attribution.composites import Rules
 from xaibench.attribution.operations import handler_of, name_of
-from xaibench.attribution.rules import Enter, Layer, Leave, Ruled, varies
+from xaibench.attribution.rules import Enter, Layer, Leave, Rule, Ruled, varies
+from xaibench.errors import ExplanationError
 from xaibench.models.folding import fold, foldable
+
+if TYPE_CHECKING:
+    from xaibench.attribution.coverage import Trail
 
 __all__ = ["RelevanceMode", "shared_copy"]
 
@@ -41,17 +45,22 @@ class RelevanceMode(TorchFunctionMode):
     stabiliser sum_j |R_j| / (|y_j| + stabiliser). Summed over the operations of a transformer this bounds its error of
     conservation, which goes to 0 with the stabiliser, up to rounding.
 
-    Anything else keeps its gradient, which is no relevance unless it only moves values: see `coverage.Trail`.
+    Anything else keeps its gradient, which is no relevance unless it only moves values: see `coverage.Trail`, which
+    takes note of what is computed as `trail`, if one is set.
 
     rules  for the layers
     bare   True: compute without biases and other added constants, so that relevance is conserved
+
+    ExplanationError, in a forward pass, where the rules have a box and the first convolution reads anything but the
+    images or a rearrangement of them (views, flips, padding): the bounds of what it reads are not known then.
     """
 
     def __init__(self, rules: Rules, bare: bool = False) -> None:
         self.rules = rules
         self.bare = bare
-        self.note: Callable[[Tensor, str, Any], None] | None = None
+        self.trail: Trail | None = None
         self._before_first = True
+        self._bounds: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # of the images and rearrangements of them
         self.padded: tuple[Tensor, Tensor, Any] | None = None  # (padded, what was padded, by how much)
 
     @contextmanager
@@ -68,9 +77,10 @@ class RelevanceMode(TorchFunctionMode):
                 for layer, norm in foldable(twin.pop(), x[:1]):
                     fold(model.get_submodule(layer), model.get_submodule(norm))
             self._before_first, self.padded = True, None
+            self._bounds = {} if self.rules.bounds is None else {id(x): (x, *self.rules.bounds)}
             with self:
                 logits: Tensor = plain(x)
-            self.padded = None
+            self._bounds, self.padded = {}, None
             return logits
 
         model.forward = forward
@@ -87,8 +97,8 @@ class RelevanceMode(TorchFunctionMode):
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        if self.note is not None and isinstance(result, Tensor) and result.grad_fn is not None:
-            self.note(result, name_of(func), args)
+        if self.trail is not None and isinstance(result, Tensor) and result.grad_fn is not None:
+            self.trail.note(result, name_of(func), args)
         return result
 
     def affine(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -102,9 +112,35 @@ class RelevanceMode(TorchFunctionMode):
         """The layer function(x, weight, bias) by the rule of its kind ("convolution", "linear"); see `rules.Layer`."""
         if not varies(x) or varies(weight) or varies(bias):
             return NotImplemented
-        rule = self.rules.linear if kind == "linear" else self.rules.convolution
+        self.constant(kind, bias)
+        return Ruled.apply(x, Layer(function, adjoint, weight, None if self.bare else bias), self._rule(kind, x))
+
+    def constant(self, name: str, value: Any) -> Any:
+        """`value` if relevance can reach it; else it is a constant, which the function `name` adds: 0 if `bare`."""
+        if varies(value) or value is None:
+            return value
+        if self.trail is not None:
+            self.trail.constant(value, name)
+        return value * 0 if self.bare else value
+
+    def moved(self, result: Tensor, move: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+        """`result` = move(*sources), which only moves values: the bounds of known sources are moved alike."""
+        known = [self._bounds[id(source)] for source in sources if id(source) in self._bounds]
+        if len(known) == len(sources) and known:
+            low, high = (move(*(part[i].expand_as(part[0]) for part in known)) for i in (1, 2))
+            self._bounds[id(result)] = result, low, high
+        return result
+
+    def _rule(self, kind: str, x: Tensor) -> Rule:
+        if self._before_first and self.rules.box is not None and kind == "convolution":
+            self._before_first = False
+            if id(x) not in self._bounds:
+                raise ExplanationError(
+                    "the box rule is for a first convolution that reads the image, but this network's reads what was "
+                    "computed from it: use composite=epsilon-plus, or move resizing and scaling into the preprocessing"
+                )
+            return self.rules.box(*self._bounds[id(x)][1:])
         if self._before_first and self.rules.first is not None and kind in self.rules.first_kinds:
-            rule, self._before_first = self.rules.first, False
-            if self.rules.outside is not None and bool(self.rules.outside(x).any()):
-                return NotImplemented
-        return Ruled.apply(x, Layer(function, adjoint, weight, None if self.bare else bias), rule)
+            self._before_first = False
+            return self.rules.first
+        return self.rules.linear if kind == "linear" else self.rules.convolution

@@ -50,9 +50,10 @@ class GradCAM(FromGradients):
         layer = self._layer(model, x)
         maps, gradient = _maps_and_gradient(model, x, target, layer)
         height, width = maps.shape[2:]
-        note = f"'{layer}' gives {height}x{width}: choose an earlier layer"
-        single = at_most("layers with a single location", int(height * width == 1), 0, note)
-        return (single, *gradient_checks(gradient, f"the locations of '{layer}'"))
+        single = int(height * width == 1)
+        note = f"'{layer}' gives {height}x{width}{': choose an earlier layer' * single}"
+        located = at_most("layers with a single location", single, 0, note)
+        return (located, *gradient_checks(gradient, f"the locations of '{layer}'"))
 
     def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
         """M as (N, C, H, W) for one batch, in a single pass; no references."""
@@ -75,13 +76,14 @@ def last_map(model: nn.Module, shape: Sequence[int]) -> str:
     In a ViT that classifies by its class token, the last block's patch tokens go nowhere, and the answer is the
     normalisation before that block's attention. Raises ExplanationError for a network without such a layer.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    noise = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0)).to(device)
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    noise = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0)).to(like)
     network = unsliced(model)
     names = [call.name for call in _outside_attention(observe(network, noise)) if _has_locations(call, len(noise))]
     with tapped(network, names) as outputs, torch.enable_grad():
         logits = model(noise.requires_grad_())
         weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).to(logits)
+        names = [name for name in names if outputs[name].requires_grad]
         maps = [outputs[name] for name in names]
         gradients = torch.autograd.grad((weights * logits).sum(), maps, materialize_grads=True) if maps else ()
     for name, gradient in zip(reversed(names), reversed(gradients)):
@@ -117,6 +119,11 @@ def _maps_and_gradient(model: nn.Module, x: Tensor, target: Target, layer: str) 
         if maps.ndim != 4:
             raise ExplanationError(
                 f"Grad-CAM needs maps, but layer '{layer}' gives {tuple(maps.shape)}: choose an earlier layer"
+            )
+        if not maps.requires_grad:
+            raise ExplanationError(
+                f"layer '{layer}' runs without gradients (torch.no_grad, detach), which Grad-CAM needs: "
+                "choose another layer"
             )
         (gradient,) = torch.autograd.grad(explained, maps, materialize_grads=True)
     return maps.detach(), gradient

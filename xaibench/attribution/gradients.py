@@ -18,6 +18,7 @@ from xaibench.attribution.targets import Target
 from xaibench.attribution.validity import Check, at_most
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError
+from xaibench.options import check_types
 
 __all__ = [
     "FromGradients",
@@ -68,9 +69,10 @@ def gradient_checks(gradient: Tensor, where: str) -> tuple[Check, ...]:
     n, flat = len(gradient), gradient.flatten(1)
     broken = int((~torch.isfinite(flat).all(dim=1)).sum())
     empty = int((flat == 0).all(dim=1).sum())
+    note = f"of {n}: the output does not depend on {where}" if empty == n else f"of {n}, {where}"
     return (
         at_most("gradients with non-finite values", broken, 0, f"of {n}, {where}"),
-        at_most("all-zero gradients", empty, n - 1, f"of {n}: the output does not depend on {where}"),
+        at_most("all-zero gradients", empty, n - 1, note),
     )
 
 
@@ -136,6 +138,7 @@ class IntegratedGradients:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.steps < 1:
             raise ConfigError(f"integrated gradients need at least 1 step, got steps={self.steps}")
         if self.max_steps < self.steps:
@@ -176,7 +179,9 @@ class IntegratedGradients:
 
         A single image that is incomplete is refused.
         """
-        off = f"off by more than {COMPLETENESS_TOLERANCE:.0%} after {self.max_steps} steps: raise max_steps"
+        some = residual is not None and not bool((residual <= COMPLETENESS_TOLERANCE).all())
+        off = f"off by more than {COMPLETENESS_TOLERANCE:.0%} after {self.max_steps} steps"
+        off += ": raise max_steps" * some
         return judge_residual(residual, COMPLETENESS_TOLERANCE, off)
 
 

@@ -21,6 +21,7 @@ from xaibench.attribution.targets import Target
 from xaibench.attribution.validity import Check, at_most
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, unknown_name
+from xaibench.options import check_types
 
 __all__ = ["CANONIZERS", "COMPOSITES", "LRP"]
 
@@ -66,6 +67,7 @@ class LRP:
     canonizer: str = "auto"
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.composite not in COMPOSITES:
             raise unknown_name("LRP composite", self.composite, COMPOSITES)
         if self.canonizer != "auto" and self.canonizer not in CANONIZERS:
@@ -82,7 +84,12 @@ class LRP:
             )
 
     def check_input(self, x: Tensor, preprocessing: Preprocessing) -> None:
-        """Refuse inputs that the preprocessing cannot produce where the box rule, not defined there, is used."""
+        """Refuse half precision, and inputs that the preprocessing cannot produce where the box rule is used."""
+        if torch.finfo(x.dtype).bits < 32:
+            raise ExplanationError(
+                f"LRP divides by sums that {str(x.dtype).removeprefix('torch.')} is too coarse for: "
+                "convert the model and the images with .float()"
+            )
         if not COMPOSITES[self.composite].box:
             return
         low, high = preprocessing.bounds(x.device)
@@ -123,7 +130,8 @@ class LRP:
         """Every operation has a rule, the canonised model computes the same, relevance is conserved.
 
         operations without a rule   how many computations there are for which the composite has no rule and which
-                                    would hand on the plain gradient
+                                    would hand on the plain gradient, or that add what gradients do not reach
+                                    (torch.no_grad, detach) although it depends on the image
         output difference           max |z_canonised - z_plain| / max |z_plain|
         conservation error          with all biases and other added constants zeroed, the largest
                                     |sum R - f| / max(|f|, median |f|) over the images, f = z_y - z_r of that
@@ -137,6 +145,8 @@ class LRP:
                 (canonised - plain).abs().max() / plain.abs().max().clamp(min=torch.finfo(plain.dtype).tiny)
             )
             note = "the canonised copy computes something else"
+        except ExplanationError:
+            raise
         except _MISFIT as error:
             uncovered, difference, note = (
                 Counter(),
@@ -213,13 +223,18 @@ class LRP:
         self, model: nn.Module, x: Tensor, low: Tensor, high: Tensor
     ) -> tuple[Tensor, Counter[tuple[str, str]]]:
         work, composite, options = self._copy(model), COMPOSITES[self.composite], self._options(low, high)
+        mode = RelevanceMode(composite.rules(options))
         if self.canonizer == "auto":
-            mode = RelevanceMode(composite.rules(options))
             with mode.installed(work), torch.enable_grad():
-                trail = Trail(work)
-                mode.note = trail.note
+                trail = mode.trail = Trail(work)
                 logits = work(x.detach().clone().requires_grad_())
-            return logits.detach(), trail.missing_rules(logits)
+                missing = trail.missing_rules(logits)
+                constants, trail.constants = trail.constants, []
+                work(_noise(x, low, high).requires_grad_())
+            return logits.detach(), missing + trail.changed_since(constants)
+        if composite.box:
+            with mode.installed(self._copy(model)) as read, torch.enable_grad():
+                read(x.detach().clone().requires_grad_())  # refuses what is no first convolution for the box rule
         zennit = composite.zennit(options, CANONIZERS[self.canonizer]())
         with zennit.context(work) as canonised, Coverage(canonised, zennit) as coverage:
             logits = logits_of(canonised, x)
@@ -239,6 +254,12 @@ def _quiet(model: nn.Module) -> nn.Module:
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
     return model
+
+
+def _noise(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Other images than x: uniform noise between the bounds, always the same."""
+    uniform = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    return low.to(x) + uniform * (high - low).to(x)
 
 
 def _initial_relevance(logits: Tensor, target: Target) -> Tensor:

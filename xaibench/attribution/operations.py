@@ -39,6 +39,13 @@ _POOLS = frozenset(
     }
 )
 _JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
+_MOVES = frozenset(
+    {
+        *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "movedim"),
+        *("expand", "repeat", "repeat_interleave", "getitem", "narrow", "flip", "roll", "rot90", "pixel_unshuffle"),
+        *("clone", "contiguous", "to", "float", "double"),
+    }
+)
 
 
 def name_of(func: Any) -> str:
@@ -56,9 +63,12 @@ def handler_of(func: Any) -> Callable[..., Any] | None:
 
 
 def _activation(lrp: RelevanceMode, func: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
-    if not varies(input) or any(map(varies, args)):
+    if not varies(input) or any(map(varies, (*args, *kwargs.values()))):
         return NotImplemented
     name = func.__name__
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            lrp.constant(name_of(func), value)
     inplace = name == name.rstrip("_") + "_" or kwargs.get("inplace") or any(value is True for value in args)
     return Pass.apply(input, lambda x: func(x.clone() if inplace else x, *args, **kwargs), name_of(func) in _GATES)
 
@@ -66,8 +76,7 @@ def _activation(lrp: RelevanceMode, func: Any, input: Any, *args: Any, **kwargs:
 def _sum(lrp: RelevanceMode, func: Any, a: Any, b: Any, **kwargs: Any) -> Any:
     if not (varies(a) or varies(b)):
         return NotImplemented
-    if lrp.bare:
-        a, b = (value if varies(value) else value * 0 for value in (a, b))
+    a, b = (lrp.constant(name_of(func), value) for value in (a, b))
     return lrp.affine(_SUMS[name_of(func)], a, b, **kwargs)
 
 
@@ -97,15 +106,20 @@ def _pool(lrp: RelevanceMode, func: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _join(lrp: RelevanceMode, func: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
-    if not lrp.bare or not any(map(varies, tensors)):
+    if not any(map(varies, tensors)):
         return NotImplemented
-    return func([t if varies(t) else torch.zeros_like(t) for t in tensors], *args, **kwargs)
+    tensors = [lrp.constant(name_of(func), value) for value in tensors]
+    return lrp.moved(func(tensors, *args, **kwargs), lambda *parts: func(parts, *args, **kwargs), *tensors)
+
+
+def _move(lrp: RelevanceMode, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    return lrp.moved(func(input, *args, **kwargs), lambda part: func(part, *args, **kwargs), input)
 
 
 def _pad(
     lrp: RelevanceMode, func: Any, input: Tensor, pad: Any, mode: str = "constant", value: float | None = None
 ) -> Any:
-    padded = func(input, pad, mode, value)
+    padded = lrp.moved(func(input, pad, mode, value), lambda part: func(part, pad, mode, value), input)
     if mode == "constant" and not value:
         lrp.padded = padded, input, pad
     return padded
@@ -238,6 +252,7 @@ _BY_NAME: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(_QUOTIENTS, _quotient),
     **dict.fromkeys(_POOLS, _pool),
     **dict.fromkeys(_JOINS, _join),
+    **dict.fromkeys(_MOVES, _move),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     "linear": _linear,
 }

@@ -17,6 +17,7 @@ from xaibench.attribution.targets import Target
 from xaibench.attribution.validity import Check
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError
+from xaibench.options import check_types
 
 __all__ = ["Occlusion", "ShapleySampling", "patch_grid"]
 
@@ -50,6 +51,7 @@ class ShapleySampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_at_least_one(patch=self.patch, samples=self.samples)
         check_baseline(self.baseline)
 
@@ -86,7 +88,8 @@ class ShapleySampling:
         The sum is exact but for rounding, so that only an image with f(x) next to f(b) can be off, or a network that
         does not give the same twice.
         """
-        off = f"off by more than {EFFICIENCY_TOLERANCE:.1%}: choose another baseline"
+        some = residual is not None and not bool((residual <= EFFICIENCY_TOLERANCE).all())
+        off = f"off by more than {EFFICIENCY_TOLERANCE:.1%}" + ": choose another baseline" * some
         return judge_residual(residual, EFFICIENCY_TOLERANCE, off)
 
 
@@ -116,6 +119,7 @@ class Occlusion:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_at_least_one(patch=self.patch, stride=self.stride)
         check_baseline(self.baseline)
 

@@ -6,14 +6,14 @@ import hashlib
 import json
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from xaibench.attribution.base import reason
 from xaibench.errors import ExplanationError
 from xaibench.files import write_atomically
+from xaibench.models.description import tensor_bytes
 
 __all__ = ["content_hash", "load_sealed", "save_sealed"]
 
@@ -46,13 +46,14 @@ def load_sealed(path: Path | str, format: str) -> tuple[dict[str, Tensor], dict[
     if not path.is_file():
         raise ExplanationError(f"no attribution at {path}: explain the model first")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            if metadata.get("format") != format:
-                raise ExplanationError(f"{path} is not an attribution of this version: explain the model again")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        content = path.read_bytes()  # mapped into memory, a file that is cut meanwhile would kill this process
+        tensors = load(content)
     except (SafetensorError, OSError) as error:
         raise ExplanationError(f"cannot read {path} ({reason(error)}): explain the model again") from error
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    metadata = dict(header.get("__metadata__", {}))
+    if metadata.get("format") != format:
+        raise ExplanationError(f"{path} is not an attribution of this version: explain the model again")
     if metadata.pop(_SEAL, None) != _seal(tensors, metadata):
         raise ExplanationError(f"cannot read {path} (its content is not what was written): explain the model again")
     return tensors, metadata
@@ -67,6 +68,5 @@ def _seal(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 
 
 def _update(digest: hashlib._Hash, x: Tensor) -> None:
-    values = x.detach().cpu().contiguous()
-    digest.update(f"{values.dtype}{tuple(values.shape)}".encode())
-    digest.update(values.flatten().view(torch.uint8).numpy().data)
+    digest.update(f"{x.dtype}{tuple(x.shape)}".encode())
+    digest.update(tensor_bytes(x))

@@ -13,6 +13,7 @@ from xaibench.attribution.gradients import FromGradients, input_gradient
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError
+from xaibench.options import check_types
 
 __all__ = ["SmoothGrad"]
 
@@ -40,6 +41,7 @@ class SmoothGrad(FromGradients):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.samples < 1:
             raise ConfigError(f"SmoothGrad needs at least 1 sample, got samples={self.samples}")
         if not 0 <= self.noise < float("inf"):

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class AttributionStore:
-    """A folder with one file a key (see `identity`), at most `max_bytes` in all.
+    """A folder with one file a key (see `identity`), at most `max_bytes` in all. Under the key None nothing is kept.
 
     Beyond that the least recently used files go. Any number of processes may read and write at once. A damaged file is
     removed, and where nothing can be written (a full disk) nothing is kept: both are logged as warnings, never raised.
@@ -58,19 +58,19 @@ class AttributionStore:
         """Bytes of all files together."""
         return sum(size for _, size, _ in self._entries())
 
-    def find(self, key: str) -> Attribution | None:
+    def find(self, key: str | None) -> Attribution | None:
         """The attribution that is kept under `key`, if any."""
         return self._find(key, Attribution.load)
 
-    def keep(self, key: str, attribution: Attribution) -> None:
+    def keep(self, key: str | None, attribution: Attribution) -> None:
         """Keep an attribution under `key`."""
         self._keep(key, attribution.save)
 
-    def find_logits(self, key: str) -> Tensor | None:
+    def find_logits(self, key: str | None) -> Tensor | None:
         """The logits (N, K) that are kept under `key`, if any."""
         return self._find(key, lambda path: load_sealed(path, _LOGITS)[0]["logits"])
 
-    def keep_logits(self, key: str, logits: Tensor) -> None:
+    def keep_logits(self, key: str | None, logits: Tensor) -> None:
         """Keep a model's logits (N, K) under `key`."""
         self._keep(key, lambda path: save_sealed(path, {"logits": logits}, {"format": _LOGITS}))
 
@@ -79,7 +79,9 @@ class AttributionStore:
         for _, _, path in self._entries():
             _remove(path)
 
-    def _find(self, key: str, load: Callable[[Path], T]) -> T | None:
+    def _find(self, key: str | None, load: Callable[[Path], T]) -> T | None:
+        if key is None:
+            return None
         path = self.folder / f"{key}.safetensors"
         try:
             value = load(path)
@@ -92,7 +94,9 @@ class AttributionStore:
             os.utime(path)
         return value
 
-    def _keep(self, key: str, save: Callable[[Path], object]) -> None:
+    def _keep(self, key: str | None, save: Callable[[Path], object]) -> None:
+        if key is None:
+            return
         path = self.folder / f"{key}.safetensors"
         try:
             save(path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xaibench.data.images import chosen_rows
 from xaibench.errors import ExplanationError, unknown_name
 
 __all__ = ["Target", "make_target"]
@@ -53,9 +54,9 @@ class Target:
         chosen = logits.gather(1, torch.stack([label, contrast], dim=1))
         return chosen[:, 0] - chosen[:, 1]
 
-    def take(self, indices: Sequence[int] | Tensor) -> Target:
-        """The target of the images at `indices`, in that order."""
-        index = torch.as_tensor(indices, dtype=torch.long)
+    def take(self, indices: Sequence[int] | Sequence[bool] | Tensor) -> Target:
+        """The target of the images at `indices` (see `data.images.chosen_rows`), in that order."""
+        index = chosen_rows(indices, len(self))
         return Target(self.label[index], self.contrast[index], self.rule)
 
     def same_as(self, other: Target) -> bool:
@@ -65,7 +66,7 @@ class Target:
 
 def make_target(
     logits_teacher: Tensor,
-    labels: Tensor | None = None,
+    labels: Tensor | Sequence[int] | None = None,
     *,
     contrast: str = "teacher",
     logits_own: Tensor | None = None,
@@ -77,14 +78,13 @@ def make_target(
     contrast        "teacher": both models answer the same question; "own": the runner-up of `logits_own`
                     (N, K), the explained model's logits, as in arXiv 2601.05913
 
-    Raises ExplanationError for logits that are not (N, K >= 2) and finite or labels out of range.
+    Raises ExplanationError for logits that are not (N, K >= 2) and finite, labels that are no whole numbers or out of
+    range.
     """
     if contrast not in _RULES:
         raise unknown_name("contrast", contrast, _RULES)
     _check_logits("the teacher's logits", logits_teacher)
-    if labels is None:
-        labels = logits_teacher.argmax(dim=1)
-    labels = torch.as_tensor(labels).to("cpu", torch.int64)
+    labels = _whole_numbers(logits_teacher.argmax(dim=1) if labels is None else labels)
     n, k = logits_teacher.shape
     if labels.shape != (n,):
         raise ExplanationError(f"{n} rows of logits but labels of shape {tuple(labels.shape)}: give one label a row")
@@ -106,7 +106,19 @@ def make_target(
     return Target(labels, others.argmax(dim=1), contrast)
 
 
+def _whole_numbers(labels: Tensor | Sequence[int]) -> Tensor:
+    try:
+        value = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ExplanationError(f"labels must be whole numbers, got {labels!r:.60}: give class indices") from error
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise ExplanationError(f"labels must be whole numbers, got {value.dtype}: give class indices, as labels.long()")
+    return value.to("cpu", torch.int64)
+
+
 def _check_logits(what: str, logits: Tensor) -> None:
+    if not isinstance(logits, Tensor):
+        raise ExplanationError(f"{what} must be a tensor (N, K), got {type(logits).__name__}: give torch.tensor(...)")
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ExplanationError(f"{what} must have shape (N, K) with at least 2 classes, got {tuple(logits.shape)}")
     if not bool(torch.isfinite(logits).all()):

@@ -96,6 +96,12 @@ def score(
         typer.Option("--min", help="EXPLAINER.METRIC=VALUE, e.g. lrp.cosine=0.6; exit code 3 below."),
     ] = None,
     method: Annotated[str | None, typer.Option(help="Hold only this method to --min.")] = None,
+    explainers: Annotated[
+        list[str] | None, typer.Option("--explainer", help="Print only this explainer's scores; repeat for more.")
+    ] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", help="Print only this metric's scores; repeat for more.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score the students' heatmaps against the teacher's; fail where a mean lies below its threshold."""
@@ -105,9 +111,20 @@ def score(
 
     this = open_run(folder)
     thresholds = [parse_threshold(text, this) for text in minimum or []]
+    wanted = {
+        "explainer": (explainers, this.explainers),
+        "metric": (metrics, this.config.similarity.metrics),
+    }
+    for kind, (names, known) in wanted.items():
+        for name in names or ():
+            if name not in known:
+                raise unknown_name(f"{kind} of this run", name, known)
     score_models(this)
-    show(this.summary(), as_json)
-    below = shortfalls(this.summary(), thresholds, method)
+    summary = printed = this.summary()
+    for kind, (names, _) in wanted.items():
+        printed = printed[printed[kind].isin(names)] if names else printed
+    show(printed, as_json)
+    below = shortfalls(summary, thresholds, method)
     if below:
         raise BelowThresholdError("; ".join(below))
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from xaibench.cli.app import Accelerator, Devices, Extend, Json, RunFolder, Set, app, show
+from xaibench.cli.app import Accelerator, Devices, Extend, Json, RunFolder, Set, app, say, show
 
 Explainer = Annotated[str | None, typer.Option(help="Explainer of the run; the first if not given.")]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Method of the run; repeat for more.")]
@@ -25,11 +25,13 @@ def flip(
     as_json: Json = False,
 ) -> None:
     """Flip pixels in each model's own order of relevance and the student's in the teacher's (cross flipping)."""
-    from xaibench.study.flipping import flip_run
+    from xaibench.study.flipping import flip_footnote, flip_run
     from xaibench.study.run import open_run
 
-    run = open_run(folder)
-    show(flip_run(run, explainer=explainer, fill=fill, grid=grid, images=images, methods=methods), as_json)
+    table = flip_run(open_run(folder), explainer=explainer, fill=fill, grid=grid, images=images, methods=methods)
+    show(table, as_json)
+    if not as_json and (footnote := flip_footnote(table)):
+        say(footnote)
 
 
 @app.command()
@@ -39,13 +41,17 @@ def inside(
     k: Annotated[int | None, typer.Option(min=1, help="Leading directions to compare; the student's width.")] = None,
     methods: Methods = None,
     images: Images = None,
+    fss: Annotated[
+        bool, typer.Option("--fss", help="Measure FSS too, which tells no distilled student apart.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Look inside: relevance in the teacher's subspace, and how alike the student's is, layer by layer."""
     from xaibench.study.inside import inside_run
     from xaibench.study.run import open_run
 
-    show(inside_run(open_run(folder), layers=layers, k=k, methods=methods, images=images), as_json)
+    table = inside_run(open_run(folder), layers=layers, k=k, methods=methods, images=images, fss=fss)
+    show(table, as_json)
 
 
 @app.command()

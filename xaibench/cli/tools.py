@@ -77,12 +77,13 @@ def train_teacher(
 @app.command()
 def info(
     target: Annotated[
-        str | None, typer.Argument(help="A run folder, a configuration, a checkpoint, or nothing: what there is.")
+        str | None,
+        typer.Argument(help="A run folder, a configuration, a checkpoint, installed:NAME, or nothing: what there is."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a run or checkpoint holds, what a configuration or preset would do (with the layer pairs and their
-    shapes), or list the names of datasets, methods, explainers, metrics and presets."""
+    shapes), or list what there is by name, with options and their defaults."""
     from xaibench.study.describe import describe
 
     facts = describe(Path(target) if target else None)
@@ -90,7 +91,10 @@ def info(
         say(json.dumps(facts, indent=2, default=str))
     else:
         for key, value in facts.items():
-            say(f"{key:<14} {value}")
+            first, *others = value if isinstance(value, list) else [value]
+            say(f"{key:<14} {first}")
+            for other in others:
+                say(f"{'':<14} {other}")
 
 
 @app.command()

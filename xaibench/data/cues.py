@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from xaibench.data.images import ImageSet
+from xaibench.data.images import ImageSet, chosen_rows
 from xaibench.errors import ConfigError, DataError, unknown_name
 from xaibench.options import format_options, parse_options
 
@@ -142,8 +142,8 @@ class Marked:
 
     def take(self, indices: Sequence[int] | Tensor) -> Marked:
         """The images at `indices` with their masks, in that order."""
-        index = torch.as_tensor(indices, dtype=torch.long)
-        return Marked(self.images.take(index), self.masks[index])
+        rows = chosen_rows(indices, len(self))
+        return Marked(self.images.take(rows), self.masks[rows])
 
 
 def class_index(images: ImageSet, name: str) -> int:

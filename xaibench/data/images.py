@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xaibench.errors import DataError
 
-__all__ = ["ImageSet", "Preprocessing"]
+__all__ = ["ImageSet", "Preprocessing", "chosen_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +58,9 @@ class ImageSet:
         _, c, h, w = self.images.shape
         return c, h, w
 
-    def take(self, indices: Sequence[int] | Tensor) -> ImageSet:
-        """Return the images at `indices`, in that order, with the same classes."""
-        index = torch.as_tensor(indices, dtype=torch.long)
+    def take(self, indices: Sequence[int] | Sequence[bool] | Tensor) -> ImageSet:
+        """Return the images at `indices` (see `chosen_rows`), in that order, with the same classes."""
+        index = chosen_rows(indices, len(self))
         keys = tuple(self.keys[i] for i in index.tolist())
         return ImageSet(self.images[index], self.labels[index], self.classes, keys, self.source)
 
@@ -122,3 +122,30 @@ class Preprocessing:
         mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=device).view(1, -1, 1, 1)
         return mean, std
+
+
+def chosen_rows(indices: Sequence[int] | Sequence[bool] | Tensor, n: int) -> Tensor:
+    """The rows 0..n-1, int64 (K,), that `indices` chooses from n.
+
+    indices  numbers, negative ones counted from the end, in any order; or a mask: one True or False a row
+
+    Raises DataError for numbers outside of -n..n-1, a mask of another length and anything else.
+
+    >>> chosen_rows([-1, 0], 3), chosen_rows([False, True, True], 3)
+    (tensor([2, 0]), tensor([1, 2]))
+    """
+    try:
+        index = torch.as_tensor(indices).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"indices must be whole numbers or a mask, got {indices!r:.60}") from error
+    if index.ndim != 1 or (len(index) and (index.is_floating_point() or index.is_complex())):
+        raise DataError(f"indices must be a list of whole numbers or a mask, got {index.dtype} {tuple(index.shape)}")
+    if index.dtype == torch.bool:
+        if len(index) != n:
+            raise DataError(f"a mask of {len(index)} does not fit {n} images: give one True or False an image")
+        return index.nonzero().flatten()
+    index = index.long()
+    outside = index[(index < -n) | (index >= n)]
+    if len(outside):
+        raise DataError(f"index {int(outside[0])} is not among the {n} images: use 0..{n - 1}")
+    return torch.where(index < 0, index + n, index)

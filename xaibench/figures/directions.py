@@ -17,7 +17,7 @@ from xaibench.figures.style import INK, MUTED, figure_width, heatmap_colours, ne
 
 __all__ = ["directions_figure", "of_one_model"]
 
-_GAP, _GROUP, _LINE, _HEADER, _FOOTER, _MARGIN, _LARGEST = 0.05, 0.12, 0.12, 0.36, 0.46, 0.03, 1.3  # inches
+_GAP, _GROUP, _LINE, _HEADER, _FOOTER, _MARGIN, _LARGEST = 0.05, 0.12, 0.12, 0.36, 0.56, 0.03, 1.3  # inches
 _FRAME = "#9a9a9a"
 
 
@@ -99,7 +99,8 @@ def directions_figure(
         end = f"{100 * limit:.2g}%"
         bar.set_xticks([-limit, 0.0, limit], [f"−{end}", "0", f"+{end}"])
         bar.tick_params(length=1.5, pad=1.5, labelsize=6)
-        bar.set_xlabel("share of the model's |relevance| in these directions", labelpad=1.5, fontsize=6.5)
+        unit = "share of the model's |relevance| in these directions"
+        bar.set_xlabel(f"{unit}\ncolours clipped beyond ±{end}", labelpad=1.5, fontsize=6.5)
     return figure
 
 

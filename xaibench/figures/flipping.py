@@ -17,7 +17,7 @@ from xaibench.figures.style import MUTED, figure_width, new_figure, paper_style
 __all__ = ["flip_figure"]
 
 _NEEDED = ("model", "order", "measure", "fraction", "mean", "low", "high")
-_LEFT, _RIGHT, _TOP, _BOTTOM, _ACROSS, _DOWN = 0.62, 0.12, 0.46, 0.38, 0.14, 0.16  # inches
+_LEFT, _RIGHT, _TOP, _BOTTOM, _ACROSS, _DOWN, _UNEVEN = 0.66, 0.12, 0.46, 0.5, 0.14, 0.16, 0.28  # inches
 _MOST = 8  # panels that can be read side by side
 
 
@@ -47,7 +47,8 @@ def flip_figure(
 ) -> Figure:
     """Draw flip curves with their 95% bands: a column a model, a row a measure, a line an order.
 
-    curves    columns model, order, measure, fraction, mean, low, high, as `cross_flip.curve_table` makes them
+    curves    columns model, order, measure, fraction, mean, low, high, and n for the note below, as
+              `cross_flip.curve_table` makes them
     measures  rows to draw, by name; None: all there are. A logit difference has one axis for all models and a line at
               0; shares run from 0 to 100%
     width     "single", "double" or inches
@@ -71,7 +72,8 @@ def flip_figure(
     inches = figure_width(width)
     panel = (inches - _LEFT - _RIGHT - _ACROSS * (len(models) - 1)) / len(models)
     tall = min(max(0.85 * panel, 0.75), 1.7)
-    height = _TOP + tall * len(rows) + _DOWN * (len(rows) - 1) + _BOTTOM
+    apart = _DOWN if all(mine == rows for mine in models.values()) else _UNEVEN
+    height = _TOP + tall * len(rows) + apart * (len(rows) - 1) + _BOTTOM
     with paper_style():
         figure = new_figure(inches, height)
         for down, measure in enumerate(rows):
@@ -80,7 +82,7 @@ def flip_figure(
             for across, (model, mine) in enumerate(models.items()):
                 if measure not in mine:
                     continue
-                x, top = _LEFT + across * (panel + _ACROSS), _TOP + down * (tall + _DOWN)
+                x, top = _LEFT + across * (panel + _ACROSS), _TOP + down * (tall + apart)
                 axes = figure.add_axes(
                     (x / inches, 1 - (top + tall) / height, panel / inches, tall / height), xlim=(0, 1), ylim=limits
                 )
@@ -91,9 +93,10 @@ def flip_figure(
                     axes.set_ylabel(_MEASURES.get(measure, measure), labelpad=2, linespacing=1.15)
                 if measure == mine[0]:
                     axes.set_title(model, pad=4, fontsize=fitting(model, 8, panel))
-        figure.supxlabel(
-            "share of patches removed", x=(_LEFT + inches - _RIGHT) / 2 / inches, y=0.05 / height, fontsize=7
-        )
+        middle = (_LEFT + inches - _RIGHT) / 2 / inches
+        figure.supxlabel("share of patches removed", x=middle, y=0.17 / height, fontsize=7)
+        note = _note(curves)
+        figure.text(middle, 0.04 / height, note, ha="center", fontsize=fitting(note, 6.5, inches - 0.7), color=MUTED)
         orders = [name for name in _ORDERS if name in set(curves["order"])]
         lines = [_line(_ORDERS[name]) for name in orders]
         labels = [_ORDERS[name].label for name in orders]
@@ -123,13 +126,22 @@ def _draw(axes: Axes, curves: pd.DataFrame, measure: str, panel: float) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     elif measure == "difference":
         axes.axhline(0, color=MUTED, linewidth=0.5)
-    axes.set_xticks([0, 0.5, 1], ["0", "50%" if panel > 0.9 else "", "100%"])
+    axes.set_xticks([0, 0.5, 1], ["0", "50%" if panel > 0.9 else "", "100%"], fontsize=6.5 if panel > 0.8 else 5.5)
     first, *_, last = axes.get_xticklabels()
     first.set_horizontalalignment("left")
     last.set_horizontalalignment("right")
     axes.locator_params(axis="y", nbins=4)
     axes.grid(color="#e4e4e4", linewidth=0.5)
     axes.set_axisbelow(True)
+
+
+def _note(curves: pd.DataFrame) -> str:
+    note = "shaded: 95% interval of the mean"
+    if "n" not in curves:
+        return note
+    counts = curves.groupby(curves["model"] == "teacher")["n"].max().to_dict()
+    over = {True: "{} images for the teacher", False: "{} images × seeds for the students"}
+    return f"{note} over {' and '.join(over[key].format(counts[key]) for key in (True, False) if key in counts)}"
 
 
 def _line(style: _Order) -> Line2D:

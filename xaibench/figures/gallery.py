@@ -26,6 +26,7 @@ NORMALISATIONS = {"share": "share of the map's total |relevance|", "none": "rele
 _GAP, _LINE, _HEADER, _FOOTER, _MARGIN = 0.05, 0.11, 0.2, 0.5, 0.03  # inches
 _LARGEST = 1.6  # inches of a panel: with few columns the figure becomes narrower, not its panels huge
 _FRAME = "#9a9a9a"
+_INCOMPLETE = "undefined: incomplete"
 
 
 def displayed(maps: npt.ArrayLike, normalise: str = "share") -> npt.NDArray[np.float64]:
@@ -76,6 +77,7 @@ def gallery(
     *,
     titles: Sequence[str],
     scores: Mapping[str, Sequence[str]] | None = None,
+    heading: str = "",
     normalise: str = "share",
     width: str | float = "double",
 ) -> Figure:
@@ -86,8 +88,12 @@ def gallery(
     students   column name -> (N, H, W)
     titles     N titles, set under the inputs: first line in bold ("woman\\nrather than girl"), "" for none
     scores     column name ("teacher" or a student) -> N texts under its panels
+    heading    a line above all columns ("LRP, seed 0"), "" for none
     normalise  "share" or "none", see `displayed`
     width      "single", "double" or inches: the most that the figure takes
+
+    A map with a NaN, as an `Attribution.scored_heatmaps` has them for images that the validity checks flagged, is drawn
+    grey, with "undefined: incomplete" under it in place of its score.
 
     The scale is symmetric about zero (white) and the same for all panels; it ends at the 99.5% quantile of
     |values|, beyond which colours are clipped, as the pointed ends of the colour bar say.
@@ -96,14 +102,17 @@ def gallery(
     columns = {"teacher": displayed(teacher, normalise)}
     columns.update({name: displayed(maps, normalise) for name, maps in students.items()})
     _check(pictures, columns, titles, scores or {})
-    limit = symmetric_limit(np.stack(list(columns.values())))
     texts = {name: list(lines) for name, lines in (scores or {}).items()}
+    for name, maps in columns.items():
+        for row in np.flatnonzero(np.isnan(maps).any(axis=(1, 2))).tolist():
+            texts.setdefault(name, [""] * len(pictures))[row] = _INCOMPLETE
+    limit = symmetric_limit(np.stack(list(columns.values())))
 
     rows, across = len(pictures), len(columns) + 1
     gaps = 2 * _MARGIN + _GAP * (across - 1)
     panel = min((figure_width(width) - gaps) / across, _LARGEST)
     inches = panel * across + gaps
-    header = _HEADER + _LINE * max(name.count(":") for name in columns)
+    header = _HEADER + _LINE * max(name.count(":") for name in columns) + 0.14 * bool(heading)
     high = panel * pictures.shape[1] / pictures.shape[2]
     lines = max((text.count("\n") + 1 for part in (titles, *texts.values()) for text in part if text), default=0)
     pitch = high + (_LINE * lines + 0.09 if lines else _GAP)
@@ -115,6 +124,8 @@ def gallery(
         def place(x: float, top: float, w: float, h: float) -> Axes:
             return figure.add_axes((x / inches, 1 - (top + h) / height, w / inches, h / height))
 
+        size = fitting(heading, 7.5, inches)
+        figure.text(0.5, 1 - 0.03 / height, heading, ha="center", va="top", fontsize=size, color=MUTED)
         for row in range(rows):
             top = header + row * pitch
             for column, name in enumerate(("input", *columns)):

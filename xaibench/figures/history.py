@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xaibench.errors import DataError
+from xaibench.figures.gallery import fitting
 from xaibench.figures.style import MUTED, MethodStyle, figure_width, method_styles, new_figure, paper_style
 
 __all__ = ["history_figure"]
@@ -30,7 +31,7 @@ def history_figure(
     teacher_accuracy  its accuracy on the same validation images (0 to 1), drawn as a dashed line
     width             "single", "double" or inches
 
-    The dot on a line is its best epoch: the student that is kept. Lines are labelled at their ends.
+    The marker on a line is its best epoch: the student that is kept. Lines are labelled at their ends.
     """
     if not histories:
         raise DataError("no training histories: distil at least one student first")
@@ -43,9 +44,9 @@ def history_figure(
     styles = method_styles(by_method)
 
     inches = figure_width(width)
-    height = min(0.62 * inches, 2.6)
+    height = min(0.62 * inches, 2.6) + 0.12
     longest = max(len(name) for name in (*by_method, "teacher"))
-    left, right, bottom, top = 0.42, min(0.12 + 0.06 * longest, 0.4 * inches), 0.36, 0.08
+    left, right, bottom, top = 0.42, min(0.12 + 0.06 * longest, 0.4 * inches), 0.48, 0.08
     with paper_style():
         figure = new_figure(inches, height)
         axes = figure.add_axes(
@@ -63,6 +64,10 @@ def history_figure(
             axes.axhline(teacher_accuracy, color=MUTED, linewidth=0.8, dashes=(4, 2), zorder=1)
             ends.append((teacher_accuracy, "teacher", MUTED))
         axes.set(xlabel="epoch", ylabel="validation accuracy")
+        note = "marker: the best epoch, whose student is kept"
+        if any(len(runs) > 1 for runs in by_method.values()):
+            note += "; bold: mean over seeds"
+        figure.text(0.5, 0.04 / height, note, ha="center", fontsize=fitting(note, 6.5, inches - 0.1), color=MUTED)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.grid(color="#e4e4e4", linewidth=0.5)
         axes.set_axisbelow(True)

@@ -25,13 +25,14 @@ _BASES: dict[str, dict[str, Any]] = {
     "random subspace": {"color": MUTED, "linewidth": 0.8, "dashes": (1, 1.5)},
 }
 _STEP, _PAD, _CURVE = 0.095, 0.12, 1.0  # inches: between methods, between layers, a curve's panel
-_RIGHT, _BETWEEN, _TITLE, _LABEL, _LETTER = 0.06, 0.11, 0.22, 0.33, 0.062
+_RIGHT, _BETWEEN, _TITLE, _LABEL, _NOTE, _LETTER = 0.06, 0.11, 0.22, 0.33, 0.12, 0.062
 
 
 def inside_figure(table: pd.DataFrame, *, width: str | float = "double") -> Figure:
     """Two rows of panels: the teacher's relevance against the subspace's dimension; the students' likeness.
 
-    table  columns layer, method, measure, pairing, k, value, low, high, as `study.inside.inside_run` makes it
+    table  columns layer, method, measure, pairing, k, value, low, high, and n for the note below, as
+           `study.inside.inside_run` makes it
     width  "single", "double" or inches
 
     Above, a panel a layer: the share of the teacher's relevance in the first k directions of its subspace, of PCA and
@@ -48,17 +49,23 @@ def inside_figure(table: pd.DataFrame, *, width: str | float = "double") -> Figu
     styles = method_styles(methods)
     inches = figure_width(width)
     names = [_layer_name(layer) for layer in layers]
+    titles = [name.replace("\n", "") for name in names]
     left = max(0.5, 0.12 + _LETTER * max(len(line) for name in names for line in name.split("\n")))
     group = _STEP * len(methods) + _PAD
     across = max(1, int(inches / 1.25))
     legend = 0.06 + 0.15 * -(-(len(methods) + len(_CONTROLS) + len(_BASES)) // across)
     block = group * len(layers)
-    height = legend + _TITLE + _CURVE + _LABEL + (_TITLE + block + _LABEL if measures else 0)
+    height = legend + _TITLE + _CURVE + _LABEL + (_TITLE + block + _LABEL if measures else 0) + _NOTE
     with paper_style():
         figure = new_figure(inches, height)
 
+        def room(count: int) -> float:
+            return (inches - left - _RIGHT - _BETWEEN * (count - 1)) / count
+
+        size = min(fitting(title, 7.5, room(len(row))) for row in (titles, measures) for title in row)
+
         def row(count: int, top: float, high: float) -> list[Axes]:
-            wide = (inches - left - _RIGHT - _BETWEEN * (count - 1)) / count
+            wide = room(count)
             return [
                 figure.add_axes(
                     ((left + i * (wide + _BETWEEN)) / inches, 1 - (top + high) / height, wide / inches, high / height)
@@ -68,15 +75,15 @@ def inside_figure(table: pd.DataFrame, *, width: str | float = "double") -> Figu
 
         top = legend + _TITLE
         for place, (axes, layer) in enumerate(zip(row(len(layers), top, _CURVE), layers)):
-            _draw_curves(axes, curves[curves["layer"] == layer], layer, dots[dots["layer"] == layer]["k"])
+            _draw_curves(axes, curves[curves["layer"] == layer], dots[dots["layer"] == layer]["k"])
+            axes.set_title(titles[place], pad=4, fontsize=size)
             axes.tick_params(axis="y", labelleft=place == 0)
             if place == 0:
                 axes.set_ylabel("share of relevance", labelpad=2)
         top += _CURVE + _LABEL + _TITLE
         for place, (axes, measure) in enumerate(zip(row(len(measures), top, block), measures) if measures else ()):
             chosen = dots[dots["measure"] == measure]
-            wide = (inches - left - _RIGHT - _BETWEEN * (len(measures) - 1)) / len(measures)
-            axes.set_title(measure, pad=4, fontsize=fitting(measure, 7.5, wide))
+            axes.set_title(measure, pad=4, fontsize=size)
             axes.set_ylim(block, 0)
             axes.set_yticks([group * (i + 0.5) for i in range(len(layers))], names)
             axes.tick_params(axis="y", length=0, labelleft=place == 0)
@@ -89,6 +96,9 @@ def inside_figure(table: pd.DataFrame, *, width: str | float = "double") -> Figu
                 _draw_dots(axes, chosen[chosen["layer"] == layer], methods, styles, number * group)
             axes.set_xlim(min(axes.get_xlim()[0], -0.05), 1.03)
             axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        note = "bands and bars: 95% intervals" + (f", {curves['n'].max()} images" if "n" in curves else "")
+        note += "; vertical line: the student's width" if measures else ""
+        figure.text(0.5, 0.03 / height, note, ha="center", fontsize=fitting(note, 6.5, inches - 0.1), color=MUTED)
         entries = {
             **{
                 name: Line2D([], [], color=s.colour, marker=s.marker, markersize=4, mew=0, linewidth=1.2)
@@ -122,8 +132,7 @@ def _curve_name(pairing: str) -> str:
     return "the teacher's subspace" if pairing == "matched" else pairing.replace("pca", "PCA")
 
 
-def _draw_curves(axes: Axes, rows: pd.DataFrame, layer: str, widths: pd.Series) -> None:
-    axes.set_title(_layer_name(layer).replace("\n", ""), pad=4)
+def _draw_curves(axes: Axes, rows: pd.DataFrame, widths: pd.Series) -> None:
     axes.set_xscale("log")
     for pairing, look in _BASES.items():
         line = rows[rows["pairing"] == pairing].sort_values("k")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from textwrap import wrap
+from typing import Any
+
 import numpy as np
 import pandas as pd
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Colormap, Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -24,20 +28,25 @@ from xaibench.figures.style import (
 __all__ = ["score_matrix"]
 
 _NEEDED = ("method", "explainer", "metric", "mean", "chance")
-_ROW, _TOP, _BOTTOM, _LEFT, _RIGHT, _BETWEEN = 0.17, 0.2, 0.22, 1.15, 0.05, 0.06  # inches
+_ROW, _TOP, _LEFT, _RIGHT, _BETWEEN, _LINE = 0.17, 0.2, 1.15, 0.05, 0.06, 0.115  # inches
+_CELL = 0.2  # inches of the narrowest cell in which a score can be read
 _LETTER = 0.052
 _TOP_SCORE = 1.0
+_UNDEFINED = 1 / 3  # share of undefined scores beyond which a cell is starred
+
+Rgba = tuple[float, float, float, float]
 
 
 def score_matrix(summary: pd.DataFrame, *, width: str | float = "double") -> Figure:
     """A table in colour: a row a metric, a block an explainer, in it a column a method, in each cell the mean score.
 
-    summary  columns method, explainer, metric, mean, chance, and lift_low where an independent student was scored; one
-             row a method, explainer and metric
+    summary  columns method, explainer, metric, mean, chance; where present also shifted (the mean of shifted maps), n
+             and nan (defined and undefined scores), and lift_low; one row a method, explainer and metric
     width    "single", "double" or inches
 
-    The colour is (mean - chance) / (1 - chance): white at chance, deep red for identical maps, blue below chance. A
-    frame marks scores whose lift over the independent student has a 95% interval above 0. Undefined means are grey.
+    The colour is (mean - zero) / (1 - zero): white at zero, deep red for identical maps, blue below zero, which is what
+    shifted maps score where the summary has it, else chance. A frame marks scores whose lift over the independent
+    student has a 95% interval above 0, a star those of which more than a third is undefined. Undefined means are grey.
     """
     missing = [name for name in _NEEDED if name not in summary]
     if missing:
@@ -50,51 +59,82 @@ def score_matrix(summary: pd.DataFrame, *, width: str | float = "double") -> Fig
     rows = summary.set_index(["explainer", "method", "metric"]).to_dict("index")
     inches = figure_width(width)
     names = 0.1 + _LETTER * max(map(len, methods))
-    height = _TOP + _ROW * len(metrics) + names + _BOTTOM
-    block = (inches - _LEFT - _RIGHT - _BETWEEN * (len(explainers) - 1)) / len(explainers)
+    room = inches - _LEFT - _RIGHT + _BETWEEN
+    fit = max(1, int(room / (_CELL * len(methods) + _BETWEEN)))
+    down = -(-len(explainers) // fit)
+    across = -(-len(explainers) // down)
+    block = room / across - _BETWEEN
+    pitch = _TOP + _ROW * len(metrics) + names
+    note = "\n".join(wrap(_note(summary), int(72 * (inches - 0.1) / (0.57 * 6))))
+    height = down * pitch + _LINE * (note.count("\n") + 1) + 0.06
     colours, scale = heatmap_colours(), Normalize(-1, 1)
     with paper_style():
         figure = new_figure(inches, height)
         titles = {explainer: explainer_label(explainer) for explainer in explainers}
         title_size = min(fitting(title, 7.5, block) for title in titles.values())
+        size = fitting("0.00", 6.0, block / len(methods))
         for place, explainer in enumerate(explainers):
-            x = _LEFT + place * (block + _BETWEEN)
-            area = (x / inches, (_BOTTOM + names) / height, block / inches, _ROW * len(metrics) / height)
+            line, turn = divmod(place, across)
+            x, bottom = _LEFT + turn * (block + _BETWEEN), height - (line + 1) * pitch + names
+            area = (x / inches, bottom / height, block / inches, _ROW * len(metrics) / height)
             axes = figure.add_axes(area, xlim=(0, len(methods)), ylim=(len(metrics), 0))
             axes.set_title(titles[explainer], pad=3, fontsize=title_size)
             axes.set_xticks(np.arange(len(methods)) + 0.5, methods, rotation=90)
             axes.set_yticks(np.arange(len(metrics)) + 0.5, map(metric_label, metrics))
-            axes.tick_params(length=0, labelleft=place == 0, pad=2, labelsize=6.5)
+            axes.tick_params(length=0, labelleft=turn == 0, pad=2, labelsize=6.5)
             axes.spines[:].set_visible(False)
             for row, metric in enumerate(metrics):
                 for column, method in enumerate(methods):
                     cell = rows.get((explainer, method, metric), {"mean": np.nan, "chance": np.nan})
-                    colour, text = _cell(cell["mean"], cell["chance"], colours, scale)
+                    colour, text = _cell(cell["mean"], _zero(cell), colours, scale)
+                    text += "*" * _mostly_undefined(cell)
                     axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.8))
-                    dark = sum(colour[:3]) < 1.5
-                    size = fitting("0.00", 6.0, block / len(methods))
-                    ink = "white" if dark else INK
+                    ink = max(("white", INK), key=lambda ink: _contrast(ink, colour))
                     axes.text(column + 0.5, row + 0.52, text, ha="center", va="center", fontsize=size, color=ink)
                     if cell.get("lift_low", np.nan) > 0:
                         frame = Rectangle(
                             (column + 0.07, row + 0.07), 0.86, 0.86, fill=False, edgecolor=INK, linewidth=0.7
                         )
                         axes.add_patch(frame)
-        legend = "colour: 0 (white) is chance, 1 (deep red) the teacher's own map"
-        if "lift_low" in summary and (summary["lift_low"] > 0).any():
-            legend += "; framed: above an independently trained student (95% interval)"
-        figure.text(0.5, 0.08 / height, legend, ha="center", va="bottom", fontsize=6, color=MUTED)
+        figure.text(0.5, 0.04 / height, note, ha="center", va="bottom", fontsize=6, color=MUTED, linespacing=1.2)
     return figure
 
 
-def _cell(
-    mean: float, chance: float, colours: Colormap, scale: Normalize
-) -> tuple[tuple[float, float, float, float], str]:
+def _zero(cell: Mapping[Any, Any]) -> float:
+    shifted = float(cell.get("shifted", np.nan))
+    return shifted if np.isfinite(shifted) else float(cell["chance"])
+
+
+def _mostly_undefined(cell: Mapping[Any, Any]) -> bool:
+    nan, n = cell.get("nan", 0), cell.get("n", 0)
+    return bool(n > 0 and nan / (n + nan) > _UNDEFINED)
+
+
+def _note(summary: pd.DataFrame) -> str:
+    defined = summary["shifted"].notna() if "shifted" in summary else np.array([False])
+    zero = "shifted maps" if defined.any() else "random maps"
+    zero += " (random maps where those are undefined)" if defined.any() and not defined.all() else ""
+    note = f"colour: white is what {zero} score, blue below it, deep red (1) the teacher's own map"
+    if "lift_low" in summary and (summary["lift_low"] > 0).any():
+        note += "; framed: above an independently trained student (95% interval)"
+    if any(_mostly_undefined(row) for row in summary.to_dict("records")):
+        note += "; *: more than a third of the scores is undefined"
+    return note
+
+
+def _cell(mean: float, zero: float, colours: Colormap, scale: Normalize) -> tuple[Rgba, str]:
     if not np.isfinite(mean):
         return (0.85, 0.85, 0.85, 1.0), "–"
-    above = (mean - chance) / (_TOP_SCORE - chance) if np.isfinite(chance) and chance < _TOP_SCORE else np.nan
+    above = (mean - zero) / (_TOP_SCORE - zero) if np.isfinite(zero) and zero < _TOP_SCORE else np.nan
     text = f"{mean:.2f}".replace("0.", ".", 1) if abs(mean) < 0.995 else f"{mean:.1f}"
     if not np.isfinite(above):
         return (1.0, 1.0, 1.0, 1.0), text
     red, green, blue, alpha = colours(float(scale(np.clip(above, -1, 1))))
     return (red, green, blue, alpha), text
+
+
+def _contrast(ink: str, ground: Rgba) -> float:
+    """Contrast ratio 1 to 21 of two colours by their relative luminance (WCAG 2)."""
+    linear = [np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) for c in np.array([to_rgba(ink), ground])]
+    dark, light = sorted(float(c[:3] @ (0.2126, 0.7152, 0.0722)) for c in linear)
+    return (light + 0.05) / (dark + 0.05)

@@ -31,22 +31,25 @@ _NULLS = {
     "independent": ("independent student", "s"),
     "random_student": ("random student", "v"),
     "mismatched": ("mismatched images", "d"),
+    "shifted": ("shifted maps", "x"),
 }
 _CHANCE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (3, 2)}
 _BAND: dict[str, Any] = {"facecolor": "#000000", "alpha": 0.12, "linewidth": 0}
 _STEP, _PAD = 0.115, 0.11  # inches between methods, and between metrics
 
 
-def similarity_figure(summary: pd.DataFrame, *, width: str | float = "double") -> Figure:
+def similarity_figure(summary: pd.DataFrame, *, note: str = "", width: str | float = "double") -> Figure:
     """Dot plot of similarity scores: a panel an explainer, a group a metric, a row a method.
 
-    summary  columns method, explainer, metric, mean, low, high, n, chance, chance_sd; where present also
-             independent, random_student and mismatched (means of the nulls). One row a method, explainer and metric.
+    summary  columns method, explainer, metric, mean, low, high, n, chance, chance_sd; where present also seeds, and
+             independent, random_student, mismatched and shifted (means of the nulls). One row a method, explainer and
+             metric.
+    note     a line below the panels ("3 of 7 explainers"), "" for none
     width    "single", "double" or inches
 
-    Filled markers with bars are means with 95% intervals. The dashed line is the score of random maps, its
-    band +-2 chance_sd / sqrt(n): where the mean over n random maps would lie. Hollow markers are the nulls.
-    Methods, metrics and explainers stand in the order of their first row; undefined means (NaN) are left out.
+    Filled markers with bars are means with 95% intervals. The dashed line is the score of random maps, its band +-2
+    standard errors of a mean over as many images: 2 chance_sd / sqrt(n / seeds). Hollow markers and crosses are the
+    nulls. Methods, metrics and explainers stand in the order of their first row; undefined means (NaN) are left out.
     """
     missing = [name for name in _NEEDED if name not in summary]
     if missing:
@@ -63,7 +66,7 @@ def similarity_figure(summary: pd.DataFrame, *, width: str | float = "double") -
     group = _STEP * len(methods) + _PAD
     per_line = max(1, int(inches / 1.3))
     lines = -(-(len(methods) + len(nulls) + 1) // per_line)
-    top, bottom, left, right, between = 0.24 + 0.15 * lines, 0.36, 0.85, 0.06, 0.14
+    top, bottom, left, right, between = 0.24 + 0.15 * lines, 0.36 + 0.14 * bool(note), 0.85, 0.06, 0.14
     height = top + group * len(metrics) + bottom
     panel = (inches - left - right - between * (len(explainers) - 1)) / len(explainers)
     with paper_style():
@@ -85,6 +88,7 @@ def similarity_figure(summary: pd.DataFrame, *, width: str | float = "double") -
             chosen = summary[summary["explainer"] == explainer]
             for row, metric in enumerate(metrics):
                 _draw_metric(axes, chosen[chosen["metric"] == metric], methods, styles, nulls, row * group, group)
+        figure.text(0.5, 0.04 / height, note, ha="center", fontsize=6.5, color=MUTED)
         entries = _legend(styles, nulls)
         figure.legend(
             list(entries.values()),
@@ -111,8 +115,9 @@ def _draw_metric(
     if top > 0:
         axes.axhline(top, color="#cfcfcf", linewidth=0.5)
     # One band a level, for the method with the fewest defined scores: undefined ones differ between methods.
-    levels = rows.dropna(subset="chance").groupby("chance").agg({"chance_sd": "max", "n": "min"})
-    for chance, sd, n in levels.itertuples():
+    images = rows["n"] / rows["seeds"] if "seeds" in rows else rows["n"]
+    levels = rows.assign(images=images).dropna(subset="chance").groupby("chance")
+    for chance, sd, n in levels.agg({"chance_sd": "max", "images": "min"}).itertuples():
         band = 2 * sd / np.sqrt(n) if n > 0 and np.isfinite(sd) else 0.0
         span = [top + 0.02, top + group - 0.02]
         axes.fill_betweenx(span, chance - band, chance + band, **_BAND)
@@ -151,5 +156,5 @@ def _legend(styles: dict[str, MethodStyle], nulls: list[str]) -> dict[str, Any]:
     for null in nulls:
         label, marker = _NULLS[null]
         entries[label] = Line2D([], [], linestyle="", marker=marker, markersize=3, mfc="white", mec=INK, mew=0.7)
-    entries["random maps ± 2 SD"] = (Patch(**_BAND), Line2D([], [], **_CHANCE))
+    entries["random maps ± 2 SE of the mean"] = (Patch(**_BAND), Line2D([], [], **_CHANCE))
     return entries

@@ -17,12 +17,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from xaibench.data.images import Preprocessing
 from xaibench.data.subtasks import CLASS_LISTS
-from xaibench.errors import CheckpointError
+from xaibench.errors import CheckpointError, ModelError
 from xaibench.files import write_atomically
 from xaibench.models.architectures import build_model
+from xaibench.models.description import Description, UndescribableError, tensor_bytes
 from xaibench.models.imagenet import installed_state
 
 __all__ = ["ModelCard", "load_checkpoint", "load_state", "read_state", "save_checkpoint", "state_hash"]
@@ -60,14 +62,29 @@ class ModelCard:
 def state_hash(model: nn.Module) -> str:
     """SHA-256 (first 16 hex digits) over the names, types, shapes and bytes of all parameters and buffers.
 
-    Buffers that are not saved count too (the classes of a `ClassSlice`): they change what the model computes.
+    Buffers that are not saved count too (the classes of a `ClassSlice`): they change what the model computes. So does
+    whatever else a module saves (quantised weights, `get_extra_state`).
+
+    Raises ModelError for lazy modules that have not run yet.
     """
     digest = hashlib.sha256()
     tensors = {**model.state_dict(), **dict(model.named_buffers())}
     for name, value in sorted(tensors.items()):
-        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        if is_lazy(value):
+            raise ModelError(f"'{name}' of {type(model).__name__} has no values yet: run the model once on a batch")
+        if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized:
+            digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(tensor_bytes(value))
+        else:
+            digest.update(f"{name}{_described(value)}".encode())
     return digest.hexdigest()[:16]
+
+
+def _described(value: object) -> str:
+    try:
+        return json.dumps(Description()(value))
+    except UndescribableError:
+        return type(value).__qualname__
 
 
 def read_state(path: Path | str) -> tuple[dict[str, Tensor], str | None]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +26,10 @@ _AFFINE = {
     F.linear: nn.Linear,
 }
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_FACTS = (bool, int, str, torch.Size, torch.dtype, torch.device, torch.layout)
+_TOLERANCE = 1e-3
+
+_log = logging.getLogger(__name__)
 
 
 def foldable(model: nn.Module, x: Tensor) -> list[tuple[str, str]]:
@@ -31,11 +37,11 @@ def foldable(model: nn.Module, x: Tensor) -> list[tuple[str, str]]:
 
     Found by running `model`, in evaluation mode, on x (N, C, H, W): it does not matter where in the network the two
     stand nor what else happens inside the modules, as in timm's BatchNormAct2d. Modules that run more than once are
-    left out.
+    left out, and those of which anything else reads a parameter or a statistic.
     """
     names = {module: name for name, module in model.named_modules()}
-    with torch.no_grad(), _Trace(model) as trace:
-        model(x)
+    with torch.no_grad(), _zero_biases(model), _Trace(model) as trace:
+        trace.count(model(x.clone()))  # which may work in place
     return [(names[layer], names[norm]) for layer, norm in trace.pairs()]
 
 
@@ -64,52 +70,130 @@ def folded(model: nn.Module, x: Tensor, keep: Collection[str] = ()) -> nn.Module
 
     x     (N, C, H, W), a few inputs
     keep  names of layers (of the unsliced network) whose own output must stay what it is
+
+    A copy whose outputs for x are not those of `model`, to 0.1% of the largest, is given up for one that is not folded.
     """
-    work = copy.deepcopy(model).eval()
-    network = unsliced(work)
+    plain = copy.deepcopy(model).eval()
+    quick = copy.deepcopy(plain)
+    network = unsliced(quick)
     for before, after in foldable(network, x):
         if before not in keep:
             norm = network.get_submodule(after)
             fold(network.get_submodule(before), norm)
             if type(norm) in _PLAIN:  # timm's also activate
                 network.set_submodule(after, nn.Identity())
-    return work
+    if _computes_the_same(network, unsliced(plain), x):
+        return quick
+    _log.info("batch normalisation is not folded: %s would compute something else", type(unsliced(model)).__name__)
+    return plain
+
+
+@torch.no_grad()
+def _computes_the_same(quick: nn.Module, plain: nn.Module, x: Tensor) -> bool:
+    wanted = list(_tensors(plain(x.clone())))
+    try:
+        found = list(_tensors(quick(x.clone())))
+    except (AttributeError, TypeError, RuntimeError):  # it reads what a batch normalisation held
+        return False
+    return len(found) == len(wanted) and all(
+        bool((a - b).abs().max() <= _TOLERANCE * b.abs().max()) for a, b in zip(found, wanted) if b.numel()
+    )
+
+
+@contextmanager
+def _zero_biases(model: nn.Module) -> Iterator[None]:
+    """Within the block, layers without bias have one of zeros: calls that hand on the layer's bias can be told."""
+    bare: list[Any] = [m for m in model.modules() if _is_affine(m) and m._parameters.get("bias", m) is None]
+    try:
+        for layer in bare:
+            layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)), requires_grad=False)
+        yield
+    finally:
+        for layer in bare:
+            layer.bias = None
+
+
+def _is_affine(module: nn.Module) -> bool:
+    """A layer with a weight of its own, not one that a parametrisation makes anew at each call."""
+    return isinstance(module, tuple(_AFFINE.values())) and module._parameters.get("weight") is not None
 
 
 class _Trace(TorchFunctionMode):
     """Takes note of which layer's output each batch normalisation of a forward pass reads, and who else does."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = {id(m.weight): m for m in model.modules() if isinstance(m, tuple(_AFFINE.values()))}
-        self.norms = {id(m.running_mean): m for m in model.modules() if isinstance(m, _BatchNorm)}
+        self.layers = {id(m.weight): m for m in model.modules() if _is_affine(m)}
+        self.norms = {id(m.running_mean): m for m in model.modules() if _has_statistics(m)}
         self.runs: Counter[nn.Module] = Counter()
-        self.readers: Counter[int] = Counter()
+        held = [value for m in (*self.layers.values(), *self.norms.values()) for value in _own(m)]
+        self.readers = {id(value): 0 for value in held}
         self.made: dict[int, tuple[nn.Module, Tensor]] = {}
         self.read: dict[nn.Module, int] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if any(isinstance(part, Tensor) for part in (result if isinstance(result, (tuple, list)) else (result,))):
-            for value in _tensors((args, kwargs)):
-                self.readers[id(value)] += id(value) in self.made
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if not _is_fact(func, result):
+            self.count((args, kwargs))
         if func in _AFFINE and len(args) > 1 and id(args[1]) in self.layers:
             layer = self.layers[id(args[1])]
             self.runs[layer] += 1
-            if isinstance(layer, _AFFINE[func]) and result.ndim == args[1].ndim:
+            bias = args[2] if len(args) > 2 else kwargs.get("bias")
+            if isinstance(layer, _AFFINE[func]) and bias is layer.bias and result.ndim == args[1].ndim:
                 self.made[id(result)] = layer, result
+                self.readers[id(result)] = 0
         if func is F.batch_norm and len(args) > 1 and id(args[1]) in self.norms:
             norm = self.norms[id(args[1])]
             self.runs[norm] += 1
-            if id(args[0]) in self.made:
+            if id(args[0]) in self.made and _is_own_call(norm, *args, **kwargs):
                 self.read[norm] = id(args[0])
         return result
 
+    def count(self, values: Any) -> None:
+        """One more reader of each tensor in `values` that is watched."""
+        for value in _tensors(values):
+            if id(value) in self.readers:
+                self.readers[id(value)] += 1
+
     def pairs(self) -> Iterator[tuple[nn.Module, nn.Module]]:
         for norm, source in self.read.items():
-            if self.readers[source] == 1:
-                layer = self.made[source][0]
-                if self.runs[layer] == self.runs[norm] == 1 and norm.running_mean is not None and not norm.training:
-                    yield layer, norm
+            layer, result = self.made[source]
+            alone = all(self.readers[id(value)] == 1 for value in (result, *_own(layer), *_own(norm)))
+            if alone and self.runs[layer] == self.runs[norm] == 1 and not norm.training:
+                yield layer, norm
+
+
+def _own(module: nn.Module) -> list[Tensor]:
+    """The parameters and statistics that folding changes."""
+    names = ("weight", "bias", "running_mean", "running_var")
+    return [value for name in names if (value := getattr(module, name, None)) is not None]
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and module._buffers.get("running_mean") is not None
+
+
+def _is_fact(func: Any, result: Any) -> bool:
+    """True for what says nothing of a tensor's values: its shape, type or device."""
+    if getattr(func, "__name__", "") == "__get__":
+        return not isinstance(result, Tensor)
+    return isinstance(result, _FACTS)
+
+
+def _is_own_call(
+    norm: Any,
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> bool:
+    """Whether F.batch_norm was called with all that `norm` holds."""
+    same = running_var is norm.running_var and weight is norm.weight and bias is norm.bias
+    return same and eps == norm.eps and not training
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ModelError
 from xaibench.models.checkpoints import state_hash
-from xaibench.models.classes import ClassSlice, class_indices, unsliced
+from xaibench.models.classes import ClassSlice, class_indices, class_names, unsliced
+from xaibench.models.copies import private_copy
 from xaibench.models.layers import LayerPair, parse_layers, suggest_layers
 from xaibench.models.taps import evaluating, layer_module, tapped
 
@@ -77,33 +77,35 @@ class ModelPair:
         classes: tuple[str, ...],
         preprocessing: Preprocessing,
         teacher_classes: tuple[str, ...] | None = None,
-        layers: tuple[LayerPair, ...] | Literal["auto"] | None = None,
+        layers: Sequence[LayerPair | str] | Literal["auto"] | None = None,
         input_size: tuple[int, int] | None = None,
     ) -> ModelPair:
         """Copy both models, slice the teacher's logits to `classes`, check that everything fits.
 
         teacher_classes  the teacher's class names in logit order; None: they are `classes`
-        layers           None or "auto": those that `layers.suggest_layers` finds; () for none
+        layers           layer pairs or "teacher:student", as `parse_layers` reads it; None or "auto": those that
+                         `layers.suggest_layers` finds; () for none
         input_size       (H, W) of the images, for a trial forward pass that checks logits and layer shapes
         """
-        classes = tuple(classes)
+        classes = class_names(classes)
+        known = classes if teacher_classes is None else class_names(teacher_classes)
         if len(set(classes)) != len(classes) or len(classes) < 2:
             raise ModelError(f"a subtask needs at least 2 different classes, got {classes}")
         teacher = _frozen(teacher)
-        if teacher_classes is not None and tuple(teacher_classes) != classes:
-            teacher = ClassSlice(teacher, class_indices(tuple(teacher_classes), classes)).eval()
-        student = _without_inplace(copy.deepcopy(student))
+        if known != classes:
+            teacher = ClassSlice(teacher, class_indices(known, classes)).eval()
+        student = private_copy(student)
         size = input_size or preprocessing.size
         if layers is None or layers == "auto":
             trial = size or _USUAL_SIZE
             with _explained(trial, preprocessing.channels):
                 layers = suggest_layers(teacher, student, _zeros(student, preprocessing.channels, trial))
-        pair = cls(teacher, student, tuple(layers), preprocessing, classes)
+        pair = cls(teacher, student, _layer_pairs(layers), preprocessing, classes)
         for t, s in pair.layers:
             layer_module(pair.teacher_network, t)
             layer_module(student, s)
         if size is not None:
-            pair._try(size, None if teacher_classes is None else len(teacher_classes))
+            pair._try(size, None if teacher_classes is None else len(known))
         return pair
 
     @property
@@ -120,8 +122,8 @@ class ModelPair:
         return tuple(pair.student for pair in self.layers)
 
     def with_student(self, student: nn.Module) -> ModelPair:
-        """The same pair around another student (a trained one, a control); its activations no longer work in place."""
-        return ModelPair(self.teacher, _without_inplace(student), self.layers, self.preprocessing, self.classes)
+        """The same pair around another student (a trained one, a control)."""
+        return ModelPair(self.teacher, student, self.layers, self.preprocessing, self.classes)
 
     def hashes(self) -> dict[str, str]:
         """Content hashes of both models' weights."""
@@ -168,6 +170,18 @@ class ModelPair:
                 )
 
 
+def _layer_pairs(layers: Sequence[LayerPair | str]) -> tuple[LayerPair, ...]:
+    pairs: list[LayerPair] = []
+    for layer in (layers,) if isinstance(layers, (str, LayerPair)) else layers:
+        if isinstance(layer, str):
+            pairs += parse_layers([layer])
+        elif isinstance(layer, tuple) and len(layer) == 2:
+            pairs.append(LayerPair(*layer))
+        else:
+            raise ModelError(f"{layer!r:.60} is no layer pair: write 'teacher:student' or LayerPair(teacher, student)")
+    return tuple(pairs)
+
+
 def _zeros(model: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
     return torch.zeros(2, channels, *size, device=next(model.parameters()).device)
 
@@ -193,13 +207,5 @@ def _check_logits(role: str, logits: object, classes: int) -> None:
         )
 
 
-def _without_inplace(model: nn.Module) -> nn.Module:
-    # An in-place activation behind a tapped layer would overwrite what was read.
-    for module in model.modules():
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]
-    return model
-
-
 def _frozen(model: nn.Module) -> nn.Module:
-    return _without_inplace(copy.deepcopy(model)).eval().requires_grad_(False)
+    return private_copy(model).eval().requires_grad_(False)

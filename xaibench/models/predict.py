@@ -7,21 +7,17 @@ from torch import Tensor, nn
 
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.errors import ModelError
+from xaibench.models.taps import evaluating
 
 __all__ = ["predict_logits"]
 
 
 def predict_logits(model: nn.Module, images: ImageSet, preprocessing: Preprocessing, batch_size: int = 256) -> Tensor:
-    """Logits (N, K) of all images, float32 on the CPU, computed in evaluation mode; the model's mode is restored."""
+    """Logits (N, K) of all images, float32 on the CPU, computed in evaluation mode; all modes are restored."""
     device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            chunks = (preprocessing(chunk.to(device)) for chunk in images.images.split(batch_size))
-            parts = [model(x.contiguous(memory_format=torch.channels_last)).float().cpu() for x in chunks]
-    finally:
-        model.train(training)
+    with torch.no_grad(), evaluating(model):
+        chunks = (preprocessing(chunk.to(device)) for chunk in images.images.split(batch_size))
+        parts = [model(x.contiguous(memory_format=torch.channels_last)).float().cpu() for x in chunks]
     logits = torch.cat(parts)
     if not torch.isfinite(logits).all():
         raise ModelError("the model's logits hold NaN or infinite values: its weights or the images are damaged")

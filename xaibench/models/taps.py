@@ -49,7 +49,8 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor
       `num_prefix_tokens`, which timm's models have; without it 0 or 1, whichever leaves a grid of the images' shape
     - maps (B, H, W, d) with channels last are told by their square sides, for square images
 
-    The model goes on with what is yielded, so that gradients with respect to it are those of the layer's output.
+    The model goes on with a copy of what is yielded: gradients with respect to it are those of the layer's output, and
+    what works in place behind the layer (activations, residual sums) does not change it.
     The hooks are removed on the way out, also after an exception. Raises ModelError for an output that is no tensor,
     or not one of these.
 
@@ -63,9 +64,9 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor
     layout = _Layout(model)
     outputs: dict[str, Tensor] = {}
 
-    def record(name: str, _module: nn.Module, _args: object, output: object) -> Tensor | None:
+    def record(name: str, _module: nn.Module, _args: object, output: object) -> Tensor:
         outputs[name] = layout.checked(name, output)
-        return layout.back(outputs[name], output) if torch.is_grad_enabled() else None  # type: ignore[arg-type]
+        return layout.back(outputs[name], output)  # type: ignore[arg-type]
 
     handles = []
     try:
@@ -82,7 +83,7 @@ class Call(NamedTuple):
     """One call of a module within a forward pass.
 
     start, end  positions in time: a call within another one starts later and ends earlier
-    input       its first argument as it was, None if that is no tensor
+    input       a copy of its first argument as it was, None if that is no tensor
     output      as `tapped` gives it, None where it would refuse
     """
 
@@ -99,16 +100,17 @@ def observe(model: nn.Module, x: Tensor) -> list[Call]:
     layout = _Layout(model)
     layout.see(model, (x,))
     clock = itertools.count()
-    started: dict[nn.Module, list[int]] = {}
+    entered: dict[nn.Module, list[tuple[int, Tensor | None]]] = {}
     calls: list[Call] = []
 
-    def enter(module: nn.Module, _args: object) -> None:
-        started.setdefault(module, []).append(next(clock))
+    def enter(module: nn.Module, args: tuple[object, ...]) -> None:
+        given = args[0].clone() if args and isinstance(args[0], Tensor) else None
+        entered.setdefault(module, []).append((next(clock), given))
 
-    def leave(name: str, module: nn.Module, args: tuple[object, ...], output: object) -> None:
-        given = args[0] if args and isinstance(args[0], Tensor) else None
-        result = layout.map(output) if isinstance(output, Tensor) else None
-        calls.append(Call(name, module, started[module].pop(), next(clock), given, result))
+    def leave(name: str, module: nn.Module, _args: object, output: object) -> None:
+        start, given = entered[module].pop()
+        result = layout.map(output.clone()) if isinstance(output, Tensor) else None
+        calls.append(Call(name, module, start, next(clock), given, result))
 
     handles = []
     try:
@@ -154,12 +156,12 @@ class _Layout:
                 return None
         return output
 
-    def back(self, maps: Tensor, output: Tensor) -> Tensor | None:
-        """`output` rebuilt from its maps, None where they are the same."""
+    def back(self, maps: Tensor, output: Tensor) -> Tensor:
+        """`output` rebuilt from its maps, in memory of its own."""
         if maps is output:
-            return None
+            return output.clone()
         if output.ndim == 4:
-            return maps.permute(0, 2, 3, 1)
+            return maps.permute(0, 2, 3, 1).clone()
         tokens = maps.flatten(2).transpose(1, 2)
         return torch.cat([output[:, : output.shape[1] - tokens.shape[1]], tokens], dim=1)
 

@@ -7,9 +7,11 @@ import html
 import io
 import json
 import math
-from collections.abc import Mapping
+import struct
+from collections.abc import Hashable, Mapping
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -24,13 +26,17 @@ __all__ = ["headline", "write_report"]
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
+_DOTS, _DOTS_ON_DISK = 200, 300  # an inch
+
 _READING = """
 <ul>
 <li><strong>The question</strong> put to both models about each image is the same: what speaks for its
 class <em>rather than</em> for the teacher's runner-up? Red pixels speak for it, blue ones against it.</li>
 <li><strong>A score</strong> compares the student's heatmap with the teacher's, image by image; 1 is the
 same map. The mean over the images stands with its 95% bootstrap interval.</li>
-<li><strong>Chance</strong> is what random maps would score. <strong>Mismatched images</strong> compare the
+<li><strong>Chance</strong> is what maps of independent random cells would score. <strong>Shifted maps</strong> compare
+the teacher's map with the student's, shifted and mirrored: what two maps as smooth as these score that have nothing to
+do with each other, the honest zero point. <strong>Mismatched images</strong> compare the
 student's map of one image with the teacher's of another: what the two share whatever the image, such as
 a preference for the centre. A <strong>random student</strong> has the same architecture and was never
 trained. An <strong>independent student</strong> has the same architecture and was trained on the same images without
@@ -48,10 +54,12 @@ explainers.</li>
 def headline(summary: pd.DataFrame, *, explainer: str | None = None, metric: str = "cosine") -> str:
     """The answer in one sentence, from the summary's rows of one explainer and metric.
 
-    summary    columns method, explainer, metric, mean, low, high, images, seeds, chance; mismatched where present
+    summary    columns method, explainer, metric, mean, low, high, images, seeds, chance; mismatched, shifted, lift,
+               lift_low, lift_high where present
     explainer  None: the first one in the summary
 
-    The method with the highest mean is named, then the others with their means.
+    The method with the highest mean is named, then the others with their means and the nulls (shifted maps; chance
+    where these were not scored), then how far the best lies above an independently trained student.
     """
     chosen = summary[(summary["metric"] == metric) & summary["mean"].notna()]
     name = explainer if explainer is not None or chosen.empty else chosen["explainer"].iloc[0]
@@ -69,9 +77,23 @@ def headline(summary: pd.DataFrame, *, explainer: str | None = None, metric: str
     if len(rows) > 1:
         text += "; " + ", ".join(f"{row['method']} {row['mean']:.2f}" for row in rows[1:])
     controls = [f"chance is {best['chance']:.2f}"]
+    if math.isfinite(best.get("shifted", math.nan)):
+        controls = [f"shifted maps give {best['shifted']:.2f}"]
     if math.isfinite(best.get("mismatched", math.nan)):
         controls.insert(0, f"mismatched images give {best['mismatched']:.2f}")
-    return f"{text}; {', '.join(controls)}."
+    return f"{text}; {', '.join(controls)}.{_lift(best)}"
+
+
+def _lift(row: Mapping[Hashable, Any]) -> str:
+    lift, low, high = (row.get(name, math.nan) for name in ("lift", "lift_low", "lift_high"))
+    if math.isnan(low):
+        return ""
+    text = f" Its lift over an independently trained student is {lift:+.2f} [{low:+.2f}, {high:+.2f}]"
+    if low > 0:
+        return f"{text}: so much of its decision structure was taken over from the teacher."
+    if high < 0:
+        return f"{text}: it is less like the teacher than a student that never saw one."
+    return f"{text}, which includes 0: that anything was taken over from the teacher is not shown."
 
 
 def write_report(
@@ -84,6 +106,7 @@ def write_report(
     figures: Mapping[str, Figure],
     validity: pd.DataFrame,
     manifest: Mapping[str, Any],
+    further: Mapping[str, Path] = MappingProxyType({}),
 ) -> Path:
     """Write the report atomically and return its path.
 
@@ -94,6 +117,7 @@ def write_report(
     figures   caption -> figure, in the order to be shown
     validity  one row a check of a model and explainer; a column "passed" (bool) is coloured
     manifest  what reproduces the run: configuration, versions, hashes; anything `json` can write
+    further   caption -> PNG file of 300 dots an inch: answers to further questions
 
     The page holds its pictures, style and script, and a content security policy that forbids all requests.
     Everything given is escaped.
@@ -101,8 +125,13 @@ def write_report(
     assets = files("xaibench.report") / "assets"
     style, script = (assets.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     failed = int((~validity["passed"].astype(bool)).sum()) if "passed" in validity else 0
-    verdict = f"{failed} of {len(validity)} checks failed." if failed else f"All {len(validity)} checks passed."
-    pictures = "\n".join(_figure(caption, figure) for caption, figure in figures.items())
+    verdict = f"{failed} of {len(validity)} checks failed" if failed else f"All {len(validity)} checks passed"
+    undefined, scores = int(summary["nan"].sum()), int(summary[["n", "nan"]].to_numpy().sum())
+    verdict += f"; {undefined} of {scores} scores are undefined"
+    verdict += " and left out: a map was flagged, zero or constant." if undefined else "."
+    pictures = "\n".join(_figure(caption, *_drawn(figure)) for caption, figure in figures.items())
+    answers = "\n".join(_figure(caption, *_stored(path)) for caption, path in further.items())
+    answers = f"<h2>Further questions</h2>\n{answers}\n" if further else ""
     details = json.dumps(manifest, indent=2, ensure_ascii=False, default=str)
     page = f"""<!DOCTYPE html>
 <html lang="en">
@@ -123,7 +152,7 @@ def write_report(
 {_scrolling("Methods", html_table(table))}
 <h2>Figures</h2>
 {pictures}
-<h2>How to read the numbers</h2>
+{answers}<h2>How to read the numbers</h2>
 {_READING.strip()}
 <h2>All scores</h2>
 <details><summary>{len(summary)} means with their intervals, chance levels and nulls</summary>
@@ -147,16 +176,25 @@ def _scrolling(label: str, table: str) -> str:
     return f'<div class="scroll" role="region" aria-label="{html.escape(label)}" tabindex="0">{table}</div>'
 
 
-def _figure(caption: str, figure: Figure) -> str:
+def _drawn(figure: Figure) -> tuple[bytes, float]:
     buffer = io.BytesIO()
     with paper_style():
-        figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+        figure.savefig(buffer, format="png", dpi=_DOTS, metadata={"Software": None})
+    return buffer.getvalue(), _DOTS
+
+
+def _stored(path: Path) -> tuple[bytes, float]:
+    return path.read_bytes(), _DOTS_ON_DISK
+
+
+def _figure(caption: str, png: bytes, dots: float) -> str:
+    data = base64.b64encode(png).decode("ascii")
     text = html.escape(caption)
-    pixels = [round(200 * inches) for inches in figure.get_size_inches()]
-    size = f'width="{pixels[0]}" height="{pixels[1]}" style="min-width: {min(pixels[0] * 0.4, 560):.0f}px"'
+    width, height = struct.unpack(">II", png[16:24])  # of the header
+    inches = width / dots
+    size = f'width="{width}" height="{height}" style="min-width: {min(80 * inches, 560):.0f}px"'
     image = f'<img alt="{text}" {size} src="data:image/png;base64,{data}">'
     return (
-        f'<figure style="max-width: {pixels[0] * 0.6:.0f}px"><div class="wide" tabindex="0">{image}</div>'
+        f'<figure style="max-width: {120 * inches:.0f}px"><div class="wide" tabindex="0">{image}</div>'
         f"<figcaption>{text}</figcaption></figure>"
     )

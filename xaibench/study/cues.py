@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,12 +24,12 @@ from torch import nn
 
 from xaibench.attribution.attribution import Attribution
 from xaibench.attribution.explain import explain, parse_explainer
-from xaibench.data.cues import Cue, contaminate, parse_cue
+from xaibench.data.cues import Cue, class_index, contaminate, mark, parse_cue
 from xaibench.distill.distill import make_fabric
 from xaibench.errors import ConfigError, ExplanationError, RunFolderError, XaibenchError, unknown_name
 from xaibench.figures.cues import cues_figure
 from xaibench.figures.gallery import gallery
-from xaibench.figures.style import save_figure
+from xaibench.figures.style import explainer_label, save_figure
 from xaibench.files import write_text
 from xaibench.models.checkpoints import state_hash
 from xaibench.options import format_options
@@ -37,7 +38,7 @@ from xaibench.similarity.localisation import relevance_mass
 from xaibench.study.assets import Assets
 from xaibench.study.config import RunConfig
 from xaibench.study.cue_scores import CueExam, summarise_cues
-from xaibench.study.run import Run, file_name
+from xaibench.study.run import Run, file_name, open_run
 from xaibench.study.runner import create_run
 from xaibench.study.steps import distill_students
 
@@ -73,7 +74,8 @@ def cue_study(
     contaminations  shares of its training and validation images with the mark, each in 0..1
     explainers      some of the configuration's explainers; None: its first
     extend          the folder may hold a study of other contaminations and explainers, or a run that differs in what
-                    `run_study` lets differ: its students are kept
+                    `run_study` lets differ: its students are kept, and its contaminations and explainers are measured
+                    with those given
 
     Returns the table that cues.csv holds, `summarise_cues` of what is measured on test images (cues-scores.csv):
 
@@ -98,14 +100,28 @@ def cue_study(
         if name not in config.explain.explainers:
             raise unknown_name("explainer of this configuration", name, config.explain.explainers)
     fabric = make_fabric(config.train, accelerator, devices, launch=False)
-    run, assets = create_run(config, folder, extend=extend)
-    pair, test = assets.pair, assets.task.test
-    cue_class = cue_class or test.classes[0]
+    held = _held(Path(folder))
+    if extend:
+        levels = tuple(sorted({*held.get("contaminations", ()), *levels}))
+        explainers = tuple(dict.fromkeys([*held.get("explainers", ()), *explainers]))
+
+    def fitting(assets: Assets) -> dict[str, Any]:
+        test = assets.task.test
+        options: dict[str, Any] = {"cue": format_options(drawn, full=True), "class": cue_class or test.classes[0]}
+        options |= {"contaminations": list(levels), "explainers": list(explainers)}
+        _require_same(Path(folder), held, options, extend)
+        class_index(test, options["class"])
+        mark(test.take([0]), drawn)
+        return options
+
+    run, assets = create_run(config, folder, extend=extend, check=fitting)
+    options = fitting(assets)
+    if held != options:
+        run.note(cue=options)
+    pair, cue_class = assets.pair, options["class"]
     exam = CueExam.create(
-        test, pair.teacher, pair.preprocessing, drawn, cue_class, images=config.explain.images, seed=seed
+        assets.task.test, pair.teacher, pair.preprocessing, drawn, cue_class, images=config.explain.images, seed=seed
     )
-    options = {"cue": format_options(drawn, full=True), "class": cue_class}
-    _note(run, options | {"contaminations": list(levels), "explainers": list(explainers)}, extend)
     parts = {level: run if level == 0 else Run(run.folder / f"contamination-{level}", config) for level in levels}
     for level, part in parts.items():
         distill_students(part, _contaminated(assets, drawn, cue_class, level, seed), fabric)
@@ -131,18 +147,20 @@ def _levels(contaminations: Sequence[float]) -> tuple[float, ...]:
     return levels
 
 
-def _note(run: Run, options: dict[str, Any], extend: bool) -> None:
-    """Enter the study into the run's manifest, or make sure that it is the one that stands there."""
-    held = run.manifest.get("cue", {})
+def _held(folder: Path) -> dict[str, Any]:
+    """The study that stands in the folder's manifest, if there is one."""
+    held: dict[str, Any] = open_run(folder).manifest.get("cue", {}) if (folder / "manifest.json").is_file() else {}
+    return held
+
+
+def _require_same(folder: Path, held: dict[str, Any], options: dict[str, Any], extend: bool) -> None:
     for key, value in held.items():
         if value != options[key] and not (extend and key in _EXTENSIBLE):
             remedy = ", or add --extend to keep its students" if key in _EXTENSIBLE else ""
             raise RunFolderError(
-                f"{run.folder} holds a cue study of another setting ({key} was {value!r}, now {options[key]!r}): "
+                f"{folder} holds a cue study of another setting ({key} was {value!r}, now {options[key]!r}): "
                 f"choose another folder{remedy}"
             )
-    if held != options:
-        run.note(cue=options)
 
 
 def _contaminated(assets: Assets, cue: Cue, cue_class: str, level: float, seed: int) -> Assets:
@@ -166,7 +184,7 @@ def _measure(
     for explainer in explainers:
         path = _attribution_path(run, explainer, student, level)
         try:
-            maps = _explained(path, exam, model, explainer, who).heatmaps
+            maps = _explained(path, exam, model, explainer, who).scored_heatmaps
         except ExplanationError as error:
             if student == _TEACHER:
                 raise
@@ -191,6 +209,10 @@ def _explained(path: Path, exam: CueExam, model: nn.Module, name: str, who: str)
     return made
 
 
+def _share_text(share: float) -> str:
+    return "undefined" if math.isnan(share) else f"net {share:+.0%} on the mark"
+
+
 def _attribution_path(run: Run, explainer: str, student: str, level: float) -> Path:
     name = student if student == _TEACHER else f"contamination-{level}/{file_name(student).replace('/', '-')}"
     return run.folder / "cues" / file_name(explainer) / f"{name}.safetensors"
@@ -204,12 +226,15 @@ def _gallery(run: Run, exam: CueExam, explainer: str, level: float) -> Figure:
     names = {_TEACHER: _TEACHER, **{m: f"{m}/seed{run.config.seeds[0]}" for m in run.config.methods}}
     paths = {title: _attribution_path(run, explainer, name, level) for title, name in names.items()}
     kept = [title for title, path in paths.items() if path.is_file()][: _GALLERY_COLUMNS + 1]
-    maps = {title: Attribution.load(paths[title]).heatmaps[rows] for title in kept}
-    shares = {title: relevance_mass(values, exam.shown.masks[rows], "net") for title, values in maps.items()}
+    shown = {title: Attribution.load(paths[title]).take(rows) for title in kept}
+    maps = {title: attribution.scored_heatmaps for title, attribution in shown.items()}
+    masks = exam.shown.masks[rows]
+    shares = {title: relevance_mass(part, masks, "net") for title, part in maps.items()}
     return gallery(
         exam.shown.images.images[rows].float() / 255,
         maps.pop(_TEACHER),
         maps,
+        heading=f"{explainer_label(explainer)}, students of seed {run.config.seeds[0]}, {level:.0%} marked",
         titles=[f"{classes[label]}, marked\nwhat speaks for {classes[exam.label]}" for label in order],
-        scores={title: [f"net {share:+.0%} on the mark" for share in values] for title, values in shares.items()},
+        scores={title: list(map(_share_text, values)) for title, values in shares.items()},
     )

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from xaibench.attribution.baselines import BASELINES
 from xaibench.attribution.explainers import EXPLAINERS
+from xaibench.data.cues import CUES
 from xaibench.data.datasets import DATASETS
 from xaibench.data.subtasks import SUBTASKS
-from xaibench.distill.methods import METHODS
+from xaibench.distill.methods import METHODS, Method, method_name
+from xaibench.distill.methods.combined import Wrapped
 from xaibench.distill.recipe import resolve_precision
 from xaibench.errors import CheckpointError, RunFolderError
-from xaibench.models.checkpoints import ModelCard, read_state
+from xaibench.models.checkpoints import ModelCard, load_checkpoint, read_state
+from xaibench.models.imagenet import INSTALLED
+from xaibench.options import format_options
+from xaibench.similarity.fills import FILLS
 from xaibench.similarity.heatmaps import METRICS
 from xaibench.study.assets import load_assets
 from xaibench.study.config import RunConfig, presets
@@ -23,11 +29,15 @@ from xaibench.subspace.bases import BASES
 
 __all__ = ["describe"]
 
+_CLASSES = 100  # as many names are listed in full
+
 
 def describe(target: Path | None) -> dict[str, Any]:
     """Name -> fact, in reading order. Raises RunFolderError for a path that is no run, configuration or checkpoint."""
     if target is None:
         return _names()
+    if str(target).startswith("installed:"):
+        return _installed(target)
     if target.is_dir():
         return _run(target)
     if target.suffix == ".toml" or str(target) in presets():
@@ -42,14 +52,25 @@ def _names() -> dict[str, Any]:
     facts: dict[str, Any] = {"device": device, "precision": resolve_precision("auto")}
     facts["datasets"] = ", ".join(DATASETS)
     facts |= {f"subtasks of {name}": ", ".join(groups) for name, groups in SUBTASKS.items()}
-    tables: dict[str, Iterable[str]] = {
-        "methods": METHODS,
-        "bases": BASES,
-        "explainers": EXPLAINERS,
-        "metrics": METRICS,
-        "presets": presets(),
+    return facts | {
+        "methods": [_options(method) for method in METHODS.values()],
+        "bases": ", ".join(BASES),
+        "explainers": [format_options(explainer(), full=True) for explainer in EXPLAINERS.values()],
+        "baselines": [f"{name}: {what}" for name, what in BASELINES.items()],
+        "metrics": ", ".join(METRICS),
+        "fills": [f"{name}: {what}" for name, what in FILLS.items()],
+        "cues": [format_options(cue(), full=True) for cue in CUES.values()],
+        "presets": ", ".join(presets()),
+        "checkpoints": [f"installed:{name} ({one.architecture} from {one.package})" for name, one in INSTALLED.items()],
     }
-    return facts | {name: ", ".join(table) for name, table in tables.items()}
+
+
+def _options(method: type[Method]) -> str:
+    made = method()
+    if not isinstance(made, Wrapped):
+        return format_options(made, full=True)
+    name, colon, rest = format_options(made, full=True, without=("method",)).partition(":")
+    return f"{name}[{method_name(made.method)}]{colon}{rest}"
 
 
 def _run(folder: Path) -> dict[str, Any]:
@@ -94,19 +115,33 @@ def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
+def _installed(name: Path) -> dict[str, Any]:
+    model, card = load_checkpoint(name)
+    return _weights(name, model.state_dict()) | _card(card)
+
+
 def _checkpoint(path: Path) -> dict[str, Any]:
     state, metadata = read_state(path)
-    facts: dict[str, Any] = {
-        "file": str(path),
-        "tensors": len(state),
-        "values": sum(v.numel() for v in state.values()),
-        "type": ", ".join(sorted({str(v.dtype).removeprefix("torch.") for v in state.values()})),
-    }
+    facts = _weights(path, state)
     if metadata is None:
         return facts | {"card": "none: give architecture, classes, mean and std to load it"}
     try:
         card = ModelCard.from_json(metadata)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} has an unreadable model card ({error}): save it again") from error
-    facts |= {"architecture": card.architecture, "classes": ", ".join(card.classes)}
+    return facts | _card(card)
+
+
+def _weights(path: Path, state: dict[str, Tensor]) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "tensors": len(state),
+        "values": sum(v.numel() for v in state.values()),
+        "type": ", ".join(sorted({str(v.dtype).removeprefix("torch.") for v in state.values()})),
+    }
+
+
+def _card(card: ModelCard) -> dict[str, Any]:
+    shown = card.classes if len(card.classes) <= _CLASSES else (*card.classes[:3], f"... ({len(card.classes)} in all)")
+    facts = {"architecture": card.architecture, "classes": ", ".join(shown)}
     return facts | {"preprocessing": card.preprocessing} | card.notes

@@ -11,24 +11,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 from torch import nn
 
 from xaibench.attribution.attribution import Attribution
-from xaibench.errors import ConfigError, RunFolderError, unknown_name
+from xaibench.errors import RunFolderError, unknown_name
 from xaibench.figures.flipping import flip_figure
 from xaibench.figures.style import save_figure
 from xaibench.files import write_json, write_text
 from xaibench.models.checkpoints import state_hash
 from xaibench.progress import progress
 from xaibench.similarity.cross_flip import CrossFlip, cross_flip, cross_ratio, curve_table
+from xaibench.similarity.fills import FILLS
+from xaibench.similarity.patches import patch_grid
 from xaibench.similarity.perturbation import FlipCurve
 from xaibench.similarity.statistics import bootstrap_seeds
 from xaibench.study.assets import Assets, load_assets
 from xaibench.study.present import spread_methods
-from xaibench.study.run import Run, file_name, library_versions
+from xaibench.study.run import Run, file_name, library_versions, variant
 
-__all__ = ["flip_run", "flip_table"]
+__all__ = ["flip_footnote", "flip_run", "flip_table"]
 
 _log = logging.getLogger(__name__)
 
@@ -61,23 +62,37 @@ def flip_run(
 
     Writes flipping-EXPLAINER-FILL.csv (curves: model, order, measure, fill, fraction, mean, low, high, n, nan),
     flipping-EXPLAINER-FILL-auc.csv (one row a model, order and image), both as .pdf and .png (the teacher and up to 5
-    methods, evenly from most to least alike), and a .json with options, weights and versions. Where that file says the
-    same as would be written now, the curves are read back instead of computed.
+    methods, evenly from most to least alike), and a .json with options, weights and versions; other options than the
+    defaults stand in the names (`variant`). Where the .json says the same as would be written now, the curves are read
+    back instead of computed.
 
     Students without a valid explanation are left out with a warning. Raises RunFolderError where results are missing or
-    were made with other weights, UnknownNameError for names that the run does not have.
+    were made with other weights, UnknownNameError for names that the run does not have or a fill that there is not,
+    ConfigError for a grid or a number of images out of range.
     """
     explainer = explainer or run.explainers[0]
+    if fill not in FILLS:
+        raise unknown_name("fill", fill, FILLS)
+    _, height, width = run.images.shape
+    usual = patch_grid(height, width, run.config.similarity.grid)
+    grid = usual if grid is None else patch_grid(height, width, grid)
+    run.require_images(images)
     methods, seeds = _known(methods, run.config.methods, "method"), _known(seeds, run.config.seeds, "seed")
     teacher = run.attribution("teacher", explainer)
     students = _students(run, explainer, methods, seeds)
-    rows = _rows(len(teacher), images)
-    grid = run.config.similarity.grid if grid is None else grid
+    rows = np.linspace(0, len(teacher) - 1, len(teacher) if images is None else images).round().astype(int).tolist()
     keys = [run.images.keys[row] for row in rows]
     weights = {name: attribution.model_hash for name, attribution in {"teacher": teacher, **students}.items()}
     about: dict[str, Any] = {"explainer": explainer, "fill": fill, "grid": grid, "steps": steps, "images": keys}
     about |= {"weights": weights, "versions": library_versions()}
-    stem = run.folder / f"flipping-{file_name(explainer)}-{file_name(fill)}"
+    asked = variant(
+        grid != usual and f"{grid}x{grid}",
+        len(rows) < len(teacher) and f"{len(rows)}images",
+        steps and f"{steps}steps",
+        methods != list(run.config.methods) and " ".join(methods),
+        seeds != list(run.config.seeds) and f"seed{'_'.join(map(str, seeds))}",
+    )
+    stem = run.folder / f"flipping-{file_name(explainer)}-{file_name(fill)}{asked}"
     aucs = _stored(stem, about)
     if aucs is None:
         assets = assets or load_assets(run.config)
@@ -118,6 +133,16 @@ def flip_table(aucs: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     return table[[*(c for c in table.columns if c not in ("n", "nan")), "n", "nan"]]
 
 
+def flip_footnote(table: pd.DataFrame) -> str:
+    """Why some methods of a `flip_table` have no cross ratio or no interval of it, in one line; "" where all have."""
+    if "cross ratio" not in table:
+        return ""
+    lacking = table["cross ratio low"].isna() & table["own low"].notna() & table["teacher order"].notna()
+    names = ", ".join(table.loc[lacking, "method"])
+    why = "its own order is no better than random, or not in enough of the resamples"
+    return f"no cross ratio or no interval of it for {names}: {why}" if names else ""
+
+
 def _flip(
     run: Run, assets: Assets, teacher: Attribution, students: dict[str, Attribution], rows: list[int], **options: Any
 ) -> dict[str, CrossFlip]:
@@ -133,8 +158,8 @@ def _flip(
             flips[name] = cross_flip(
                 assets.pair.with_student(model),
                 x,
-                _maps(asked),
-                _maps(own),
+                asked.scored_heatmaps,
+                own.scored_heatmaps,
                 asked.target,
                 student_target=own.target,
                 teacher=known,
@@ -201,26 +226,12 @@ def _known(given: Sequence[Any] | None, have: Sequence[Any], kind: str) -> list[
     for name in given or ():
         if name not in have:
             raise unknown_name(f"{kind} of this run", name, map(str, have))
-    return list(have if given is None else dict.fromkeys(given))
-
-
-def _rows(n: int, images: int | None) -> list[int]:
-    if images is None:
-        return list(range(n))
-    if not 1 <= images <= n:
-        raise ConfigError(f"{images} images cannot be flipped: this run explained {n}, choose 1 to {n}")
-    return [int(row) for row in np.linspace(0, n - 1, images).round()]
+    return [name for name in have if given is None or name in given]
 
 
 def _require_weights(run: Run, name: str, model: nn.Module, attribution: Attribution) -> None:
     if state_hash(model) != attribution.model_hash:
         raise RunFolderError(f"{name} was explained with other weights: run 'xaibench explain {run.folder}' again")
-
-
-def _maps(attribution: Attribution) -> torch.Tensor:
-    maps = attribution.heatmaps.clone()
-    maps[list(attribution.validity.flagged)] = torch.nan
-    return maps
 
 
 def _method(model: str) -> str:

@@ -34,7 +34,7 @@ from xaibench.similarity.representations import relevant_part
 from xaibench.similarity.subspaces import Frame, FrameFit
 from xaibench.study.assets import Assets, explained_images
 from xaibench.study.inside_rows import BASIS, Seen, likeness_rows, share_rows
-from xaibench.study.run import UNTRAINED, Run, open_run
+from xaibench.study.run import UNTRAINED, Run, open_run, variant
 from xaibench.study.runner import reopen
 from xaibench.subspace.bases import Basis, make_basis
 from xaibench.subspace.moments import LayerMoments, load_moments
@@ -53,19 +53,23 @@ def inside_run(
     k: int | None = None,
     methods: Sequence[str] | None = None,
     images: int | None = None,
+    fss: bool = False,
 ) -> pd.DataFrame:
     """Measure relevance and features in the teacher's subspace (`prcaposdef`) for a finished run; write inside.csv,
-    inside.{pdf,png} and directions.{pdf,png} into its folder and return the table.
+    inside.{pdf,png} and directions.{pdf,png} into its folder and return the table. Other options than the defaults
+    stand in the names (`variant`).
 
     assets   what the run works on; None: loaded, and checked to be what the run was made with
     layers   pairs to look at, by the teacher's or the student's name or as "teacher:student"; None: all
     k        leading directions in which students are compared; None: as many as their layers have channels
     methods  of the run; None: all
     images   how many of the explained images, evenly over the classes, at least 4; None: all
+    fss      measure FSS too. Not by default, as it fails falsification: in the last layer it gives an untrained student
+             as much as a distilled one
 
     Columns layer, method, measure, pairing, k, value, low, high, n, rule: values with 95% intervals over seeds and
-    images (over seeds alone for the last three measures), beside their controls, which `pairing` names. rule: "lrp",
-    or "gradient x activation" where LRP is not valid for the teacher or the student's architecture.
+    images (over seeds alone for the last three measures, see `seed_interval`), beside their controls, which `pairing`
+    names. rule: "lrp", or "gradient x activation" where LRP is not valid for the teacher or the student's architecture.
 
     teacher   "relevance share" of its first k directions, sum (U_k'a)'(U_k'c) / sum a'c with a = h - mu, and "uncentred
               share", the same with a = h, where the whole is what LRP distributes; against PCA and a random subspace
@@ -75,7 +79,7 @@ def inside_run(
               "explained variance"    of the teacher's coordinates, up to one common scale
               "linear CKA"            over locations
               "distance correlation"  corrected, over images
-              "FSS"                   over images, of all channels
+              "FSS"                   over images, of all channels; where asked for
               against "random rotation" of the student's directions and "mismatched images"
               (a rotation leaves what all directions carry together at a location as it is, so relevance need not
               come out near 0)
@@ -87,7 +91,9 @@ def inside_run(
     that the run does not have, ConfigError for k or images out of range.
     """
     run = run if isinstance(run, Run) else open_run(run)
+    run.require_images(images)
     models = _students(run, methods)
+    chosen = list(models)
     assets = assets or reopen(run)[1]
     pair = assets.pair
     models[UNTRAINED] = [assets.student_pair(max(run.config.seeds) + 1).student.eval()]
@@ -106,8 +112,8 @@ def inside_run(
 
     def look(model: nn.Module, names: dict[LayerPair, str], frames: dict[LayerPair, Frame]) -> dict[LayerPair, Seen]:
         found = layer_relevance(model, x, target, rule, pair.preprocessing, tuple(names.values()))
-        kept = {name: _kept(model, x, name, layer) for name, layer in found.items()}
-        return {p: Seen(found[name], frames[p].first(k), kept[name]) for p, name in names.items()}
+        kept = {name: _kept(model, x, name, layer) for name, layer in found.items()} if fss else {}
+        return {p: Seen(found[name], frames[p].first(k), kept.get(name)) for p, name in names.items()}
 
     rows = []
     with progress("inside", 1 + len(everyone)) as advance:
@@ -129,14 +135,21 @@ def inside_run(
                 found = likeness_rows(teacher[p], [student[p] for student in students], seed)
                 rows += [{"layer": str(p), "method": method} | row for row in found]
     table = pd.DataFrame(rows).assign(rule="lrp" if rule else "gradient x activation")
-    write_text(run.folder / "inside.csv", table.to_csv(index=False))
-    save_figure(inside_figure(table), run.folder / "inside")
+    asked = variant(
+        len(pairs) < len(pair.layers) and " ".join(map(str, pairs)),
+        k and f"{k}directions",
+        chosen != list(run.config.methods) and " ".join(chosen),
+        len(pictures) < len(run.images) and f"{len(pictures)}images",
+        fss and "fss",
+    )
+    write_text(run.folder / f"inside{asked}.csv", table.to_csv(index=False))
+    save_figure(inside_figure(table), run.folder / f"inside{asked}")
     names = [method for method, group in models.items() for _ in group]
     shown = next((i for i, method in enumerate(names) if method.split(":")[0] == "subdistill"), 0)
     last = pairs[-1]
     ask = _Question(pair, pictures, target, rule)
     figure = _directions(ask, last, Frame.of_basis(bases[last]), everyone[shown], names[shown], fitted[shown][last])
-    save_figure(figure, run.folder / "directions")
+    save_figure(figure, run.folder / f"directions{asked}")
     return table
 
 
@@ -176,10 +189,10 @@ def _directions(
 
 
 def _students(run: Run, methods: Sequence[str] | None) -> dict[str, list[nn.Module]]:
-    chosen = run.config.methods if methods is None else methods
-    for method in chosen:
+    for method in methods or ():
         if method not in run.config.methods:
             raise unknown_name("method of this run", method, run.config.methods)
+    chosen = [method for method in run.config.methods if methods is None or method in methods]
     return {method: [run.student(f"{method}/seed{seed}") for seed in run.config.seeds] for method in chosen}
 
 
@@ -188,7 +201,7 @@ def _chosen(pairs: tuple[LayerPair, ...], names: Sequence[str] | None) -> list[L
     for name in names or ():
         if name not in known:
             raise unknown_name("layer pair of this run", name, known)
-    return list(dict.fromkeys(known[name] for name in names)) if names else list(pairs)
+    return [pair for pair in pairs if not names or pair in {known[name] for name in names}]
 
 
 def _rule(run: Run, models: Sequence[nn.Module], x: Tensor, target: Target) -> LRP | None:

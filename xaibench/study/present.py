@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,7 +14,7 @@ from xaibench.figures.history import history_figure
 from xaibench.figures.league import league_figure
 from xaibench.figures.matrix import score_matrix
 from xaibench.figures.similarity import similarity_figure
-from xaibench.figures.style import save_figure
+from xaibench.figures.style import explainer_label, save_figure
 from xaibench.files import write_text
 from xaibench.report.html import headline, write_report
 from xaibench.report.tables import latex_table
@@ -24,6 +26,17 @@ __all__ = ["gallery_of", "present", "spread_images", "spread_methods"]
 _GALLERY_ROWS = 6
 _GALLERY_COLUMNS = 6
 _PANELS = 3
+_FURTHER = {
+    "flipping-*": "patches vanish in each model's own order of relevance, in the teacher's and at random; the nearer a "
+    "student's curve in the teacher's order lies to that in its own, the more it needs what its teacher needs.",
+    "inside*": "above, the share of the teacher's relevance in the first directions of its subspace; below, how alike "
+    "the students are to it there: a filled marker tells something where it lies clear of its hollow controls.",
+    "directions*": "what single directions of a layer look at, in teacher and student: like maps mean like use.",
+    "pooling-*": "the same heatmaps on coarser and finer grids: likeness that hangs on one grid is no likeness.",
+    "cues": "reliance on a spurious mark against the share of its class's training images that carried it: a student "
+    "above the teacher's level relies on the mark more than its teacher.",
+    "cues-gallery": "marked images, and what speaks for the class of the mark: look for relevance on the mark.",
+}
 
 
 def present(run: Run) -> None:
@@ -45,10 +58,12 @@ def present(run: Run) -> None:
     save_figure(league, run.folder / "league")
     shown = spread_methods(summary, run.explainers[0], tuple(first))
     chosen = summary[summary["method"].isin(shown)]
-    few = chosen["explainer"].isin(run.explainers[:_PANELS]) & chosen["metric"].isin(
-        _drawn(run.config.similarity.metrics)
-    )
-    similarity = similarity_figure(chosen[few])
+    metrics = _drawn(run.config.similarity.metrics)
+    few = chosen["explainer"].isin(run.explainers[:_PANELS]) & chosen["metric"].isin(metrics)
+    part = _part(run, metrics)
+    explainers = len(run.explainers)
+    note = f"{_PANELS} of {explainers} explainers" if explainers > _PANELS else ""
+    similarity = similarity_figure(chosen[few], note=note)
     save_figure(similarity, run.folder / "similarity")
     matrix = score_matrix(chosen)
     save_figure(matrix, run.folder / "scores")
@@ -64,13 +79,14 @@ def present(run: Run) -> None:
         summary=summary,
         figures={
             "Methods side by side: means with 95% intervals, ordered by their likeness to the teacher": league,
-            f"Similarity to the teacher's heatmaps, with chance and nulls{_some(shown, first)}": similarity,
+            f"Similarity to the teacher's heatmaps, with chance and nulls{_some(shown, first)}{part}": similarity,
             f"Every score in one table{_some(shown, first)}": matrix,
             **figures,
             f"Training{_some(shown, first)}": history,
         },
         validity=run.validity(),
         manifest={key: value for key, value in run.manifest.items() if key != "finished"},
+        further=_further(run),
     )
 
 
@@ -92,12 +108,14 @@ def gallery_of(run: Run, explainer: str, students: dict[str, str], images: list[
     for title, name in students.items():
         method, _, seed = name.rpartition("/seed")
         chosen = scores[(scores["method"] == method) & (scores["seed"] == int(seed))].set_index("image")["value"]
-        texts[title] = [f"cosine {chosen[key]:.2f}" for key in images]
+        texts[title] = [f"cosine {chosen[key]:.2f}".replace("nan", "–") for key in images]
     pixels = run.images.images[rows].float() / 255
+    seeds = sorted({int(name.rpartition("/seed")[2]) for name in students.values()})
     return gallery(
         pixels,
-        teacher.heatmaps[rows],
-        {title: attribution.heatmaps[rows] for title, attribution in maps.items()},
+        teacher.scored_heatmaps[rows],
+        {title: attribution.scored_heatmaps[rows] for title, attribution in maps.items()},
+        heading=f"{explainer_label(explainer)}, students of seed {', '.join(map(str, seeds))}",
         titles=[_title(run, teacher, row) for row in rows],
         scores=texts,
     )
@@ -131,6 +149,19 @@ def _some(shown: list[str], all_: dict[str, str]) -> str:
 
 def _drawn(metrics: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in metrics if name in DEFAULT_METRICS) or metrics[:_GALLERY_ROWS]
+
+
+def _part(run: Run, metrics: tuple[str, ...]) -> str:
+    explainers, scores = len(run.explainers), len(run.config.similarity.metrics)
+    if explainers <= _PANELS and scores == len(metrics):
+        return ""
+    return f": {min(explainers, _PANELS)} of {explainers} explainers, {len(metrics)} of {scores} metrics; all are below"
+
+
+def _further(run: Run) -> dict[str, Path]:
+    """Pictures of further questions that lie in the folder: caption -> file."""
+    found = {name: sorted(run.folder.glob(f"{name}.png"), key=lambda path: path.stem) for name in _FURTHER}
+    return {f"{path.stem}: {_FURTHER[name]}": path for name, paths in found.items() for path in paths}
 
 
 def _first_seed(run: Run) -> dict[str, str]:

@@ -10,10 +10,12 @@ predictions.csv  scores.csv  summary.csv  validity.csv  table.csv  table.tex
 gallery.{pdf,png}  league.{pdf,png}  similarity.{pdf,png}  scores.{pdf,png}  history.{pdf,png}  report.html
 
 On demand: flipping-EXPLAINER-FILL.*  pooling-EXPLAINER-METRIC.*  inside.*  directions.*  cues*  contamination-SHARE/
+with what was asked otherwise than by default in the name, as in flipping-lrp-blur-2x2-20images.csv
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -29,15 +31,16 @@ from torch import nn
 
 from xaibench.attribution.attribution import Attribution
 from xaibench.data.images import ImageSet, Preprocessing
-from xaibench.errors import RunFolderError, unknown_name
+from xaibench.errors import ConfigError, RunFolderError, unknown_name
 from xaibench.files import write_atomically, write_json
 from xaibench.models.checkpoints import load_checkpoint
 from xaibench.study.config import RunConfig
 
-__all__ = ["UNTRAINED", "Run", "file_name", "library_versions", "open_run", "student_names"]
+__all__ = ["UNTRAINED", "Run", "file_name", "library_versions", "open_run", "student_names", "variant"]
 
 UNTRAINED = "untrained"
 _LIBRARIES = ("xaibench", "torch", "torchvision", "captum", "zennit", "lightning-fabric", "numpy")
+_LONGEST = 80  # characters that options may add to a file name
 _MANIFEST = ("config", "started", "classes", "layers", "preprocessing", "images", "teacher", "hashes")
 
 # Names stay text, also where they look like numbers.
@@ -135,6 +138,12 @@ class Run:
         """Relevance of the run's images under `model` ("teacher", "kd/seed0", "untrained")."""
         return Attribution.load(self._need(self.attribution_path(model, explainer), "explain"))
 
+    def require_images(self, count: int | None) -> None:
+        """Raise ConfigError for more images than were explained, or fewer than 1; None stands for all."""
+        n = len(self.images)
+        if count is not None and not 1 <= count <= n:
+            raise ConfigError(f"{count} images were asked for, but this run explained {n}: choose 1 to {n}")
+
     def scores(self) -> pd.DataFrame:
         """Columns method, seed, explainer, metric, pairing, image, value: one row a score."""
         return self._table("scores.csv", "score")
@@ -210,3 +219,15 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def file_name(name: str) -> str:
     """The name of a method or explainer as part of a path: its options' punctuation becomes "_"."""
     return re.sub(r"[^A-Za-z0-9._/-]+", "_", name)
+
+
+def variant(*asked: object) -> str:
+    """What options add to the file names of a question, so that another question gets other files.
+
+    asked  a text for each option that differs from its default; what is empty or None counts for nothing
+
+    >>> variant("2x2", None, "kd subdistill:layer_weight=50")
+    '-2x2-kd_subdistill_layer_weight_50'
+    """
+    text = "".join(f"-{file_name(str(part)).replace('/', '_')}" for part in asked if part)
+    return text if len(text) <= _LONGEST else f"-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,13 @@ def run_study(
     return run
 
 
-def create_run(config: RunConfig, folder: Path | str, *, extend: bool = False) -> tuple[Run, Assets]:
+def create_run(
+    config: RunConfig, folder: Path | str, *, extend: bool = False, check: Callable[[Assets], object] | None = None
+) -> tuple[Run, Assets]:
     """Make the run folder, or reopen it where it holds the same configuration; load and check what it works on.
 
-    With `extend` a folder's configuration may differ in what a single student's training does not depend on.
+    extend  the folder's configuration may differ in what a single student's training does not depend on
+    check   raises for assets that the caller cannot use, before anything is written
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -76,8 +80,7 @@ def create_run(config: RunConfig, folder: Path | str, *, extend: bool = False) -
         if open_run(folder).config == config:
             return reopen(Run(folder, config))
         run, assets = reopen(Run(folder, config))
-        check_trainable(config, assets)
-        check_models(config, assets)
+        _check(config, assets, check)
         earlier = run.manifest
         extended = {"when": _now(), "command": _command(), "versions": library_versions()}
         run.note(config=new, extended=[*earlier.get("extended", []), extended], finished=None)
@@ -85,8 +88,7 @@ def create_run(config: RunConfig, folder: Path | str, *, extend: bool = False) -
     if folder.exists() and any(folder.iterdir()):
         raise RunFolderError(f"{folder} is not empty and holds no run: choose another folder")
     assets = load_assets(config)
-    check_trainable(config, assets)
-    check_models(config, assets)
+    _check(config, assets, check)
     write_json(folder / "manifest.json", _manifest(config, assets))
     return Run(folder, config), assets
 
@@ -112,6 +114,13 @@ def reopen(run: Run) -> tuple[Run, Assets]:
             "start in another folder"
         )
     return run, assets
+
+
+def _check(config: RunConfig, assets: Assets, further: Callable[[Assets], object] | None) -> None:
+    if further:
+        further(assets)
+    check_trainable(config, assets)
+    check_models(config, assets)
 
 
 def _manifest(config: RunConfig, assets: Assets) -> dict[str, Any]:

@@ -72,11 +72,11 @@ class RunView:
         return self._place[key]
 
     def heatmaps(self, model: str, explainer: str) -> npt.NDArray[np.float64]:
-        """(N, H, W) signed relevance of one model; NaN where it has no valid explanation."""
+        """(N, H, W) signed relevance of one model; NaN where it has no valid explanation (of this image)."""
         known = (model, explainer)
         if known not in self._maps:
             if model == "teacher" or self.explained(model, explainer):
-                self._maps[known] = np.asarray(self._run.attribution(model, explainer).heatmaps)
+                self._maps[known] = np.asarray(self._run.attribution(model, explainer).scored_heatmaps)
             else:
                 self._maps[known] = np.full_like(self.heatmaps("teacher", explainer), np.nan)
         return self._maps[known]
