@@ -153,6 +153,8 @@ def test_a_further_question_to_a_run_prints_a_table_and_leaves_its_files(tiny_ru
     called = cli(command, copy, *options)
     assert called.code == 0
     assert called.out.startswith("| ")
+    assert "kd" in called.out
+    assert len(called.out.splitlines()) < 12
 
 
 @pytest.mark.parametrize(
@@ -206,6 +208,9 @@ def test_cues_prints_what_it_measured_and_leaves_a_study(cli, cue_options, tmp_p
     assert {row["contamination"] for row in rows} == {None, 1.0}
     for name in ("cues.csv", "cues.png", "cues-gallery.pdf", "manifest.json"):
         assert (tmp_path / "study" / name).is_file()
+    called = cli("cues", *cue_options, "--out", tmp_path / "study")
+    assert called.out.splitlines()[0].split(" | ")[2:4] == ["accuracy", "attack_success"]
+    assert [line.split()[3] for line in called.out.splitlines()[2:4]] == ["teacher", "student-only"]
     called = cli("cues", *cue_options, "--out", tmp_path / "study", "--class", "Sneaker")
     assert called.code == 2
     assert "holds a cue study of another setting (class was 'Sandal', now 'Sneaker')" in called.error

@@ -47,11 +47,17 @@ def inside(
     as_json: Json = False,
 ) -> None:
     """Look inside: relevance in the teacher's subspace, and how alike the student's is, layer by layer."""
+    from xaibench.report.tables import side_by_side
     from xaibench.study.inside import inside_run
     from xaibench.study.run import open_run
 
-    table = inside_run(open_run(folder), layers=layers, k=k, methods=methods, images=images, fss=fss)
-    show(table, as_json)
+    run = open_run(folder)
+    table = inside_run(run, layers=layers, k=k, methods=methods, images=images, fss=fss)
+    of_students = (table["pairing"] == "matched") & (table["method"] != "teacher")
+    shown = table[of_students & (table["measure"] != "direction cosine")]
+    show(table if as_json else side_by_side(shown, ["layer", "method"], "measure", "value"), as_json)
+    if not as_json:
+        say(f"controls, shares of relevance and single directions: {run.folder}/inside*.csv and .png")
 
 
 @app.command()
@@ -90,12 +96,14 @@ def cues(
     as_json: Json = False,
 ) -> None:
     """Put a mark on the images of one class: does the student rely on it more than its teacher?"""
+    from xaibench.report.tables import side_by_side
     from xaibench.study.config import RunConfig
     from xaibench.study.cues import CONTAMINATIONS, cue_study
 
+    folder = out or Path("runs") / f"{Path(config).stem}-cues"
     table = cue_study(
         RunConfig.load(config).override(set_ or []),
-        out or Path("runs") / f"{Path(config).stem}-cues",
+        folder,
         cue=cue,
         cue_class=cue_class,
         contaminations=contaminations or CONTAMINATIONS,
@@ -104,4 +112,10 @@ def cues(
         devices=devices,
         extend=extend,
     )
-    show(table, as_json)
+    shown = table[table["quantity"].isin(("accuracy", "attack_success", "net_mass"))]
+    shown = shown.assign(measure=shown["quantity"].where(shown["explainer"] == "-", shown["explainer"] + " net mass"))
+    show(table if as_json else side_by_side(shown, ["contamination", "method"], "measure", "mean"), as_json)
+    if not as_json:
+        say(
+            f"chance, differences to the teacher, the other measures: {folder}/cues.csv; the picture: {folder}/cues.png"
+        )

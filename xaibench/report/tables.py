@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["csv_table", "html_table", "latex_table", "presented", "text_table"]
+__all__ = ["csv_table", "html_table", "latex_table", "presented", "side_by_side", "text_table"]
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -87,6 +87,22 @@ def latex_table(table: pd.DataFrame, *, digits: int = 3, caption: str = "", labe
             r"\end{table}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def side_by_side(table: pd.DataFrame, rows: Sequence[str], column: str, value: str) -> pd.DataFrame:
+    """A long table made wide: one row each of `rows`, and for every name in `column` its `value`, "low" and "high".
+
+    >>> long = pd.DataFrame({"layer": 1, "measure": ["a", "b"], "value": [0.5, 0.7], "low": [0.4, 0.6], "high": 0.8})
+    >>> list(side_by_side(long, ["layer"], "measure", "value"))
+    ['layer', 'a', 'a low', 'a high', 'b', 'b low', 'b high']
+    """
+    records: dict[tuple[object, ...], dict[str, object]] = {}
+    for one in table.to_dict("records"):
+        key = tuple("" if pd.isna(one[name]) else one[name] for name in rows)
+        record = records.setdefault(key, dict(zip(rows, key)))
+        name = str(one[column])
+        record |= {name: one[value], f"{name} low": one["low"], f"{name} high": one["high"]}
+    return pd.DataFrame(list(records.values()))
 
 
 def text_table(table: pd.DataFrame, *, digits: int = 3, width: int | None = None) -> str:
