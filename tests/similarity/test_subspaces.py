@@ -20,6 +20,7 @@ from xaibench.similarity.subspaces import (
     locations,
     random_rotation,
     relevance_by_direction,
+    relevance_shares,
     residuals,
 )
 from xaibench.subspace import MomentAccumulator, make_basis
@@ -206,3 +207,11 @@ def test_bad_input() -> None:
         bootstrap_ratio(np.full((1, 4), np.nan), np.ones((1, 4)))
     with pytest.raises(ConfigError, match="at least 1 dimension, got 0"):
         random_rotation(0)
+
+
+def test_images_for_and_against_their_class_do_not_cancel_out() -> None:
+    parts = np.array([[3.0, 1.0, 0.0], [-3.0, -1.0, 0.0], [0.2, 0.0, -0.1]])
+    half, whole = relevance_shares(parts, [1, 3])
+    assert half.mean == pytest.approx((3 + 3 + 0.2) / 8.1)
+    assert (whole.mean, whole.low, whole.high) == (1, 1, 1)
+    assert half.low <= half.mean <= half.high

@@ -8,6 +8,7 @@ where maps of different sizes are brought to one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ __all__ = [
     "locations",
     "random_rotation",
     "relevance_by_direction",
+    "relevance_shares",
     "residuals",
 ]
 
@@ -150,10 +152,23 @@ def relevance_by_direction(projection: Projection) -> Array:
     """Relevance of each direction, summed over the locations of an image: (N, k).
 
     With a frame of all d directions the k sums add up to the relevance of the layer (of h - mean), (h - mean)'c summed
-    over its locations: the whole against which `bootstrap_ratio` gives the share that the first k directions carry.
-    By chance, with a random subspace, that share is k/d.
+    over its locations: see `relevance_shares`.
     """
     return np.asarray(projection.relevance.double().sum(dim=(2, 3)).cpu().numpy())
+
+
+def relevance_shares(parts: npt.ArrayLike, counts: Sequence[int], *, seed: int = 0) -> list[Interval]:
+    """Share of the relevance that the first k directions carry, for each k of `counts`, with its 95% interval.
+
+    sum_n sign(R_n) R_nk / sum_n |R_n|: R_nk what image n has in the first k directions, R_n in all d. Images count by
+    the size of their relevance, whatever its sign, so that images for and against their class do not cancel out. Beyond
+    [0, 1] where directions speak against each other; k/d on average with random directions.
+
+    parts  `relevance_by_direction` of a frame of all d directions, (N, d)
+    """
+    sums = np.asarray(parts, dtype=np.float64).cumsum(axis=1)
+    whole = np.abs(sums[:, -1])[None]
+    return [bootstrap_ratio((np.sign(sums[:, -1]) * sums[:, k - 1])[None], whole, seed=seed) for k in counts]
 
 
 def cosines(a: Tensor, b: Tensor) -> Array:

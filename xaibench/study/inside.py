@@ -71,8 +71,9 @@ def inside_run(
     images (over seeds alone for the last three measures, see `seed_interval`), beside their controls, which `pairing`
     names. rule: "lrp", or "gradient x activation" where LRP is not valid for the teacher or the student's architecture.
 
-    teacher   "relevance share" of its first k directions, sum (U_k'a)'(U_k'c) / sum a'c with a = h - mu, and "uncentred
-              share", the same with a = h, where the whole is what LRP distributes; against PCA and a random subspace
+    teacher   "relevance share" of its first k directions, of R = sum (U_k'a)'(U_k'c) with a = h - mu, and "uncentred
+              share", the same with a = h, where the whole is what LRP distributes (`subspaces.relevance_shares`);
+              against PCA and a random subspace
     students, and an untrained one, in k directions of both models
               "relevance cosine", "activation cosine"  per image, over directions and locations
               "direction cosine"      of relevance, of direction k alone

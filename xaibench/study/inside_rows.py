@@ -27,6 +27,7 @@ from xaibench.similarity.subspaces import (
     locations,
     random_rotation,
     relevance_by_direction,
+    relevance_shares,
     residuals,
 )
 from xaibench.subspace.bases import make_basis
@@ -72,10 +73,9 @@ def share_rows(layer: LayerRelevance, moments: LayerMoments, width: int, seed: i
     for kind, pairing in ((BASIS, "matched"), ("pca", "pca subspace")):
         frame = Frame.of_basis(make_basis(moments, kind, d))
         for measure, one in (("relevance share", frame), ("uncentred share", frame.uncentred)):
-            parts = relevance_by_direction(one.project(layer.activation, layer.context)).cumsum(axis=1)
-            for k in counts:
-                share = bootstrap_ratio(parts[None, :, k - 1], parts[None, :, -1], seed=seed)
-                rows.append(_row(measure, pairing, k, share))
+            parts = relevance_by_direction(one.project(layer.activation, layer.context))
+            shares = relevance_shares(parts, counts, seed=seed)
+            rows += [_row(measure, pairing, k, share) for k, share in zip(counts, shares)]
     for measure in ("relevance share", "uncentred share"):
         rows += [_row(measure, "random subspace", k, _number(k / d)) for k in counts]
     return rows
