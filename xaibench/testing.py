@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from xaibench.attribution.attribution import Attribution
 from xaibench.attribution.base import Explainer
-from xaibench.attribution.explain import PairAttribution, explain, explain_pair, parse_explainer
+from xaibench.attribution.explain import PairAttribution, explain, explain_pair
+from xaibench.attribution.explainers import as_explainer
 from xaibench.attribution.targets import make_target
 from xaibench.data.images import ImageSet
 from xaibench.errors import ConfigError, DataError, ExplanationError, XaibenchError, unknown_name
@@ -77,7 +78,7 @@ def assert_explains_alike(
     """
     __tracebackhide__ = True
     wanted = _thresholds(metric, min_score, minimums)
-    method = parse_explainer(explainer) if isinstance(explainer, str) else explainer
+    method = as_explainer(explainer)
     chosen = _image_set(pair, images, labels)
     maps = explain_pair(pair, chosen, method, contrast=contrast)
     untrained, reason = _null(pair, chosen, method, maps, randomised(pair.student, seed))

@@ -156,6 +156,8 @@ def _batches(
 ) -> Iterator[Iterator[_Batch]]:
     # Within the block autograd on the batches' graphs gives what `explainer` asks for.
     check_input(model, x, target, preprocessing)
+    if explainer is not None:
+        explainer.check_input(x, preprocessing)
     work, device, image_bytes = prepare(model, x, target)
     context = nullcontext(work) if explainer is None else explainer.modified(work, preprocessing, device)
     with context as network:

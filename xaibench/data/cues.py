@@ -7,6 +7,7 @@ images marked at a lower contamination are among those marked at a higher one.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,7 +33,7 @@ Picture = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Cue:
+class Cue(ABC):
     """A mark: what is drawn, how large and where. Its subclasses are in CUES.
 
     size    height in pixels, at least 3; None: a sixth of the images' shorter side, at least 5
@@ -55,9 +56,9 @@ class Cue:
         if self.corner not in (*CORNERS, "random"):
             raise unknown_name("corner", self.corner, (*CORNERS, "random"))
 
+    @abstractmethod
     def picture(self, size: int) -> Picture:
         """Colour (3, size, w) in 0..255 and opacity (size, w) in 0..1 of the mark."""
-        raise NotImplementedError
 
 
 class Plus(Cue):

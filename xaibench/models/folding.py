@@ -27,7 +27,7 @@ _AFFINE = {
 }
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _FACTS = (bool, int, str, torch.Size, torch.dtype, torch.device, torch.layout)
-_TOLERANCE = 1e-3
+_TOLERANCE = 1e-4
 
 _log = logging.getLogger(__name__)
 

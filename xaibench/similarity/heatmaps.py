@@ -144,5 +144,5 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
 """All metrics, by name."""
 
 DEFAULT_METRICS = ("cosine", "pearson", "spearman", "topk_iou")
-"""What is scored where no metrics are named: of the common ones those that hold randomly initialised students for
-unrelated to the teacher on the data that they were tried on (docs/results.md)."""
+"""What is scored where no metrics are named: of the common ones those that least take randomly initialised students for
+like the teacher on the data that they were tried on (docs/results.md)."""
