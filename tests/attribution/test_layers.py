@@ -166,7 +166,7 @@ def test_bad_input(network: nn.Module, x: Tensor, target: Target, preprocessing)
         layer_relevance(network, x, target, None, preprocessing, ["fc"])
     with pytest.raises(ExplanationError, match="3 images but 5 targets"):
         layer_relevance(network, x[:3], target, None, preprocessing, ["layer1"])
-    with pytest.raises(ExplanationError, match="but pixels 0..255 give"):
+    with pytest.raises(ExplanationError, match=r"but pixels 0\.\.255 give"):
         layer_relevance(network, x + 10, target, LRP(), preprocessing, ["layer1"])
     for wrong in (torch.eye(7), torch.ones(8)):
         with pytest.raises(ConfigError, match=r"do not fit the 8 channels of layer 'layer1': give \(8, k\)"):
