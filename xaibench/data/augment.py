@@ -30,19 +30,14 @@ def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, padding: 
         raise DataError(f"padding must be at least 0, got {padding}")
     b, _, h, w = images.shape
     bits = _random_bits(indices.cpu().numpy(), seed, epoch)
-    shifts = 2 * padding + 1
-    top = torch.from_numpy((bits[0] % np.uint64(shifts)).astype(np.int64)).to(images.device)
-    left = torch.from_numpy((bits[1] % np.uint64(shifts)).astype(np.int64)).to(images.device)
-    rows = top[:, None] + torch.arange(h, device=images.device)
-    columns = left[:, None] + torch.arange(w, device=images.device)
-    if flip:
-        flipped = torch.from_numpy((bits[2] >> np.uint64(63)).astype(bool)).to(images.device)
-        columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    padded = F.pad(images, (padding, padding, padding, padding))
-    batch = torch.arange(b, device=images.device)
-    # Channels move last for the lookup (adjacent pixels of all channels in one read) and back.
-    picked = padded.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2).contiguous()
+    shifts = np.uint64(2 * padding + 1)
+    top, left = (torch.from_numpy((values % shifts).astype(np.int64)).to(images.device) for values in bits[:2])
+    crops = F.pad(images, (padding, padding, padding, padding)).unfold(2, h, 1).unfold(3, w, 1)  # a view of them all
+    picked = crops[torch.arange(b, device=images.device), :, top, left]
+    if not flip:
+        return picked
+    flipped = torch.from_numpy((bits[2] >> np.uint64(63)).astype(bool)).to(images.device)
+    return torch.where(flipped[:, None, None, None], picked.flip(3), picked)
 
 
 def _random_bits(indices: npt.NDArray[np.int64], seed: int, epoch: int) -> npt.NDArray[np.uint64]:

@@ -17,6 +17,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from xaibench.allocator import kept_memory
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.data.tasks import Task
 from xaibench.distill.criterion import Setting
@@ -84,6 +85,7 @@ def make_fabric(recipe: Recipe, accelerator: str = "auto", devices: int | str = 
     return fabric
 
 
+@kept_memory()
 def measure_moments(
     pair: ModelPair,
     images: ImageSet,
@@ -111,6 +113,7 @@ def measure_moments(
         return collect_moments(teacher, layers, batches(), locations=locations, seed=seed, autocast=autocast)
 
 
+@kept_memory()
 def distill(
     pair: ModelPair,
     task: Task,
@@ -183,6 +186,7 @@ def distill(
     return _finished(result, method, recipe, seed, hashes, started)
 
 
+@kept_memory()
 def train_classifier(
     model: nn.Module,
     train: ImageSet,

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -20,10 +20,12 @@ __all__ = ["Call", "evaluating", "layer_module", "observe", "tapped"]
 
 def layer_module(model: nn.Module, name: str) -> nn.Module:
     """Return the submodule `name` ("layer1", "features.4"), or raise with the nearest valid name."""
-    modules = dict(model.named_modules())
-    if not name or name not in modules:
-        raise unknown_name(f"layer of {type(model).__name__}", name, [n for n in modules if n])
-    return modules[name]
+    try:
+        if name:
+            return model.get_submodule(name)
+    except AttributeError:
+        pass
+    raise unknown_name(f"layer of {type(model).__name__}", name, [n for n, _ in model.named_modules() if n])
 
 
 @contextmanager
@@ -129,14 +131,23 @@ class _Layout:
     """Turns what the layers of one model give into maps and back."""
 
     def __init__(self, model: nn.Module) -> None:
-        counts = (getattr(module, "num_prefix_tokens", None) for module in model.modules())
-        self.prefixes = next(((count, 0) for count in counts if isinstance(count, int)), (0, 1))
-        self.channels_last = any(
-            isinstance(module, SwinTransformer) or getattr(module, "output_fmt", None) == "NHWC"
-            for module in model.modules()
-        )
+        self.model = model
         self.batch: int | None = None
         self.size = (1, 1)
+
+    @cached_property
+    def prefixes(self) -> tuple[int, int]:
+        """Numbers of prefix tokens that are possible, the likelier first."""
+        counts = (getattr(module, "num_prefix_tokens", None) for module in self.model.modules())
+        return next(((count, 0) for count in counts if isinstance(count, int)), (0, 1))
+
+    @cached_property
+    def channels_last(self) -> bool:
+        """Whether some of the model's maps are (B, H, W, d)."""
+        return any(
+            isinstance(module, SwinTransformer) or getattr(module, "output_fmt", None) == "NHWC"
+            for module in self.model.modules()
+        )
 
     def see(self, _model: nn.Module, args: tuple[object, ...]) -> None:
         """Take note of the images (B, C, H, W) of a forward pass."""
@@ -152,7 +163,7 @@ class _Layout:
             square = self.size[0] == self.size[1]
             if square and a == b != c:
                 return output.permute(0, 3, 1, 2)
-            if self.channels_last and (a == b == c or not square):
+            if (a == b == c or not square) and self.channels_last:
                 return None
         return output
 

@@ -74,11 +74,11 @@ class MomentAccumulator:
                 f"got {tuple(activations.shape)} and {tuple(gradients.shape)}"
             )
         work = torch.float64 if activations.dtype == torch.float64 else torch.float32
-        activations, gradients = activations.to(work), gradients.to(work)
         if self._shift is None:
-            self._shift = activations.mean(0)
+            self._shift = activations.mean(0, dtype=work)
         self.count += len(activations)
-        for a, c in zip((activations - self._shift).split(_CHUNK), gradients.split(_CHUNK)):
+        for a, c in zip(activations.split(_CHUNK), gradients.split(_CHUNK)):
+            a, c = a.to(work) - self._shift, c.to(work)
             self._a += a.sum(0).double()
             self._c += c.sum(0).double()
             self._aa += (a.T @ a).double()

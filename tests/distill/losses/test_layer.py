@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xaibench.distill.losses.at import AttentionLoss
 from xaibench.distill.losses.fitnet import FitNetLoss
-from xaibench.distill.losses.layer import LayerLoss, common_size, pool_to
+from xaibench.distill.losses.layer import LayerLoss, common_size, pool_to, squared_length
 from xaibench.distill.losses.spkd import SimilarityLoss
 from xaibench.distill.losses.subdistill import SubspaceLoss
 from xaibench.distill.losses.vid import VIDLoss
@@ -148,3 +148,37 @@ def test_pooling_only_makes_smaller(normal: Normal, size: tuple[int, int], want:
 
 def test_the_common_size_is_the_smaller_in_each_direction() -> None:
     assert common_size((6, 8, 3), (4, 5, 7)) == (5, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script.")  # torch's own, at the first use of forward mode
+def test_squared_length_and_all_its_derivatives(normal: Normal) -> None:
+    x = normal(3, 4, 2, 5).double().contiguous(memory_format=torch.channels_last).requires_grad_()
+    expected = torch.stack([sum(v * v for v in sample.flatten()) for sample in x.detach()])
+    torch.testing.assert_close(squared_length(x), expected, rtol=1e-12, atol=0)
+    assert torch.autograd.gradcheck(squared_length, x, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(squared_length, x)
+    along = torch.ones_like(x)
+
+    def curved(function: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.func.jvp(torch.func.grad(lambda v: function(v).sum()), (x.detach(),), (along,))[1]
+
+    torch.testing.assert_close(curved(squared_length), curved(lambda v: (v * v).sum((1, 2, 3))))
+    each_sample = torch.func.vmap(lambda v: squared_length(v[None])[0])(x.detach())
+    torch.testing.assert_close(each_sample, expected)
+
+
+def test_squared_length_of_zero_has_a_gradient() -> None:
+    x = torch.zeros(2, 3, requires_grad=True)
+    squared_length(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.eq(0).all()
+
+
+def test_squared_length_of_bfloat16_is_summed_in_float32(normal: Normal) -> None:
+    x = normal(2, 64, 56, 56).bfloat16().requires_grad_()
+    lengths = squared_length(x)
+    assert lengths.dtype == torch.float32
+    torch.testing.assert_close(lengths.double(), x.detach().double().square().sum((1, 2, 3)), rtol=1e-6, atol=0)
+    (gradient,) = torch.autograd.grad(lengths.sum(), x)
+    assert gradient.dtype == torch.bfloat16
+    torch.testing.assert_close(gradient, 2 * x.detach(), rtol=0, atol=0)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from xaibench.distill.losses.layer import LayerLoss, Shape, check_maps, common_size, pool_to
+from xaibench.distill.losses.layer import LayerLoss, Shape, check_maps, common_size, pool_to, squared_length
 from xaibench.errors import unknown_name
 
 __all__ = ["FITNET_VARIANTS", "FitNetLoss", "fitnet"]
@@ -21,10 +20,8 @@ def fitnet(regressed: Tensor, teacher: Tensor, variant: str = "mean") -> Tensor:
     check_maps(regressed, teacher, "fitnet")
     if variant not in FITNET_VARIANTS:
         raise unknown_name("FitNet variant", variant, FITNET_VARIANTS)
-    error = regressed - teacher
-    error = error.to(torch.promote_types(error.dtype, torch.float32))
-    value = (error * error).mean((1, 2, 3))
-    return value * teacher.shape[1] if variant == "channel-sum" else value
+    value = squared_length(regressed - teacher) / (teacher.shape[2] * teacher.shape[3])
+    return value if variant == "channel-sum" else value / teacher.shape[1]
 
 
 class FitNetLoss(LayerLoss):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xaibench.errors import ConfigError
 
-__all__ = ["LayerLoss", "Shape", "check_maps", "check_samples", "common_size", "pool_to"]
+__all__ = ["LayerLoss", "Shape", "check_maps", "check_samples", "common_size", "pool_to", "squared_length"]
 
 Shape = tuple[int, int, int]  # channels, height, width
 
@@ -30,6 +32,41 @@ def pool_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Average-pool maps (B, d, H, W) down to `size` in each direction where they are larger."""
     h, w = min(maps.shape[2], size[0]), min(maps.shape[3], size[1])
     return maps if (h, w) == tuple(maps.shape[2:]) else F.adaptive_avg_pool2d(maps, (h, w))
+
+
+class _SquaredLength(torch.autograd.Function):
+    """Plain operations would write four more tensors of x's size, in float32, on the way back."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.to(torch.promote_types(x.dtype, torch.float32)).square().sum(tuple(range(1, x.ndim)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return x * _over_samples((2 * gradient).to(x.dtype), x)
+
+    @staticmethod
+    def jvp(ctx: Any, along: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return 2 * (x.to(dtype) * along.to(dtype)).flatten(1).sum(1)
+
+
+def _over_samples(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def squared_length(x: Tensor) -> Tensor:
+    """||x_b||^2 of every sample, in float32 or better whatever the dtype of x: (B, ...) -> (B,)."""
+    return _SquaredLength.apply(x)
 
 
 def common_size(teacher: Shape, student: Shape) -> tuple[int, int]:

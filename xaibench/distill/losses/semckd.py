@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xaibench.distill.losses.layer import Shape, check_maps, common_size, pool_to
+from xaibench.distill.losses.layer import Shape, check_maps, common_size, pool_to, squared_length
 from xaibench.errors import ConfigError
 
 __all__ = ["SemanticLoss", "semckd"]
@@ -63,9 +63,7 @@ class SemanticLoss(nn.Module):
         regressed = self.regressors[s][t](pool_to(student, size))  # type: ignore[index]
         pooled = pool_to(teacher, size)
         check_maps(regressed, pooled, "SemCKD")
-        error = regressed - pooled
-        error = error.to(torch.promote_types(error.dtype, torch.float32))
-        return error.square().mean((1, 2, 3))
+        return squared_length(regressed - pooled) / regressed[0].numel()
 
 
 def _embedding(n: int, width: int) -> nn.Module:
