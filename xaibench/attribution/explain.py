@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from xaibench.allocator import kept_memory
 from xaibench.attribution.attribution import Attribution
 from xaibench.attribution.base import Explainer, Maps
 from xaibench.attribution.explainers import EXPLAINERS, as_explainer, parse_explainer
@@ -35,6 +36,7 @@ _LEFT_OUT = Check("checks left out", 1, 0, False, "explained with check=False")
 
 
 @torch.inference_mode(False)
+@kept_memory()
 def explain(
     model: nn.Module,
     x: Tensor,

@@ -128,7 +128,7 @@ class SubspaceLoss(LayerLoss):
         self.centring = Centring(k, centring)
         self.rotation = nn.Linear(k, m, bias=False)
         # Householder's map, the default for a tall matrix, becomes 0 under weight decay; the exponential, the default
-        # for a square one, agrees with Cayley's to second order and takes four times as long at 256 channels.
+        # for a square one, agrees with Cayley's to second order and takes ten times as long at 256 channels.
         parametrizations.orthogonal(self.rotation, orthogonal_map="cayley")
         if mapping != "rotation":
             parametrize.remove_parametrizations(self.rotation, "weight")
