@@ -12,7 +12,7 @@ import xaibench
 PACKAGE = Path(xaibench.__file__).parent
 LAYERS = (
     ("errors",),
-    ("files", "options", "progress"),
+    ("allocator", "files", "options", "progress"),
     ("data",),
     ("models",),
     ("subspace",),

@@ -374,6 +374,23 @@ def go_through(store: AttributionStore, offset: int, messages: SimpleQueue) -> N
             messages.put(f"{number} gave {found.relevance}")
 
 
+def test_an_entry_that_comes_back_while_it_is_looked_for_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process removes it before the read, and a third writes it anew before this one looks again."""
+    store = AttributionStore(tmp_path)
+    store.keep(key(0), made(0.0))
+
+    def gone(path: Path) -> bytes:
+        raise FileNotFoundError(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", gone)
+        assert store.find(key(0)) is None
+    assert not caplog.records
+    assert store.find(key(0)) is not None
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_two_processes_may_read_and_write_at_once(tmp_path: Path) -> None:
     """Both go through the same 12 keys, in a store that holds 6."""

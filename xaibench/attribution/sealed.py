@@ -43,11 +43,11 @@ def load_sealed(path: Path | str, format: str) -> tuple[dict[str, Tensor], dict[
     Raises ExplanationError for a file that is missing, damaged or something else.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ExplanationError(f"no attribution at {path}: explain the model first")
     try:
         content = path.read_bytes()  # mapped into memory, a file that is cut meanwhile would kill this process
         tensors = load(content)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ExplanationError(f"no attribution at {path}: explain the model first") from error
     except (SafetensorError, OSError) as error:
         raise ExplanationError(f"cannot read {path} ({reason(error)}): explain the model again") from error
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

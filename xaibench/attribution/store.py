@@ -86,7 +86,7 @@ class AttributionStore:
         try:
             value = load(path)
         except ExplanationError as error:
-            if path.exists():
+            if not isinstance(error.__cause__, FileNotFoundError):
                 _log.warning("%s: it is removed from the store", error)
                 _remove(path)
             return None
