@@ -23,7 +23,7 @@ from xaibench.similarity.scores import compare
 
 @pytest.fixture(scope="module")
 def explained() -> dict[str, Attribution]:
-    """LRP of the teacher and of students with 0, 4 and 10 epochs of SubDistill, for 40 test images."""
+    """LRP of the teacher and of students with 0, 7 and 10 epochs of SubDistill, for 160 test images."""
     task = load_task("fashion-mnist", "tops", fraction=0.4)
     teacher, card = load_checkpoint(embedded("fashion-mnist/teacher.safetensors"))
     student = build_model("resnet18-cifar:16-16-16-16@16", 4, in_channels=1, seed=0)
@@ -35,10 +35,10 @@ def explained() -> dict[str, Attribution]:
         teacher_classes=card.classes,
     )
     models = {"teacher": pair.teacher, "0": pair.student}
-    for epochs in (4, 10):
+    for epochs in (7, 10):
         run = distill(pair, task, SubDistill(), Recipe(epochs=epochs, lr=2e-3, views=1), seed=0)
         models[str(epochs)] = run.student
-    images = task.test.take(range(0, 800, 20))
+    images = task.test.take(range(0, 800, 5))
     x = card.preprocessing(images.images)
     with torch.no_grad():
         target = make_target(pair.teacher(x), images.labels)
@@ -63,10 +63,8 @@ def test_a_student_that_learned_nothing_falls_into_the_null(explained: dict[str,
 def test_a_distilled_student_is_no_less_alike(explained: dict[str, Attribution], metric: str) -> None:
     shorter, longer = (
         compare(explained["teacher"], explained[epochs], random_student=explained["0"], metrics=metric)
-        for epochs in ("4", "10")
+        for epochs in ("7", "10")
     )
-    for lift in (shorter.lift(metric, "random student"), longer.lift(metric, "random student")):
-        # Twice the half width of a 95% interval: of all these metrics, one or the other leaves the interval itself.
-        assert lift.mean + 2 * (lift.high - lift.mean) >= 0
-    if metric in DEFAULT_METRICS:
-        assert lift.low > 0
+    assert shorter.lift(metric, "random student").high >= 0
+    lift = longer.lift(metric, "random student")
+    assert lift.low > 0 if metric in DEFAULT_METRICS else lift.high >= 0

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -96,7 +96,10 @@ def test_the_rotation_stays_orthogonal_while_it_learns(
     target = loss.target(teacher).float()
     student = torch.einsum("ij,bjhw->bihw", orthogonal(k, seed).float(), target) * loss.basis.energy**0.5
     optimizer = torch.optim.AdamW(loss.parameters(), lr=lr)
-    start, before = loss(student, target).mean().item(), loss.rotation.weight.detach().clone()
+    first = loss(student, target).mean()
+    (slope,) = torch.autograd.grad(first, list(loss.parameters()))
+    assume(k == 1 or slope.norm() > 1e-3)  # from the minimum itself, which one draw in 400 hits, no step leads down
+    start, before = first.item(), loss.rotation.weight.detach().clone()
     for _ in range(15):
         optimizer.zero_grad()
         loss(student, target).mean().backward()
@@ -105,5 +108,4 @@ def test_the_rotation_stays_orthogonal_while_it_learns(
     assert torch.allclose(rotation @ rotation.T, torch.eye(k), atol=1e-5)
     if k > 1:  # one dimension has nothing to turn
         assert not torch.allclose(rotation, before, atol=1e-6)
-        if lr < 0.01:  # large steps may leave a minimum that is close
-            assert loss(student, target).mean().item() < start
+        assert loss(student, target).mean().item() < start
