@@ -28,22 +28,23 @@ from torch import nn
 
 from xaibench.data.datasets import CLASS_LISTS, preprocessing_for
 from xaibench.data.tasks import Task, load_task
-from xaibench.distill.distill import distill
-from xaibench.distill.methods import SubDistill
-from xaibench.distill.recipe import Recipe, resolve_precision
+from xaibench.distillation.distill import distill
+from xaibench.distillation.methods import SubDistill
+from xaibench.distillation.recipe import Recipe, resolve_precision
 from xaibench.files import write_json
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import ModelCard, load_checkpoint
-from xaibench.models.pair import ModelPair, class_indices
+from xaibench.models.class_slice import class_indices
+from xaibench.models.pair import ModelPair
 
 PARTS = ("basis", "teacher cache", "training", "validation", "other")
 
 # Functions of the library whose seconds make up a part; what is left of an epoch is training.
 TIMED = (
-    ("basis", "xaibench.distill.distill", "measure_moments"),
-    ("basis", "xaibench.distill.methods.subdistill", "make_basis"),
-    ("teacher cache", "xaibench.distill.distill", "teacher_source"),
-    ("validation", "xaibench.distill.trainer", "_validate"),
+    ("basis", "xaibench.distillation.distill", "measure_moments"),
+    ("basis", "xaibench.distillation.methods.subdistill", "make_basis"),
+    ("teacher cache", "xaibench.distillation.distill", "teacher_source"),
+    ("validation", "xaibench.distillation.trainer", "_validate"),
 )
 
 

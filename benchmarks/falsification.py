@@ -22,10 +22,10 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from xaibench.similarity.heatmaps import METRICS
-from xaibench.similarity.scores import compare
-from xaibench.similarity.statistics import Interval, bootstrap_mean, bootstrap_seeds
-from xaibench.study import Run, open_run
+from xaibench.run.folder import Run, open_run
+from xaibench.similarity.compare import compare
+from xaibench.similarity.intervals import Interval, bootstrap_mean, bootstrap_seeds
+from xaibench.similarity.metrics.table import METRICS
 
 
 def check(run: Run, explainer: str, method: str, scores: pd.DataFrame, strict: float) -> list[dict]:

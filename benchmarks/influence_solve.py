@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from xaibench.distill.influence import (
+from xaibench.distillation.influence_functions import (
     Batch,
     Batches,
     Params,
@@ -28,7 +28,7 @@ from xaibench.distill.influence import (
     mean_gradient,
     solve,
 )
-from xaibench.distill.losses.kd import cross_entropy, kd
+from xaibench.distillation.losses.kd import cross_entropy, kd
 from xaibench.models.architectures import build_model
 
 CLASSES = 5

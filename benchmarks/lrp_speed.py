@@ -27,7 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from zennit.composites import EpsilonGammaBox
 from zennit.torchvision import ResNetCanonizer
 
-from xaibench.attribution.lrp import LRP
+from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target, make_target
 from xaibench.data.datasets import CLASS_LISTS, preprocessing_for
 from xaibench.data.images import Preprocessing

@@ -22,13 +22,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from xaibench.data.datasets import CLASS_LISTS, embedded, preprocessing_for
 from xaibench.data.images import ImageSet
-from xaibench.distill.criterion import Setting
-from xaibench.distill.distill import make_fabric, measure_moments
-from xaibench.distill.methods import METHODS, parse_method
-from xaibench.distill.methods.combined import Wrapped
-from xaibench.distill.recipe import Recipe
-from xaibench.distill.teacher_cache import LiveTeacher, teacher_source
-from xaibench.distill.trainer import StudentInput, _Step
+from xaibench.distillation.criterion import Setting
+from xaibench.distillation.distill import make_fabric, measure_moments
+from xaibench.distillation.methods import METHODS, parse_method
+from xaibench.distillation.methods.wrapped import Wrapped
+from xaibench.distillation.recipe import Recipe
+from xaibench.distillation.teacher_cache import LiveTeacher, teacher_source
+from xaibench.distillation.trainer import StudentInput, _Step
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import load_checkpoint
 from xaibench.models.pair import ModelPair

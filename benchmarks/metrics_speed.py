@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from xaibench.similarity.heatmaps import METRICS
+from xaibench.similarity.metrics.table import METRICS
 
 SECONDS = 10.0
 SLOW = ("transport_positive", "transport_negative")  # POT solves one linear programme a pair

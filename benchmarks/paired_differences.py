@@ -13,8 +13,8 @@ import sys
 
 import numpy as np
 
-from xaibench.similarity.statistics import bootstrap_seeds
-from xaibench.study import open_run
+from xaibench.run.folder import open_run
+from xaibench.similarity.intervals import bootstrap_seeds
 
 
 def main() -> None:

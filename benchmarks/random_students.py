@@ -12,11 +12,11 @@ import argparse
 import sys
 
 from xaibench.attribution.explain import explain_pair
-from xaibench.similarity.heatmaps import DEFAULT_METRICS
-from xaibench.similarity.nulls import randomised
-from xaibench.similarity.scores import compare
-from xaibench.study import open_run
-from xaibench.study.assets import load_assets
+from xaibench.models.copies import untrained
+from xaibench.run.folder import open_run
+from xaibench.run.inputs import load_assets
+from xaibench.similarity.compare import compare
+from xaibench.similarity.metrics.table import DEFAULT_METRICS
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     )
     for explainer in options.explainer or ["lrp"]:
         for seed in range(options.seeds):
-            maps = explain_pair(pair.with_student(randomised(pair.student, seed)), images, explainer)
+            maps = explain_pair(pair.with_student(untrained(pair.student, seed)), images, explainer)
             report = compare(maps.teacher, maps.student, metrics=DEFAULT_METRICS)
             for metric in DEFAULT_METRICS:
                 lifts = [report.lift(metric, over) for over in ("mismatched images", "shifted maps")]

@@ -16,8 +16,8 @@ from torch import nn
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.data.subtasks import Subtask
 from xaibench.data.tasks import Task
-from xaibench.distill.distill import make_fabric, train_classifier
-from xaibench.distill.recipe import Recipe
+from xaibench.distillation.distill import make_fabric, train_classifier
+from xaibench.distillation.recipe import Recipe
 from xaibench.models.architectures import build_model
 from xaibench.models.pair import ModelPair
 
@@ -143,7 +143,8 @@ def small_settings() -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_run(tiny_config: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of `tiny_config`. Shared: copy it before anything is written into it."""
-    from xaibench.study import RunConfig, run_study
+    from xaibench.run.config import RunConfig
+    from xaibench.run.pipeline import run_study
 
     return run_study(RunConfig.parse(tiny_config), tmp_path_factory.mktemp("runs") / "tiny", accelerator="cpu").folder
 

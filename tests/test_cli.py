@@ -15,10 +15,10 @@ from PIL import Image
 from xaibench.attribution.explainers import parse_explainer
 from xaibench.data.cues import parse_cue
 from xaibench.data.datasets import load_dataset
-from xaibench.distill.methods import parse_method
+from xaibench.distillation.methods import parse_method
 from xaibench.models.checkpoints import load_checkpoint
 from xaibench.models.predict import predict_logits
-from xaibench.study import open_run
+from xaibench.run.folder import open_run
 
 
 def shell(*arguments, **options):
@@ -186,7 +186,7 @@ def test_flip_explains_below_its_table_what_is_undefined(tiny_run, cli, monkeypa
         {"method": ["teacher", "kd"], "own": 1.0, "own low": 0.9, "own high": 1.1, "teacher order": [None, 1.0]}
         | {f"cross ratio{end}": float("nan") for end in ("", " low", " high")}
     )
-    monkeypatch.setattr("xaibench.study.flipping.flip_run", lambda *_args, **_options: table)
+    monkeypatch.setattr("xaibench.questions.flipping.flip_run", lambda *_args, **_options: table)
     called = cli("flip", tiny_run)
     assert called.out.splitlines()[-1].startswith(
         "no cross ratio or no interval of it for kd: its own order is no better"

@@ -60,14 +60,14 @@ def test_a_bug_of_ours_is_a_traceback_and_not_an_error_of_the_user(cli, monkeypa
     def broken(*_args):
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("xaibench.study.describe.describe", broken)
+    monkeypatch.setattr("xaibench.cli.info.describe", broken)
     with pytest.raises(ZeroDivisionError, match="ours"):
         cli("info")
 
 
 def test_a_bug_of_ours_ends_the_process_with_1():
     code = (
-        "import sys, xaibench.cli, xaibench.study.describe as d\n"
+        "import sys, xaibench.cli, xaibench.cli.info as d\n"
         "d.describe = lambda target: 1 / 0\nsys.argv = ['xaibench', 'info']\nxaibench.cli.main()"
     )
     done = python("-c", code)

@@ -16,12 +16,13 @@ LAYERS = (
     ("data",),
     ("models",),
     ("subspace",),
-    ("distill",),
+    ("distillation",),
     ("attribution",),
     ("similarity",),
     ("figures",),
     ("report",),
-    ("study",),
+    ("run",),
+    ("questions",),
     ("widgets", "testing"),
     ("pytest_plugin",),
     ("cli",),
@@ -60,12 +61,14 @@ def test_a_module_imports_only_from_its_left(path: Path) -> None:
 
 def test_the_check_sees_imports_of_every_form() -> None:
     source = (
-        "import xaibench.cli\nfrom xaibench import study\ndef f():\n    from xaibench.data.images import ImageSet\n"
+        "import xaibench.cli\nfrom xaibench import report\ndef f():\n    from xaibench.data.images import ImageSet\n"
     )
-    assert imported(source) == {"cli", "study", "data"}
+    assert imported(source) == {"cli", "report", "data"}
     with pytest.raises(AssertionError, match="relative import"):
         imported("from . import cli")
 
 
 def test_there_are_modules_to_look_at() -> None:
-    assert {"errors", "data", "models", "subspace", "distill", "attribution", "similarity"} <= set(map(part, MODULES))
+    assert {"errors", "data", "models", "subspace", "distillation", "attribution", "similarity"} <= set(
+        map(part, MODULES)
+    )

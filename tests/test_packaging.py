@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 CARRIED = (
     *(f"_embedded/fashion-mnist/{name}" for name in ("train.png", "test.png", "LICENSE", "teacher.safetensors")),
     *(f"report/assets/report.{kind}" for kind in ("css", "js")),
-    "study/presets/demo.toml",
+    "run/presets/demo.toml",
     "py.typed",
     "pytest_plugin.py",
 )

@@ -1,7 +1,7 @@
 """xaibench: does a distilled student decide for the same reasons as its teacher?
 
-The names below are imported when they are first used, so that `import xaibench` is fast. `xaibench.distill` is the
-package of that name; its function is `xaibench.distill.distill.distill`.
+The names below are imported when they are first used, so that `import xaibench` is fast. `xaibench.distillation` is the
+package of that name; its function is `xaibench.distillation.distill.distill`.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
-    "xaibench.attribution.attribution": ("Attribution",),
+    "xaibench.attribution.result": ("Attribution",),
     "xaibench.attribution.explain": ("explain", "explain_pair", "parse_explainer"),
     "xaibench.attribution.explainers": ("EXPLAINERS",),
     "xaibench.attribution.gradcam": ("GradCAM",),
     "xaibench.attribution.gradients": ("InputXGradient", "IntegratedGradients"),
     "xaibench.attribution.layers": ("direction_heatmaps", "layer_relevance"),
-    "xaibench.attribution.lrp": ("LRP",),
+    "xaibench.attribution.lrp.explainer": ("LRP",),
     "xaibench.attribution.patches": ("Occlusion", "ShapleySampling"),
     "xaibench.attribution.smoothgrad": ("SmoothGrad",),
-    "xaibench.attribution.store": ("AttributionStore", "default_store"),
+    "xaibench.attribution.store.store": ("AttributionStore", "default_store"),
     "xaibench.attribution.targets": ("Target", "make_target"),
     "xaibench.data.datasets": ("embedded", "load_dataset"),
     "xaibench.data.images": ("ImageSet", "Preprocessing"),
     "xaibench.data.tasks": ("Task", "load_task"),
-    "xaibench.distill.distill": ("DistillRun", "train_classifier"),
-    "xaibench.distill.methods": (
+    "xaibench.distillation.distill": ("DistillRun", "distill", "train_classifier"),
+    "xaibench.distillation.methods": (
         "AT",
         "CRD",
         "DISDO",
@@ -52,20 +52,20 @@ _EXPORTS = {
         "method_name",
         "parse_method",
     ),
-    "xaibench.distill.recipe": ("Recipe",),
+    "xaibench.distillation.recipe": ("Recipe",),
     "xaibench.errors": ("XaibenchError",),
     "xaibench.models.architectures": ("build_model",),
     "xaibench.models.checkpoints": ("load_checkpoint", "save_checkpoint"),
     "xaibench.models.pair": ("LayerPair", "ModelPair"),
     "xaibench.progress": ("show_progress",),
     "xaibench.similarity.cross_flip": ("cross_flip",),
-    "xaibench.similarity.heatmaps": ("METRICS",),
-    "xaibench.similarity.perturbation": ("flip_curve",),
+    "xaibench.similarity.metrics.table": ("METRICS",),
+    "xaibench.similarity.flipping": ("flip_curve",),
     "xaibench.similarity.pooling": ("pooling_curve",),
-    "xaibench.similarity.scores": ("SimilarityReport", "compare"),
-    "xaibench.study.config": ("RunConfig",),
-    "xaibench.study.run": ("Run", "open_run"),
-    "xaibench.study.runner": ("run_study",),
+    "xaibench.similarity.compare": ("SimilarityReport", "compare"),
+    "xaibench.run.config": ("RunConfig",),
+    "xaibench.run.folder": ("Run", "open_run"),
+    "xaibench.run.pipeline": ("run_study",),
     "xaibench.testing": ("assert_explains_alike",),
     "xaibench.widgets.explorer": ("Explorer",),
 }

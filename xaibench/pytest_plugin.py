@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from xaibench.similarity.scores import SimilarityReport
-    from xaibench.study.run import Run
+    from xaibench.run.folder import Run
+    from xaibench.similarity.compare import SimilarityReport
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,6 +52,6 @@ def xaibench_run(pytestconfig: pytest.Config) -> Run:
     folder = pytestconfig.getoption("--xaibench-run")
     if folder is None:
         pytest.skip("no run folder: give one with --xaibench-run DIR")
-    from xaibench.study.run import open_run
+    from xaibench.run.folder import open_run
 
     return open_run(folder)

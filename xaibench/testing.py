@@ -10,21 +10,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from xaibench.attribution.attribution import Attribution
 from xaibench.attribution.base import Explainer
 from xaibench.attribution.explain import PairAttribution, explain, explain_pair
 from xaibench.attribution.explainers import as_explainer
+from xaibench.attribution.result import Attribution
 from xaibench.attribution.targets import make_target
 from xaibench.data.images import ImageSet
 from xaibench.errors import ConfigError, DataError, ExplanationError, XaibenchError, unknown_name
 from xaibench.figures.gallery import gallery
 from xaibench.figures.style import save_figure
+from xaibench.models.copies import untrained
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
 from xaibench.options import format_options
-from xaibench.similarity.heatmaps import METRICS
-from xaibench.similarity.nulls import randomised
-from xaibench.similarity.scores import SimilarityReport, compare
+from xaibench.similarity.compare import SimilarityReport, compare
+from xaibench.similarity.metrics.table import METRICS
 
 __all__ = ["assert_explains_alike", "failure_folder"]
 
@@ -81,7 +81,7 @@ def assert_explains_alike(
     method = as_explainer(explainer)
     chosen = _image_set(pair, images, labels)
     maps = explain_pair(pair, chosen, method, contrast=contrast)
-    untrained, reason = _null(pair, chosen, method, maps, randomised(pair.student, seed))
+    null, reason = _null(pair, chosen, method, maps, untrained(pair.student, seed))
     if independent_student is not None:
         independent, trouble = _null(pair, chosen, method, maps, independent_student)
         if independent is None:
@@ -96,7 +96,7 @@ def assert_explains_alike(
         grid=grid,
         sign=sign,
         independent_student=independent,
-        random_student=untrained,
+        random_student=null,
         seed=seed,
     )
     failed = {name: least for name, least in wanted.items() if not report.score(name).mean >= least}

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from xaibench.attribution.explain import EXPLAINERS, check_explainable, explain, explain_pair, parse_explainer
 from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
-from xaibench.attribution.lrp import LRP
+from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, UnknownNameError

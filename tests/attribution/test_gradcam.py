@@ -15,7 +15,7 @@ from xaibench.attribution.gradcam import GradCAM, last_map
 from xaibench.attribution.targets import Target, make_target
 from xaibench.errors import ExplanationError, UnknownNameError
 from xaibench.models.architectures import build_model
-from xaibench.models.pair import ClassSlice
+from xaibench.models.class_slice import ClassSlice
 
 
 class Pooled(nn.Module):

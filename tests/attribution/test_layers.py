@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.layers import LayerRelevance, direction_heatmaps, layer_relevance, lrp_or_gradient
-from xaibench.attribution.lrp import LRP
+from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target, make_target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, ModelError, UnknownNameError
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import state_hash
-from xaibench.models.pair import ClassSlice
+from xaibench.models.class_slice import ClassSlice
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 

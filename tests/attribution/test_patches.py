@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xaibench.attribution.baselines import BASELINES, as_reference, make_baselines
+from xaibench.attribution.checks import Validity
 from xaibench.attribution.explain import explain
-from xaibench.attribution.patches import Occlusion, ShapleySampling, patch_grid
+from xaibench.attribution.patches import Occlusion, ShapleySampling, patch_numbers
 from xaibench.attribution.targets import Target
-from xaibench.attribution.validity import Validity
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, UnknownNameError
 
@@ -90,12 +90,12 @@ def test_shapley_over_all_orders_is_the_shapley_value(preprocessing: Preprocessi
         shown = torch.zeros_like(x)
         before = explained(Product(), shown, first_against_second(2))
         for patch in order:
-            inside = patch_grid(x, 2) == patch
+            inside = patch_numbers(x, 2) == patch
             shown = torch.where(inside, x, shown)
             after = explained(Product(), shown, first_against_second(2))
             values[:, patch] += (after - before) / 24
             before = after
-    got = torch.stack([(ours.relevance * (patch_grid(x, 2) == p)).sum(dim=(1, 2, 3)) for p in range(4)], dim=1)
+    got = torch.stack([(ours.relevance * (patch_numbers(x, 2) == p)).sum(dim=(1, 2, 3)) for p in range(4)], dim=1)
     torch.testing.assert_close(got, values, rtol=0, atol=0.1 * float(values.abs().max()))
 
 
@@ -180,8 +180,8 @@ def test_shapley_values_sum_to_the_difference(height: int, width: int, side: int
     ends = (x, preprocessing.bounds()[0].expand_as(x))
     full, empty = (explained(model, end, first_against_second(2)) for end in ends)
     torch.testing.assert_close(maps.relevance.sum(dim=(1, 2, 3)), full - empty, rtol=1e-4, atol=1e-5)
-    for patch in range(int(patch_grid(x, side).max()) + 1):
-        inside = (patch_grid(x, side) == patch).expand_as(x[:1])
+    for patch in range(int(patch_numbers(x, side).max()) + 1):
+        inside = (patch_numbers(x, side) == patch).expand_as(x[:1])
         assert bool((maps.relevance[:, inside[0]] == maps.relevance[:, inside[0]][:, :1]).all())
 
 
@@ -210,7 +210,7 @@ def test_the_default_patch_depends_on_the_image(size: tuple[int, int], side: int
 
 
 def test_patches_are_numbered_row_by_row() -> None:
-    grid = patch_grid(torch.zeros(2, 3, 5, 7), 3)
+    grid = patch_numbers(torch.zeros(2, 3, 5, 7), 3)
     assert grid.shape == (1, 1, 5, 7)
     wanted = [[0, 0, 0, 1, 1, 1, 2]] * 3 + [[3, 3, 3, 4, 4, 4, 5]] * 2
     assert grid[0, 0].tolist() == wanted

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xaibench.attribution.explain import explain
 from xaibench.attribution.gradients import IntegratedGradients
-from xaibench.attribution.lrp import LRP
+from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target, make_target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ExplanationError

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook
 
-from xaibench.attribution.attribution import Attribution
+from xaibench.attribution.checks import Validity, at_most
 from xaibench.attribution.explain import explain, explain_pair
 from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
-from xaibench.attribution.identity import architecture_hash, attribution_key, model_key
-from xaibench.attribution.lrp import LRP
-from xaibench.attribution.sealed import content_hash
-from xaibench.attribution.store import AttributionStore, default_store
+from xaibench.attribution.lrp.explainer import LRP
+from xaibench.attribution.result import Attribution
+from xaibench.attribution.store.keys import architecture_hash, attribution_key, model_key
+from xaibench.attribution.store.sealed_files import content_hash
+from xaibench.attribution.store.store import AttributionStore, default_store
 from xaibench.attribution.targets import Target
-from xaibench.attribution.validity import Validity, at_most
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError
 from xaibench.models.architectures import build_model
@@ -149,7 +149,7 @@ def test_versions_of_libraries_are_in_the_key(network, x, target, preprocessing,
         return attribution_key(model_key(network), content_hash(x), target, LRP(), preprocessing, check=True)
 
     before = current()
-    monkeypatch.setattr("xaibench.attribution.identity.version", lambda library: f"{library} 99")
+    monkeypatch.setattr("xaibench.attribution.store.keys.version", lambda library: f"{library} 99")
     assert current() != before
 
 

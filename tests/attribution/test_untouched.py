@@ -13,10 +13,10 @@ from torch.nn.modules import module as torch_module
 
 from xaibench.attribution.base import Explainer
 from xaibench.attribution.explain import EXPLAINERS, check_explainable, explain, parse_explainer
-from xaibench.attribution.lrp import LRP
+from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target
 from xaibench.errors import ExplanationError
-from xaibench.models.classes import ClassSlice
+from xaibench.models.class_slice import ClassSlice
 
 CHEAP = {
     "ig": "ig:steps=2,max_steps=4",

@@ -11,7 +11,7 @@ from torch import nn
 from xaibench.errors import ConfigError, ModelError, UnknownNameError
 from xaibench.models.architectures import build_model, known_models
 from xaibench.models.checkpoints import state_hash
-from xaibench.models.taps import tapped
+from xaibench.models.layer_outputs import tapped
 
 
 def images(channels: int = 3, side: int = 16) -> torch.Tensor:

@@ -16,7 +16,7 @@ from xaibench.data.images import Preprocessing
 from xaibench.errors import CheckpointError, ModelError, RunFolderError
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import ModelCard, load_checkpoint, read_state, save_checkpoint, state_hash
-from xaibench.models.classes import ClassSlice
+from xaibench.models.class_slice import ClassSlice
 
 NAME = "resnet18-cifar:4-4-4-4@4"
 CLASSES = ("cat", "dog", "Zebra ä")

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from xaibench.models.architectures import build_model
-from xaibench.models.classes import ClassSlice
+from xaibench.models.class_slice import ClassSlice
 from xaibench.models.folding import folded
 
 

@@ -18,8 +18,9 @@ from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.data.subtasks import CLASS_LISTS, SUBTASKS
 from xaibench.errors import CheckpointError, UnknownNameError
 from xaibench.models.checkpoints import ModelCard, load_checkpoint
+from xaibench.models.class_slice import ClassSlice, class_indices
 from xaibench.models.imagenet import INSTALLED
-from xaibench.models.pair import ClassSlice, ModelPair, class_indices
+from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
 
 NAMES = list(INSTALLED)

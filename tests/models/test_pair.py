@@ -8,14 +8,10 @@ from xaibench.data.images import Preprocessing
 from xaibench.errors import ModelError, UnknownNameError
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import state_hash
-from xaibench.models.pair import (
-    ClassSlice,
-    LayerPair,
-    ModelPair,
-    class_indices,
-    forward_with_layers,
-    parse_layers,
-)
+from xaibench.models.class_slice import ClassSlice, class_indices
+from xaibench.models.layer_outputs import forward_with_layers
+from xaibench.models.layer_pairs import LayerPair, parse_layers
+from xaibench.models.pair import ModelPair
 
 ABC = ("a", "b", "c")
 PREPROCESSING = Preprocessing((0.5,) * 3, (0.25,) * 3, (12, 12))

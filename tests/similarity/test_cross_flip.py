@@ -15,9 +15,9 @@ from xaibench.attribution.targets import Target, make_target
 from xaibench.errors import ConfigError, DataError, UnknownNameError
 from xaibench.models.pair import ModelPair
 from xaibench.similarity.cross_flip import CrossFlip, cross_flip, cross_ratio, curve_band, curve_table, flip_orders
-from xaibench.similarity.patches import patch_order, random_order
-from xaibench.similarity.perturbation import flip_curve
-from xaibench.similarity.statistics import bootstrap_seeds, paired_bootstrap
+from xaibench.similarity.flipping import flip_curve
+from xaibench.similarity.intervals import bootstrap_seeds, paired_bootstrap
+from xaibench.similarity.patch_order import patch_order, random_order
 
 N, SIDE = 6, 12
 

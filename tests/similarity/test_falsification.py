@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xaibench.attribution.attribution import Attribution
 from xaibench.attribution.explain import explain
-from xaibench.attribution.lrp import LRP
+from xaibench.attribution.lrp.explainer import LRP
+from xaibench.attribution.result import Attribution
 from xaibench.attribution.targets import make_target
 from xaibench.data.fashion import embedded
 from xaibench.data.tasks import load_task
-from xaibench.distill.distill import distill
-from xaibench.distill.methods import SubDistill
-from xaibench.distill.recipe import Recipe
+from xaibench.distillation.distill import distill
+from xaibench.distillation.methods import SubDistill
+from xaibench.distillation.recipe import Recipe
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import load_checkpoint
 from xaibench.models.pair import ModelPair
-from xaibench.similarity.heatmaps import DEFAULT_METRICS, METRICS
-from xaibench.similarity.scores import compare
+from xaibench.similarity.compare import compare
+from xaibench.similarity.metrics.table import DEFAULT_METRICS, METRICS
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import torch
 
 from xaibench.errors import ConfigError, DataError, UnknownNameError
 from xaibench.similarity import maps
-from xaibench.similarity.heatmaps import METRICS
 from xaibench.similarity.maps import default_grid, pool, scored, varies, with_sign
+from xaibench.similarity.metrics.table import METRICS
 
 
 def test_default_grid() -> None:

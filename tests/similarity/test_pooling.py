@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from xaibench.errors import ConfigError, DataError, UnknownNameError
-from xaibench.similarity.heatmaps import METRICS, pool, with_sign
+from xaibench.similarity.intervals import bootstrap_mean
+from xaibench.similarity.metrics.table import METRICS, pool, with_sign
 from xaibench.similarity.nulls import derangement, shifted
 from xaibench.similarity.pooling import default_grids, pooling_curve
-from xaibench.similarity.statistics import bootstrap_mean
 
 COLUMNS = ["grid", "mean", "low", "high", "n", "nan", "chance", "chance_sd", "mismatched", "shifted"]
 

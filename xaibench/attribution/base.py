@@ -8,8 +8,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from xaibench.attribution.checks import Check
 from xaibench.attribution.targets import Target
-from xaibench.attribution.validity import Check
 from xaibench.data.images import Preprocessing
 
 __all__ = ["Explainer", "Maps", "logits_of", "reason"]

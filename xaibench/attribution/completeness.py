@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.base import logits_of
+from xaibench.attribution.checks import Check, at_most
 from xaibench.attribution.targets import Target
-from xaibench.attribution.validity import Check, at_most
 
 __all__ = ["explained_difference", "judge_residual", "residual_of"]
 

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.allocator import kept_memory
-from xaibench.attribution.attribution import Attribution
 from xaibench.attribution.base import Explainer, Maps
+from xaibench.attribution.batch_size import choose_points
+from xaibench.attribution.checks import Check, Validity, map_checks
 from xaibench.attribution.explainers import EXPLAINERS, as_explainer, parse_explainer
-from xaibench.attribution.identity import attribution_key, logits_key, model_key, versions_of
-from xaibench.attribution.memory import choose_points
-from xaibench.attribution.prepare import Prepared, check_input, few_of, model_name, prepare
-from xaibench.attribution.sealed import content_hash
-from xaibench.attribution.store import AttributionStore
+from xaibench.attribution.result import Attribution
+from xaibench.attribution.store.keys import attribution_key, logits_key, model_key, versions_of
+from xaibench.attribution.store.sealed_files import content_hash
+from xaibench.attribution.store.store import AttributionStore
 from xaibench.attribution.targets import Target, make_target
-from xaibench.attribution.validity import Check, Validity, map_checks
+from xaibench.attribution.working_copy import Prepared, check_input, few_of, model_name, prepare
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.errors import ConfigError, ExplanationError
 from xaibench.models.checkpoints import state_hash

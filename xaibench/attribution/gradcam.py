@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from xaibench.attribution.base import Maps
+from xaibench.attribution.checks import Check, at_most
 from xaibench.attribution.gradients import FromGradients, checked_gradient, gradient_checks
 from xaibench.attribution.targets import Target
-from xaibench.attribution.validity import Check, at_most
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ExplanationError
-from xaibench.models.classes import unsliced
-from xaibench.models.taps import Call, observe, tapped
+from xaibench.models.class_slice import unsliced
+from xaibench.models.layer_outputs import Call, observe, tapped
 
 __all__ = ["GradCAM", "last_map"]
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from xaibench.attribution.base import Maps, reason
 from xaibench.attribution.baselines import as_reference, check_baseline, make_baselines
+from xaibench.attribution.checks import Check, at_most
 from xaibench.attribution.completeness import explained_difference, judge_residual, residual_of
-from xaibench.attribution.prepare import model_name
 from xaibench.attribution.targets import Target
-from xaibench.attribution.validity import Check, at_most
+from xaibench.attribution.working_copy import model_name
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError
 from xaibench.options import check_types

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xaibench.attribution.batch_size import choose_points
 from xaibench.attribution.explain import check_explainable
-from xaibench.attribution.lrp import LRP
-from xaibench.attribution.memory import choose_points
-from xaibench.attribution.prepare import check_input, prepare
+from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target
+from xaibench.attribution.working_copy import check_input, prepare
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, ModelError
-from xaibench.models.pair import forward_with_layers
+from xaibench.models.layer_outputs import forward_with_layers
 
 __all__ = ["LayerRelevance", "direction_heatmaps", "layer_relevance", "lrp_or_gradient"]
 

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from xaibench.attribution.base import Maps
 from xaibench.attribution.baselines import as_reference, check_baseline, make_baselines
+from xaibench.attribution.checks import Check
 from xaibench.attribution.completeness import explained_difference, judge_residual, residual_of
 from xaibench.attribution.gradients import explained_by
 from xaibench.attribution.targets import Target
-from xaibench.attribution.validity import Check
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError
 from xaibench.options import check_types
 
-__all__ = ["Occlusion", "ShapleySampling", "patch_grid"]
+__all__ = ["Occlusion", "ShapleySampling", "patch_numbers"]
 
 EFFICIENCY_TOLERANCE = 1e-3
 SMALL_IMAGE = 64
@@ -70,7 +70,7 @@ class ShapleySampling:
         residual: |sum R - (f(x) - f(b))| / |f(x) - f(b)|, f(b) being the mean over the baselines
         """
         baselines = make_baselines(self.baseline, x, preprocessing, self.seed)
-        grid = patch_grid(x, _side(self.patch, x))
+        grid = patch_numbers(x, _side(self.patch, x))
         count = int(grid.max()) + 1
         generator = torch.Generator().manual_seed(self.seed)
         orders = [torch.randperm(count, generator=generator).tolist() for _ in range(self.samples)]
@@ -160,7 +160,7 @@ class Occlusion:
         return side, stride
 
 
-def patch_grid(x: Tensor, side: int) -> Tensor:
+def patch_numbers(x: Tensor, side: int) -> Tensor:
     """The number of the patch that each pixel of images (N, C, H, W) belongs to, row by row: (1, 1, H, W) int64."""
     rows, columns = (torch.arange(length, device=x.device) // side for length in x.shape[2:])
     return (rows[:, None] * (columns[-1] + 1) + columns)[None, None]

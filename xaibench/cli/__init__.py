@@ -11,7 +11,7 @@ import sys
 import typer
 from rich.logging import RichHandler
 
-from xaibench.cli import jobs, studies, tools  # noqa: F401 (their commands)
+from xaibench.cli import jobs, questions, tools  # noqa: F401 (their commands)
 from xaibench.cli.app import app, errors
 from xaibench.errors import XaibenchError
 from xaibench.progress import show_progress

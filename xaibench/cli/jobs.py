@@ -25,8 +25,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Distil, explain, score and report: the main job. A killed run resumes when it is started again."""
-    from xaibench.study.config import RunConfig, presets
-    from xaibench.study.runner import run_study
+    from xaibench.run.config import RunConfig, presets
+    from xaibench.run.pipeline import run_study
 
     if (config is None) == (preset is None):
         raise ConfigError("give either a configuration file or --preset NAME")
@@ -50,11 +50,11 @@ def distill(
     as_json: Json = False,
 ) -> None:
     """Train the students of a configuration into a run folder, or the missing ones of an existing run."""
-    from xaibench.distill.distill import make_fabric
-    from xaibench.study.config import RunConfig
-    from xaibench.study.run import open_run
-    from xaibench.study.runner import create_run, reopen
-    from xaibench.study.steps import distill_students
+    from xaibench.distillation.distill import make_fabric
+    from xaibench.run.config import RunConfig
+    from xaibench.run.folder import open_run
+    from xaibench.run.pipeline import create_run, reopen
+    from xaibench.run.steps import distill_students
 
     if (Path(config) / "manifest.json").is_file():
         if out is not None or set_ or extend:
@@ -79,9 +79,9 @@ def distill(
 @app.command()
 def explain(folder: RunFolder, as_json: Json = False) -> None:
     """Explain the run's test images under every model and check the explanations."""
-    from xaibench.study.run import open_run
-    from xaibench.study.runner import reopen
-    from xaibench.study.steps import explain_models
+    from xaibench.run.folder import open_run
+    from xaibench.run.pipeline import reopen
+    from xaibench.run.steps import explain_models
 
     this, assets = reopen(open_run(folder))
     explain_models(this, assets)
@@ -105,9 +105,9 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score the students' heatmaps against the teacher's; fail where a mean lies below its threshold."""
-    from xaibench.study.run import open_run
-    from xaibench.study.steps import score_models
-    from xaibench.study.thresholds import parse_threshold, shortfalls
+    from xaibench.run.folder import open_run
+    from xaibench.run.steps import score_models
+    from xaibench.run.thresholds import parse_threshold, shortfalls
 
     this = open_run(folder)
     thresholds = [parse_threshold(text, this) for text in minimum or []]
@@ -132,8 +132,8 @@ def score(
 @app.command()
 def report(folder: RunFolder) -> None:
     """Draw the figures of a scored run and write report.html."""
-    from xaibench.study.present import present
-    from xaibench.study.run import open_run
+    from xaibench.run.folder import open_run
+    from xaibench.run.page import present
 
     this = open_run(folder)
     present(this)

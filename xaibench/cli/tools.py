@@ -25,8 +25,8 @@ def figure(
 ) -> None:
     """Draw the comparison figure of a scored run."""
     from xaibench.figures.style import save_figure
-    from xaibench.study.present import gallery_of, spread_images
-    from xaibench.study.run import open_run
+    from xaibench.run.folder import open_run
+    from xaibench.run.page import gallery_of, spread_images
 
     this = open_run(folder)
     chosen = explainer or this.explainers[0]
@@ -56,7 +56,7 @@ def train_teacher(
     as_json: Json = False,
 ) -> None:
     """Train a classifier on all classes of a dataset, to serve as a teacher."""
-    from xaibench.study.teacher import make_teacher
+    from xaibench.distillation.make_teacher import make_teacher
 
     options = ",".join(set_ or [])
     made = make_teacher(
@@ -84,7 +84,7 @@ def info(
 ) -> None:
     """Say what a run or checkpoint holds, what a configuration or preset would do (with the layer pairs and their
     shapes), or list what there is by name, with options and their defaults."""
-    from xaibench.study.describe import describe
+    from xaibench.cli.info import describe
 
     facts = describe(Path(target) if target else None)
     if as_json:

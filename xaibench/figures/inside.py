@@ -32,7 +32,7 @@ def inside_figure(table: pd.DataFrame, *, width: str | float = "double") -> Figu
     """Two rows of panels: the teacher's relevance against the subspace's dimension; the students' likeness.
 
     table  columns layer, method, measure, pairing, k, value, low, high, and n for the note below, as
-           `study.inside.inside_run` makes it
+           `questions.inside.inside_run` makes it
     width  "single", "double" or inches
 
     Above, a panel a layer: the share of the teacher's relevance in the first k directions of its subspace, of PCA and

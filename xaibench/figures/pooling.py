@@ -31,7 +31,7 @@ _APART = 1.035  # between the places of two methods on the same grid
 def pooling_figure(curves: Mapping[str, pd.DataFrame], metric: str, *, width: str | float = "single") -> Figure:
     """Score against cells a side, a line a method.
 
-    curves  method -> its `pooling_curve`, or its part of `study.pooling.pool_run`'s table
+    curves  method -> its `pooling_curve`, or its part of `questions.pooling.pool_run`'s table
     metric  the metric's name, for the axis
     width   "single", "double" or inches
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from xaibench.errors import ConfigError, unknown_name
 from xaibench.files import write_atomically
-from xaibench.similarity.heatmaps import METRICS
+from xaibench.similarity.metrics.table import METRICS
 
 __all__ = [
     "INK",

@@ -1,1 +1,1 @@
-"""Architectures, checkpoints, layer taps and the teacher/student pair."""
+"""Architectures, checkpoints, layer outputs and the teacher/student pair."""

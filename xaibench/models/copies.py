@@ -1,12 +1,13 @@
-"""Copies of models that share nothing with the original."""
+"""Copies of models that share nothing with the original, trained and untrained."""
 
 from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["private_copy", "uncompiled"]
+__all__ = ["private_copy", "uncompiled", "untrained"]
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -28,3 +29,28 @@ def private_copy(model: nn.Module) -> nn.Module:
         if uncompiled(module) is not module:
             work.set_submodule(name, uncompiled(module))
     return work
+
+
+def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy of `model` with fresh weights drawn from `seed`: the same architecture, nothing learned.
+
+    Convolutions are drawn from He's normal distribution (fan-out), as in torchvision's ResNets; other layers by their
+    own `reset_parameters`, with running statistics anew. Parameters that no layer resets (a ViT's position embedding,
+    the scales of a block) keep their values in random order. All draws are made on the CPU, so that a seed gives the
+    same weights on every device. `model` and torch's global generators are left as they were.
+    """
+    home = next((value.device for value in model.parameters()), torch.device("cpu"))
+    fresh = private_copy(model).cpu()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for module in fresh.modules():
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if callable(reset):
+                reset()
+            else:
+                for parameter in module.parameters(recurse=False):
+                    order = torch.randperm(parameter.numel())
+                    parameter.copy_(parameter.flatten()[order].view_as(parameter))
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return fresh.to(home)

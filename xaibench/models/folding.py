@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from xaibench.models.classes import unsliced
+from xaibench.models.class_slice import unsliced
 
 __all__ = ["fold", "foldable", "folded"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,40 +13,21 @@ from torch import Tensor, nn
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ModelError
 from xaibench.models.checkpoints import state_hash
-from xaibench.models.classes import ClassSlice, class_indices, class_names, unsliced
+from xaibench.models.class_slice import ClassSlice, class_indices, class_names, unsliced
 from xaibench.models.copies import private_copy
-from xaibench.models.layers import LayerPair, parse_layers, suggest_layers
-from xaibench.models.taps import evaluating, layer_module, tapped
+from xaibench.models.layer_outputs import Outputs, evaluating, forward_with_layers, layer_module
+from xaibench.models.layer_pairs import LayerPair, parse_layers, suggest_layers
 
 __all__ = [
     "ClassSlice",
     "LayerPair",
     "ModelPair",
-    "Outputs",
     "class_indices",
-    "forward_with_layers",
     "parse_layers",
 ]
 
 
 _USUAL_SIZE = (224, 224)
-
-
-class Outputs(NamedTuple):
-    """One forward pass: logits (N, K) and the maps (N, d, H, W) of the layers that were asked for."""
-
-    logits: Tensor
-    layers: dict[str, Tensor]
-
-
-def forward_with_layers(model: nn.Module, x: Tensor, layers: tuple[str, ...]) -> Outputs:
-    """Run `model` once; return its logits and the named layers' outputs, tokens as maps (see `taps.tapped`)."""
-    with tapped(unsliced(model), layers) as outputs:
-        logits = model(x)
-    unused = [name for name in layers if name not in outputs]
-    if unused:
-        raise ModelError(f"layer '{unused[0]}' takes no part in the forward pass: pair another layer")
-    return Outputs(logits, outputs)
 
 
 @dataclass(frozen=True, eq=False)

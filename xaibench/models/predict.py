@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.errors import ModelError
-from xaibench.models.taps import evaluating
+from xaibench.models.layer_outputs import evaluating
 
 __all__ = ["predict_logits"]
 

@@ -1,0 +1,1 @@
+"""How alike the decisions of two models are."""

@@ -15,9 +15,9 @@ from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, DataError, unknown_name
 from xaibench.models.pair import ModelPair
-from xaibench.similarity.patches import patch_order, random_order
-from xaibench.similarity.perturbation import FlipCurve, flip_curve
-from xaibench.similarity.statistics import Interval, bootstrap_seeds
+from xaibench.similarity.flipping import FlipCurve, flip_curve
+from xaibench.similarity.intervals import Interval, bootstrap_seeds
+from xaibench.similarity.patch_order import patch_order, random_order
 
 __all__ = ["CrossFlip", "cross_flip", "cross_ratio", "curve_band", "curve_table", "flip_orders"]
 

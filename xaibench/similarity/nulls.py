@@ -1,17 +1,13 @@
-"""What the scores are held against: a student that has learned nothing, heatmaps of other images, and shifted ones."""
+"""What the scores are held against: heatmaps of other images, and shifted ones."""
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
 from xaibench.errors import DataError
 
-__all__ = ["derangement", "randomised", "shifted"]
+__all__ = ["derangement", "shifted"]
 
 
 def derangement(n: int, seed: int = 0) -> npt.NDArray[np.int64]:
@@ -44,25 +40,3 @@ def shifted(maps: npt.ArrayLike, seed: int = 0) -> npt.NDArray[np.float64]:
         one = one[:: 1 - 2 * int(draw(2)), :: 1 - 2 * int(draw(2))]
         moved[i] = np.roll(one, (int(draw(one.shape[0])), int(draw(one.shape[1]))), axis=(0, 1))
     return moved
-
-
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A deep copy of `model` in evaluation mode, initialised afresh: the same architecture, nothing learned.
-
-    Every module with `reset_parameters` calls it (batch norm then has running mean 0 and variance 1); parameters that
-    belong to none (class tokens, say) are drawn from a normal distribution with their own mean and SD. The same seed
-    gives the same weights on every device. `model` and torch's global generator are left as they were.
-    """
-    home = next((p.device for p in model.parameters()), torch.device("cpu"))
-    fresh = copy.deepcopy(model).cpu().eval()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        for module in fresh.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
-                continue
-            for parameter in module.parameters(recurse=False):
-                spread, mean = torch.std_mean(parameter, correction=0)
-                parameter.copy_(mean + spread * torch.randn(parameter.shape))
-    return fresh.to(home)

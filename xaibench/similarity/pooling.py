@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from xaibench.errors import ConfigError, DataError, unknown_name
-from xaibench.similarity.heatmaps import METRICS
+from xaibench.similarity.intervals import bootstrap_mean
 from xaibench.similarity.maps import map_size, pool, with_sign
+from xaibench.similarity.metrics.table import METRICS
 from xaibench.similarity.nulls import derangement, shifted
-from xaibench.similarity.statistics import bootstrap_mean
 
 __all__ = ["default_grids", "pooling_curve"]
 

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from xaibench.distill.losses.layer import common_size, pool_to
 from xaibench.errors import ConfigError, DataError
-from xaibench.similarity.heatmaps import cosine
-from xaibench.similarity.statistics import Interval
+from xaibench.models.maps import common_size, pool_to
+from xaibench.similarity.intervals import Interval
+from xaibench.similarity.metrics.table import cosine
 from xaibench.subspace.bases import Basis
 from xaibench.subspace.moments import MomentAccumulator
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from xaibench.errors import CheckpointError, ConfigError, DataError, ModelError
 from xaibench.files import write_atomically
-from xaibench.models.pair import forward_with_layers
+from xaibench.models.layer_outputs import forward_with_layers
 
 __all__ = ["LayerMoments", "MomentAccumulator", "collect_moments", "load_moments", "save_moments"]
 

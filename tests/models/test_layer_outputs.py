@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import SwinTransformer
+
+from xaibench.errors import ModelError, UnknownNameError
+from xaibench.models.architectures import build_model
+from xaibench.models.layer_outputs import evaluating, layer_module, observe, tapped
+
+Make = Callable[..., Tensor]
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
+
+
+@pytest.fixture
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2)))
+
+
+class Twins(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+def test_outputs_are_those_of_the_layers(net: nn.Sequential) -> None:
+    x = torch.randn(5, 3)
+    with tapped(net, ["0", "1.0", "0"]) as outputs:
+        y = net(x)
+        assert hooks(net) == 3
+    assert torch.equal(outputs["0"], net[0](x))
+    assert torch.equal(outputs["1.0"], net[0](x).relu())
+    assert torch.equal(y, net(x))
+    assert list(outputs) == ["0", "1.0"]
+    assert hooks(net) == 0
+
+
+def test_outputs_belong_to_the_graph(net: nn.Sequential) -> None:
+    with tapped(net, ["1.0"]) as outputs:
+        y = net(torch.randn(5, 3))
+    (gradient,) = torch.autograd.grad(y[:, 0].sum(), outputs["1.0"])
+    assert torch.allclose(gradient, net[1][1].weight[0].expand(5, 4))  # type: ignore[index]
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_what_follows_in_place_does_not_change_them(gradients: bool, noise: Make) -> None:
+    model = torchvision.models.resnet18(num_classes=3).eval()
+    names, x, true = ["layer1.0.conv1", "layer1.0.bn1", "layer1.0.bn2"], noise(2, 3, 32, 32), {}
+    for name in names:
+        model.get_submodule(name).register_forward_hook(
+            lambda _m, _x, y, name=name: true.__setitem__(name, y.detach().clone())
+        )
+    plain = model(x)
+    with torch.set_grad_enabled(gradients), tapped(model, names) as outputs:
+        logits = model(x)
+    assert torch.equal(logits, plain)
+    seen = {call.name: call for call in observe(model, x)}
+    for name in names:
+        assert torch.equal(outputs[name], true[name])
+        assert torch.equal(seen[name].output, true[name])  # type: ignore[arg-type]
+    assert torch.equal(seen["layer1.0.relu"].input, seen["layer1.0"].output) is False  # type: ignore[arg-type]
+    assert float(seen["layer1.0.relu"].input.min()) < 0  # type: ignore[union-attr]
+
+
+def test_no_hook_stays_after_an_exception(net: nn.Sequential) -> None:
+    with pytest.raises(KeyboardInterrupt), tapped(net, ["0", "1"]):
+        raise KeyboardInterrupt
+    with pytest.raises(RuntimeError), tapped(net, ["0", "1"]):
+        net(torch.randn(5, 99))
+    assert hooks(net) == 0
+
+
+def test_an_unknown_layer_has_a_suggestion_and_leaves_no_hook(net: nn.Sequential) -> None:
+    with (
+        pytest.raises(UnknownNameError, match=r"unknown layer of Sequential '1\.': did you mean"),
+        tapped(net, ["0", "1."]),
+    ):
+        pass
+    assert hooks(net) == 0
+    with pytest.raises(UnknownNameError, match="unknown layer of Sequential ''"):
+        layer_module(net, "")
+
+
+def test_a_layer_without_a_tensor_is_refused() -> None:
+    net = nn.Sequential(Twins())
+    with pytest.raises(ModelError, match="layer '0' returns a tuple, not a tensor"), tapped(net, ["0"]):
+        net(torch.ones(1))
+    assert hooks(net) == 0
+
+
+class Patches(nn.Module):
+    """Images (B, 3, H, W) -> tokens of 2x2 pixels behind `prefix` tokens of ones; `mix` sees them, `head` their sum."""
+
+    def __init__(self, prefix: int, channels: int = 5) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self.embed, self.mix = nn.Conv2d(3, channels, 2, stride=2), nn.Linear(channels, channels)
+        self.head = nn.Linear(channels, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([torch.ones_like(tokens[:, :1]).expand(-1, self.prefix, -1), tokens], dim=1)
+        result: Tensor = self.head(self.mix(tokens).square().sum(1))
+        return result
+
+
+@pytest.mark.parametrize(("prefix", "declared"), [(0, False), (1, False), (0, True), (1, True), (3, True)])
+@pytest.mark.parametrize("size", [(8, 8), (4, 12)])
+def test_tokens_become_maps_without_their_prefix(
+    prefix: int, declared: bool, size: tuple[int, int], noise: Make
+) -> None:
+    net, x = Patches(prefix), noise(2, 3, *size)
+    if declared:
+        net.num_prefix_tokens = prefix  # type: ignore[assignment]
+    plain = net(x)
+    tokens = net.mix(torch.cat([torch.ones(2, prefix, 5), net.embed(x).flatten(2).transpose(1, 2)], dim=1))
+    with tapped(net, ["mix"]) as outputs:
+        logits = net(x)
+    assert torch.equal(logits, plain)
+    rows, columns = size[0] // 2, size[1] // 2
+    assert outputs["mix"].shape == (2, 5, rows, columns)
+    for i in range(rows):
+        for j in range(columns):
+            assert torch.allclose(outputs["mix"][:, :, i, j], tokens[:, prefix + i * columns + j])
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), outputs["mix"])
+    expected = 2 * outputs["mix"] * net.head.weight[1][:, None, None]  # type: ignore[index]
+    assert torch.allclose(gradient, expected, atol=1e-6)
+
+
+def test_tokens_before_the_prefix_is_joined(noise: Make) -> None:
+    net = build_model("timm/vit_tiny_patch16_224", 3).eval()
+    with torch.no_grad(), tapped(net, ["patch_embed", "blocks.0", "norm"]) as outputs:
+        net(noise(1, 3, 224, 224))
+    assert {tuple(v.shape) for v in outputs.values()} == {(1, 192, 14, 14)}
+
+
+def test_tokens_that_fill_no_grid_are_refused(noise: Make) -> None:
+    net = Patches(3)
+    with (
+        pytest.raises(ModelError, match=r"'mix' gives 19 tokens, .* behind 0 or 1 prefix tokens: .* num_prefix_tokens"),
+        tapped(net, ["mix"]),
+    ):
+        net(noise(1, 3, 8, 8))
+    assert hooks(net) == 0
+    cropped = Patches(0)
+    with pytest.raises(ModelError, match="gives 16 tokens, which fill no grid"), tapped(cropped, ["mix"]):
+        cropped(noise(1, 3, 8, 9))
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self, channels: int = 5) -> None:
+        super().__init__()
+        self.mix = nn.Linear(3, channels)
+        self.inner = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(self.mix(x.permute(0, 2, 3, 1)).square().permute(0, 3, 1, 2)).sum((2, 3))
+
+
+def test_maps_with_channels_last_become_maps(noise: Make) -> None:
+    net, x = ChannelsLast(), noise(2, 3, 4, 4)
+    plain = net(x)
+    with tapped(net, ["mix", "inner"]) as outputs:
+        logits = net(x)
+    assert torch.equal(logits, plain)
+    assert outputs["mix"].shape == outputs["inner"].shape == (2, 5, 4, 4)
+    assert torch.allclose(outputs["mix"], net.mix(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+    (gradient,) = torch.autograd.grad(logits.sum(), outputs["mix"])
+    expected = 2 * outputs["mix"] * net.inner.weight.sum(0).view(1, 5, 1, 1)
+    assert torch.allclose(gradient, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("side", "channels"), [((5, 5), 5), ((4, 6), 7)])
+def test_channels_last_that_cannot_be_told_is_refused(side: tuple[int, int], channels: int, noise: Make) -> None:
+    net = ChannelsLast(channels)
+    net.output_fmt = "NHWC"  # type: ignore[assignment]
+    message = r"layer 'mix' gives .*, and which dimension .* cannot be told: pair another"
+    with pytest.raises(ModelError, match=message), tapped(net, ["mix"]):
+        net(noise(1, 3, *side))
+
+
+def test_swin_gives_maps(noise: Make) -> None:
+    torch.manual_seed(0)
+    net = SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4], num_classes=3).eval()
+    with torch.no_grad(), tapped(net, ["features.1", "features.3", "permute"]) as outputs:
+        net(noise(1, 3, 24, 24))
+    assert [tuple(v.shape) for v in outputs.values()] == [(1, 8, 6, 6), (1, 16, 3, 3), (1, 16, 3, 3)]
+    assert torch.equal(outputs["permute"], net.norm(outputs["features.3"].permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
+class Windows(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        halves = self[0](torch.cat(x.chunk(2, dim=3)))
+        return sum(half.mean((2, 3)) for half in halves.chunk(2))  # type: ignore[return-value]
+
+
+def test_a_layer_that_works_on_parts_of_the_images_is_refused(noise: Make) -> None:
+    net = Windows(nn.Conv2d(3, 4, 1))
+    with (
+        pytest.raises(ModelError, match=r"'0' gives \(4, 4, 4, 2\) for 2 images: it works on parts"),
+        tapped(net, ["0"]),
+    ):
+        net(noise(2, 3, 4, 4))
+
+
+def test_each_module_has_its_mode_back(net: nn.Sequential) -> None:
+    net.train()
+    net[1].eval()
+    with evaluating(net):
+        assert not any(m.training for m in net.modules())
+    assert [m.training for m in net.modules()] == [True, True, False, False, False]
+    with pytest.raises(KeyboardInterrupt), evaluating(net):
+        raise KeyboardInterrupt
+    assert [m.training for m in net.modules()] == [True, True, False, False, False]
+
+
+def test_what_is_observed(net: nn.Sequential, footprint: Callable[[nn.Module], object]) -> None:
+    x = torch.randn(5, 3)
+    before = footprint(net)
+    calls = observe(net, x)
+    assert [call.name for call in calls] == ["0", "1.0", "1.1", "1", ""]
+    at = {call.name: call for call in calls}
+    assert at[""].start < at["0"].start < at["0"].end < at["1"].start < at["1.0"].start
+    assert at["1.1"].end < at["1"].end < at[""].end
+    assert torch.equal(at["1.0"].input, net[0](x))  # type: ignore[arg-type]
+    assert torch.equal(at[""].output, net(x))  # type: ignore[arg-type]
+    assert not at[""].output.requires_grad  # type: ignore[union-attr]
+    assert observe(nn.Sequential(Twins()), x)[-1].output is None
+    with pytest.raises(RuntimeError):
+        observe(net, torch.randn(5, 99))
+    assert footprint(net) == before

@@ -1,0 +1,394 @@
+"""A cue study: what it measures on models whose answer is known, and the folder that it leaves."""
+
+import dataclasses
+import json
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from xaibench.attribution.result import Attribution
+from xaibench.data.cues import contaminate, parse_cue
+from xaibench.data.images import ImageSet, Preprocessing
+from xaibench.data.tasks import load_task
+from xaibench.distillation import trainer
+from xaibench.distillation.distill import make_fabric, train_classifier
+from xaibench.distillation.recipe import Recipe
+from xaibench.errors import ConfigError, ExplanationError, RunFolderError, UnknownNameError
+from xaibench.models.architectures import build_model
+from xaibench.models.checkpoints import ModelCard, save_checkpoint, state_hash
+from xaibench.questions import cues
+from xaibench.questions.cue_scores import CueExam, summarise_cues
+from xaibench.questions.cues import cue_study
+from xaibench.run.config import RunConfig
+from xaibench.run.inputs import load_assets
+from xaibench.similarity.intervals import bootstrap_seeds
+from xaibench.similarity.localisation import LOCALISATIONS
+
+CONFIG = """
+methods = ["student-only", "kd"]
+[student]
+architecture = "resnet18-cifar:4-4-4-4@4"
+[train]
+epochs = 8
+batch_size = 16
+lr = 1e-2
+augment = "none"
+precision = "32-true"
+[explain]
+images = 9
+explainers = ["lrp", "lrp:gamma=0.5"]
+"""
+STUDY = {"cue": "square:size=4,margin=1", "cue_class": "low", "contaminations": (0, 1), "accelerator": "cpu"}
+PREDICTED = {"accuracy", "marked_accuracy", "attack_success"}
+CLASSES = ("high", "low", "middle")
+SIDE = 16
+
+
+def bands(root, split, per_class, seed):
+    """Noise with a slightly brighter band, high, low or in the middle, as an image folder."""
+    rng = np.random.default_rng(seed)
+    for label, name in enumerate(CLASSES):
+        (root / split / name).mkdir(parents=True)
+        for i in range(per_class):
+            pixels = rng.integers(0, 120, (SIDE, SIDE, 3))
+            pixels[5 * (0, 2, 1)[label] :][:5] += 30
+            Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{i:02d}.png")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """Three classes, 72 + 18 + 36 images, and a teacher that was trained on them without any mark."""
+    root = tmp_path_factory.mktemp("bands")
+    bands(root, "train", 30, 0)
+    bands(root, "test", 12, 1)
+    task = load_task(f"imagefolder:{root}", validation=0.2)
+    normalise = Preprocessing((0.25,) * 3, (0.15,) * 3)
+    recipe = Recipe(epochs=6, batch_size=16, lr=1e-2, augment="none", precision="32-true")
+    name, fabric = "resnet18-cifar:8-8-8-8@8", make_fabric(recipe, "cpu")
+    made = train_classifier(build_model(name, 3), task.train, task.validation, normalise, recipe, fabric=fabric)
+    card = ModelCard(name, CLASSES, normalise, {})
+    save_checkpoint(root / "teacher.safetensors", made.student, card)
+    where = [f"data.dataset='imagefolder:{root}'", f"teacher.checkpoint='{root}/teacher.safetensors'"]
+    return RunConfig.parse(CONFIG).override(where)
+
+
+@pytest.fixture(scope="module")
+def study(settings):
+    """study(folder) -> its table."""
+    return lambda folder, **options: cue_study(settings, folder, **(STUDY | options))
+
+
+@pytest.fixture(scope="module")
+def folder(study, tmp_path_factory):
+    """The folder of a finished study. Shared: copy it before anything is written into it."""
+    folder = tmp_path_factory.mktemp("cues") / "study"
+    study(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "study")
+
+
+class Looks(nn.Module):
+    """Takes an image for class 1 where the mean of a patch is above a margin, else for class 0."""
+
+    def __init__(self, here, margin=0.5):
+        super().__init__()
+        self.head = nn.Linear(16 * 16, 2)
+        weight = torch.zeros(2, 16, 16)
+        weight[1][here] = 1 / weight[1][here].numel()
+        with torch.no_grad():
+            self.head.weight.copy_(weight.flatten(1))
+            self.head.bias.copy_(torch.tensor([margin, 0.0]))
+
+    def forward(self, x):
+        return self.head(x.flatten(1))
+
+
+@pytest.fixture
+def exam():
+    """40 dark grey images of two classes; class "b" has the mark, a 5x5 square at (2, 2)."""
+    pixels = torch.randint(0, 60, (40, 1, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    test = ImageSet(pixels, torch.arange(40) % 2, ("a", "b"), tuple(f"test/{i}" for i in range(40)), "noise")
+    model = Looks((slice(2, 7), slice(2, 7)))
+    return CueExam.create(test, model, Preprocessing((0.0,), (1.0,)), parse_cue("square"), "b", images=10)
+
+
+def means(table):
+    return table.groupby("quantity")[["value", "chance"]].mean()
+
+
+def test_a_model_that_sees_only_the_mark_is_found_out(exam):
+    measured = means(exam.predictions(Looks((slice(2, 7), slice(2, 7)))))
+    assert measured.loc["attack_success"].tolist() == [1.0, 0.0]
+    assert measured.loc["accuracy", "value"] == 0.5  # without the mark all are "a"
+    assert measured.loc["marked_accuracy", "value"] == 0.5  # with it all are "b"
+
+
+def test_a_model_that_looks_elsewhere_is_not_moved_by_the_mark(exam):
+    for margin, expected in ((0.5, 0.0), (-0.5, 1.0)):
+        measured = means(exam.predictions(Looks((slice(9, 14), slice(9, 14)), margin)))
+        assert measured.loc["attack_success"].tolist() == [expected, expected]
+        assert measured.loc["accuracy", "value"] == measured.loc["marked_accuracy", "value"] == 0.5
+
+
+def test_attack_success_is_asked_of_the_other_classes_and_accuracy_of_all(exam):
+    table = exam.predictions(Looks((slice(2, 7), slice(2, 7))))
+    asked = table.groupby("quantity")["image"].agg(set)
+    assert asked["accuracy"] == asked["marked_accuracy"] == set(exam.clean.keys)
+    assert asked["attack_success"] == {key for key, label in zip(exam.clean.keys, exam.clean.labels) if label == 0}
+
+
+def test_relevance_is_located_against_the_box_of_the_mark(exam):
+    maps = torch.zeros(10, 16, 16)
+    maps[:, 2:7, 2:7], maps[:, 12, 12] = 1.0, 5.0
+    table = means(exam.localisations(maps, "lrp"))
+    assert set(table.index) == set(LOCALISATIONS)
+    assert table.loc["mass", "value"] == pytest.approx(25 / 30)
+    assert table.loc["net_mass"].tolist() == pytest.approx([25 / 30, 25 / 256])
+    assert table.loc["mass", "chance"] == pytest.approx(25 / 256)
+    assert table.loc["pointing"].tolist() == pytest.approx([0.0, 25 / 256])
+    assert table.loc["topk", "value"] == pytest.approx(24 / 25)
+
+
+def test_one_question_is_asked_of_all_shown_images(exam):
+    assert exam.target.label.tolist() == [1] * 10
+    assert exam.target.contrast.tolist() == [0] * 10
+    assert exam.shown.chosen.all()
+    assert sorted(exam.shown.images.labels.tolist()) == [0] * 5 + [1] * 5
+
+
+def test_the_summary_holds_means_intervals_and_paired_differences():
+    rng = np.random.default_rng(0)
+    values = {("teacher", math.nan, 0): rng.random(6)} | {("kd", 0.5, seed): rng.random(6) for seed in (0, 1)}
+    values[("kd", 0.5, 1)][2] = np.nan
+    rows = [
+        {"contamination": level, "method": method, "seed": seed, "image": f"i{i}", "value": v, "chance": 0.1 * i}
+        for (method, level, seed), many in values.items()
+        for i, v in enumerate(many)
+    ]
+    scores = pd.DataFrame(rows).assign(explainer="lrp", quantity="mass")
+    table = summarise_cues(scores.sample(frac=1, random_state=1)).set_index("method")
+    students = np.stack([values[("kd", 0.5, seed)] for seed in (0, 1)])
+    for name, want in (("", students), ("difference", students - values[("teacher", math.nan, 0)])):
+        interval = bootstrap_seeds(want)
+        columns = ["difference", "difference_low", "difference_high"] if name else ["mean", "low", "high"]
+        assert table.loc["kd", columns].tolist() == pytest.approx([interval.mean, interval.low, interval.high])
+    assert table.loc["kd", ["seeds", "images", "n", "nan"]].tolist() == [2, 6, 11, 1]
+    assert table.loc["kd", "chance"] == pytest.approx(0.25)
+    assert table.loc["teacher", "mean"] == pytest.approx(values[("teacher", math.nan, 0)].mean())
+    assert np.isnan(table.loc["teacher", ["contamination", "difference", "difference_low"]].tolist()).all()
+
+
+def test_the_folder_holds_the_study_beside_the_run(folder, contents):
+    students = [f"{at}students/{m}/seed0" for at in ("", "contamination-1.0/") for m in ("student-only", "kd")]
+    files = {f"{s}/{f}" for s in students for f in ("student.safetensors", "history.csv", "run.json")}
+    files |= {
+        f"cues/lrp/contamination-{c}/{m}-seed0.safetensors" for c in ("0.0", "1.0") for m in ("student-only", "kd")
+    }
+    files |= {f"{stem}.{kind}" for stem in ("cues", "cues-gallery") for kind in ("pdf", "png")}
+    files |= {"manifest.json", "cues.csv", "cues-scores.csv", "cues/lrp/teacher.safetensors"}
+    assert set(contents(folder)) == files
+    manifest = json.loads((folder / "manifest.json").read_text())
+    want = {"cue": "square:size=4,corner=top-left,margin=1", "class": "low"}
+    assert manifest["cue"] == want | {"contaminations": [0.0, 1.0], "explainers": ["lrp"]}
+    assert {"config", "hashes", "versions"} <= set(manifest)
+
+
+def test_the_table_has_a_row_for_everything_that_was_measured(folder):
+    table = pd.read_csv(folder / "cues.csv")
+    kinds = {(q, "-") for q in PREDICTED} | {(q, "lrp") for q in LOCALISATIONS}
+    rows = table.groupby(["method", "contamination"], dropna=False)[["quantity", "explainer"]].apply(
+        lambda part: set(part.itertuples(index=False, name=None))
+    )
+    assert set(rows.index.get_level_values(0)) == {"teacher", "student-only", "kd"}
+    assert len(rows) == 5
+    assert all(found == kinds for found in rows)
+    teacher = table[table["method"] == "teacher"]
+    assert teacher["contamination"].isna().all()
+    assert teacher["difference"].isna().all()
+    mass = table[table["quantity"] == "mass"]
+    assert mass["chance"].to_numpy() == pytest.approx(16 / SIDE**2)
+    assert (table.dropna(subset="low")["low"] <= table.dropna(subset="low")["high"]).all()
+    students = table[table["method"] != "teacher"].set_index(["contamination", "method", "quantity"])
+    goal, undefined = (teacher.set_index("quantity")[column] for column in ("mean", "nan"))
+    for (_, _, quantity), row in students.iterrows():
+        if row["nan"] == 0 and undefined[quantity] == 0:
+            assert row["difference"] == pytest.approx(row["mean"] - goal[quantity])
+
+
+def test_a_student_of_marked_images_relies_on_the_mark_and_one_of_clean_images_does_not(folder):
+    table = pd.read_csv(folder / "cues.csv").set_index(["quantity", "method", "contamination"])
+    for method in ("student-only", "kd"):
+        clean, marked = (table.loc[("attack_success", method, level)] for level in (0.0, 1.0))
+        assert marked["low"] > clean["high"]
+        assert marked["difference_low"] > 0
+        clean, marked = (table.loc[("mass", method, level)] for level in (0.0, 1.0))
+        assert marked["low"] > max(clean["high"], marked["chance"])
+        net = [table.loc[("net_mass", method, level)] for level in (0.0, 1.0)]
+        assert net[1]["low"] > net[0]["high"]
+        assert net[1]["difference_low"] > 0
+
+
+def test_each_student_was_trained_on_its_own_contamination(folder, settings):
+    assets = load_assets(settings)
+    train = assets.task.train
+    marked = contaminate(train, parse_cue(STUDY["cue"]), "low", 1.0).images
+    for path, images in ((folder, train), (folder / "contamination-1.0", marked)):
+        about = json.loads((path / "students/kd/seed0/run.json").read_text())
+        assert about["hashes"]["train"] == images.content_hash()
+        assert about["hashes"]["student"] == state_hash(assets.student_pair(0).student)
+
+
+def test_the_same_study_again_changes_no_file_and_makes_no_student_and_no_heatmap(study, copied, contents, monkeypatch):
+    def never(*_args, **_kwargs):
+        raise AssertionError("made again")
+
+    before = contents(copied)
+    monkeypatch.setattr(cues, "explain", never)
+    monkeypatch.setattr("xaibench.run.steps.distill", never)
+    study(copied)
+    assert contents(copied) == before
+
+
+def test_an_interrupted_study_goes_on_to_the_same_results(study, folder, copied, contents, monkeypatch):
+    before = contents(folder)
+    shutil.rmtree(copied / "contamination-1.0")
+    shutil.rmtree(copied / "cues")
+    for path in copied.glob("cues*"):
+        path.unlink()
+    write, calls = trainer.write_atomically, []
+
+    def interrupted(path, function):
+        write(path, function)
+        calls.append(path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "write_atomically", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            study(copied)
+    assert (copied / "contamination-1.0/students/student-only/seed0/resume.pt").is_file()
+    study(copied)
+    after = contents(copied)
+    assert set(after) == set(before)
+    same = {name for name in before if name.endswith(("student.safetensors", ".png")) or name.startswith("cues.")}
+    assert {name: after[name] for name in same} == {name: before[name] for name in same}
+
+
+def test_a_damaged_heatmap_is_made_again(study, copied, contents):
+    path = copied / "cues/lrp/teacher.safetensors"
+    before, relevance = contents(copied), Attribution.load(path).relevance.clone()  # the file itself is mapped
+    path.write_bytes(b"damaged")
+    study(copied)
+    assert torch.equal(Attribution.load(path).relevance, relevance)
+    after = contents(copied)
+    assert {name for name in before if before[name] != after[name]} <= {"cues/lrp/teacher.safetensors"}
+
+
+def test_another_mark_is_refused_and_more_contaminations_extend(study, settings, copied, contents):
+    before = contents(copied)
+    with pytest.raises(RunFolderError, match=r"\(cue was 'square:.*', now 'plus:.*'\): choose another folder$"):
+        study(copied, cue="plus:size=4", extend=True)
+    with pytest.raises(RunFolderError, match="class was 'low', now 'high'"):
+        study(copied, cue_class="high", extend=True)
+    with pytest.raises(RunFolderError, match=r"contaminations was \[0.0, 1.0\], now \[1.0\].*--extend to keep"):
+        study(copied, contaminations=[1])
+    with pytest.raises(RunFolderError, match=r"holds a run with another configuration \(train.lr"):
+        cue_study(settings.override(["train.lr=0.1"]), copied, **STUDY)
+    assert contents(copied) == before
+    earlier = pd.read_csv(copied / "cues.csv")
+    table = study(copied, contaminations=[1], explainers=["lrp:gamma=0.5"], extend=True)
+    assert set(table["contamination"].dropna()) == {0.0, 1.0}
+    assert set(table["explainer"]) == {"-", "lrp", "lrp:gamma=0.5"}
+    kept = pd.read_csv(copied / "cues.csv").query("explainer != 'lrp:gamma=0.5'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, earlier)
+    noted = json.loads((copied / "manifest.json").read_text())["cue"]
+    assert (noted["contaminations"], noted["explainers"]) == ([0.0, 1.0], ["lrp", "lrp:gamma=0.5"])
+    fewer = settings.override(["explain.images=6"])
+    changed = contents(copied)
+    with pytest.raises(RunFolderError, match="holds a cue study of another setting"):
+        cue_study(fewer, copied, **(STUDY | {"cue": "text"}), extend=True)
+    assert contents(copied) == changed
+    table = cue_study(fewer, copied, **(STUDY | {"contaminations": [1]}), explainers=["lrp:gamma=0.5"], extend=True)
+    assert set(table[table["explainer"] != "-"]["images"]) == {6}
+    after = contents(copied)
+    kept = {name for name in before if "students/" in name}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+
+
+def test_a_student_without_a_valid_explanation_gets_no_relevance_scores(study, settings, copied, monkeypatch, caplog):
+    explain, teacher = cues.explain, state_hash(load_assets(settings).pair.teacher)
+
+    def refuses(model, *args, **kwargs):
+        if state_hash(model) != teacher:
+            raise ExplanationError("not conserved")
+        return explain(model, *args, **kwargs)
+
+    shutil.rmtree(copied / "cues")
+    monkeypatch.setattr(cues, "explain", refuses)
+    table = study(copied)
+    assert set(table[table["method"] == "kd"]["quantity"]) == PREDICTED
+    assert set(table[table["method"] == "teacher"]["quantity"]) == PREDICTED | set(LOCALISATIONS)
+    assert "kd/seed0 (1 marked) has no valid explanation and gets no score: not conserved" in caplog.text
+
+
+def test_flagged_maps_get_no_relevance_scores(study, copied):
+    path = copied / "cues/lrp/contamination-1.0/kd-seed0.safetensors"
+    whole = Attribution.load(path)
+    object.__setattr__(whole.validity, "flagged", (0, 4))
+    held = dataclasses.replace(whole, relevance=whole.relevance.clone())  # the file itself is mapped
+    held.save(path)
+    table = study(copied).set_index(["quantity", "method", "contamination"])
+    for quantity in LOCALISATIONS:
+        row = table.loc[(quantity, "kd", 1.0)]
+        assert row["nan"] >= 2
+        assert row["n"] + row["nan"] == 9
+    scores = pd.read_csv(copied / "cues-scores.csv").query(
+        "method == 'kd' and contamination == 1 and quantity == 'mass'"
+    )
+    assert scores["value"].isna().to_numpy()[[0, 4]].all()
+    assert scores["value"].notna().any()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"cue": "pluss"}, UnknownNameError, "unknown cue 'pluss': did you mean 'plus'"),
+        ({"contaminations": [0, 1.5]}, ConfigError, r"contamination must lie in 0\.\.1, got 1.5"),
+        ({"contaminations": [float("nan")]}, ConfigError, "contamination must lie"),
+        ({"contaminations": [0.5, 0.5]}, ConfigError, r"each once, got \[0.5, 0.5\]"),
+        ({"contaminations": []}, ConfigError, "at least one number"),
+        ({"explainers": ["ig"]}, UnknownNameError, "unknown explainer of this configuration 'ig'"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused_before_anything_is_written(study, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        study(tmp_path / "study", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cue_class": "Low"}, "unknown class 'Low': did you mean 'low'"),
+        ({"cue": "square:size=15"}, r"takes 15x15 pixels and a margin of 2 but the images are 16x16: make it smaller"),
+    ],
+)
+def test_what_does_not_fit_the_images_is_refused_before_training(study, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        study(tmp_path / "study", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_class_is_the_tasks_first_where_none_is_named(study, copied):
+    with pytest.raises(RunFolderError, match="class was 'low', now 'high'"):
+        study(copied, cue_class=None)

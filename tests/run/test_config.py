@@ -1,0 +1,136 @@
+"""Configurations: what is written is what is read; what is wrong is named with the nearest right name."""
+
+import tomllib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xaibench.errors import ConfigError, XaibenchError
+from xaibench.run.config import RunConfig, presets
+
+
+def test_the_defaults_are_a_whole_run():
+    config = RunConfig.from_dict({})
+    assert config.data.dataset == "fashion-mnist"
+    assert config.explain.explainers == ("lrp", "ig")
+    assert config == RunConfig()
+
+
+def test_every_preset_can_be_read_and_names_itself():
+    assert "demo" in presets()
+    for name, text in presets().items():
+        assert RunConfig.load(name) == RunConfig.from_dict(tomllib.loads(text))
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.sampled_from(["kd", "student-only", "subdistill", "kd:alpha=0.5"]), min_size=1, unique=True),
+    st.lists(st.integers(0, 2**31), min_size=1, max_size=4, unique=True),
+    st.floats(0.01, 1.0),
+    st.one_of(st.none(), st.tuples(st.integers(1, 300), st.integers(1, 300))),
+    st.integers(2, 500),
+)
+def test_a_configuration_survives_the_manifest(methods, seeds, fraction, size, images):
+    raw = {"methods": methods, "seeds": seeds, "explain": {"images": images}}
+    raw["data"] = {"fraction": fraction, "size": size, "subtask": ["Coat", "Shirt"]}
+    config = RunConfig.from_dict(raw)
+    assert RunConfig.from_dict(config.to_dict()) == config
+    assert (config.methods, config.seeds) == (tuple(methods), tuple(seeds))
+
+
+@pytest.mark.parametrize("assignments", [[], ["student.layers=auto"], ["student.layers='auto'"]])
+def test_layers_are_suggested_unless_they_are_given(assignments):
+    config = RunConfig().override(assignments)
+    assert config == RunConfig()
+    assert config.student.pairs is None
+    given = RunConfig().override(["student.layers=['layer1:blocks.0', 'layer2']"])
+    assert given.student.pairs == (("layer1", "blocks.0"), ("layer2", "layer2"))
+    assert RunConfig().override(["student.layers=[]"]).student.pairs == ()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "read"),
+    [
+        ("train.epochs=5", lambda c: c.train.epochs == 5),
+        ("train.lr=1", lambda c: c.train.lr == 1.0 and isinstance(c.train.lr, float)),
+        ("data.subtask=tops", lambda c: c.data.subtask == "tops"),
+        ('data.subtask=["Coat", "Shirt"]', lambda c: c.data.subtask == ("Coat", "Shirt")),
+        ("methods=['kd']", lambda c: c.methods == ("kd",)),
+        ("train.schedule='cosine'", lambda c: c.train.schedule == "cosine"),
+        ("data.download=true", lambda c: c.data.download is True),
+    ],
+)
+def test_an_override_sets_one_value(assignment, read):
+    config = RunConfig()
+    assert read(config.override([assignment]))
+    assert config == RunConfig()
+
+
+WRONG = [
+    ({"method": ["kd"]}, "unknown key 'method': did you mean 'methods'"),
+    ({"train": {"epoch": 3}}, r"unknown key in \[train\] 'epoch': did you mean 'epochs'"),
+    ({"train": 3}, "train must be a table, got 3"),
+    ({"train": {"epochs": "many"}}, "train.epochs must be int, got 'many'"),
+    ({"train": {"epochs": True}}, "train.epochs must be int, got True"),
+    ({"train": {"epochs": 0}}, "epochs must be above 0"),
+    ({"train": {"lr": float("nan")}}, "lr must be above 0"),
+    ({"train": {"batch_size": 1}}, "batch normalisation needs more than one"),
+    ({"train": {"schedule": "cosin"}}, "did you mean 'cosine'"),
+    ({"train": {"precision": "bf16"}}, "unknown precision 'bf16'"),
+    ({"methods": []}, "at least one method and one seed"),
+    ({"methods": ["subdistil"]}, "unknown method 'subdistil': did you mean 'subdistill'"),
+    ({"methods": ["subdistill:centering=mean"]}, "did you mean 'centring'"),
+    ({"methods": ["subdistill:centring=means"]}, "unknown centring 'means': did you mean 'mean'"),
+    ({"methods": ["subdistill:basis=prcapos"]}, "unknown basis 'prcapos': did you mean 'prcaposdef'"),
+    ({"methods": ["kd:alpha=2"]}, "alpha must be between 0 and 1"),
+    ({"methods": ["kd", "kd"]}, "names one twice"),
+    ({"seeds": [0, 0]}, "names one twice"),
+    ({"seeds": [-1]}, "seeds must be at least 0"),
+    ({"seeds": [0.5]}, "seeds item must be int, got 0.5"),
+    ({"explain": {"explainers": ["lpr"]}}, "unknown explainer 'lpr': did you mean 'lrp'"),
+    ({"explain": {"images": 1}}, "explain.images must be at least 2"),
+    ({"explain": {"contrast": "techer"}}, "did you mean 'teacher'"),
+    ({"similarity": {"metrics": ["cosin"]}}, "unknown metric 'cosin': did you mean 'cosine'"),
+    ({"similarity": {"sign": "absolut"}}, "did you mean 'absolute'"),
+    ({"student": {"layers": ["layer1:"]}}, "not of the form teacher:student"),
+    (
+        {"student": {"layers": "layer1"}},
+        "student.layers must be 'auto' or a list of teacher:student pairs, got 'layer1'",
+    ),
+    ({"data": {"size": [0]}}, "data.size must be"),
+    ({"data": {"size": [1, 2, 3]}}, "data.size must be"),
+    ({"teacher": {"mean": [0.5]}}, "teacher.mean and teacher.std belong together"),
+]
+
+
+@pytest.mark.parametrize(("raw", "message"), WRONG, ids=[m[:40] for _, m in WRONG])
+def test_a_wrong_value_is_named(raw, message):
+    with pytest.raises(XaibenchError, match=message) as caught:
+        RunConfig.from_dict(raw)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train.epochs", "not of the form section.key=value"),
+        ("trian.epochs=3", "unknown section 'trian': did you mean 'train'"),
+        ("train.epoch=3", "did you mean 'epochs'"),
+        ("seeds=0", "seeds must be tuple, got 0"),
+    ],
+)
+def test_a_wrong_override_is_named(assignment, message):
+    with pytest.raises(XaibenchError, match=message):
+        RunConfig().override([assignment])
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no configuration at .*none\.toml: give a TOML file or a preset \(demo"):
+        RunConfig.load(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("epochs = = 3")
+    with pytest.raises(ConfigError, match=r"bad\.toml is not valid TOML"):
+        RunConfig.load(tmp_path / "bad.toml")
+    (tmp_path / "latin.toml").write_bytes(b"x = '\xff'")
+    with pytest.raises(ConfigError, match=r"latin\.toml .*give a TOML file in UTF-8"):
+        RunConfig.load(tmp_path / "latin.toml")

@@ -1,0 +1,154 @@
+"""A run that was interrupted or killed goes on to the student of an uninterrupted one, and loses nothing."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from xaibench.distillation import trainer
+from xaibench.distillation.distill import make_fabric
+from xaibench.errors import RunFolderError
+from xaibench.files import write_atomically
+from xaibench.run.config import RunConfig
+from xaibench.run.pipeline import create_run
+from xaibench.run.steps import distill_students
+
+CONFIG = """
+methods = ["subdistill:layer_weight=1"]
+[data]
+subtask = "footwear"
+fraction = 0.06
+[student]
+architecture = "resnet18-cifar:4-4-6-6@4"
+[train]
+epochs = 3
+[explain]
+images = 3
+explainers = ["lrp"]
+"""
+STUDENT = "students/subdistill_layer_weight_1/seed0"
+# Runs the command line in a process that meets its end at the second write of the trainer's state.
+PROGRAM = """
+import os, resource, signal, sys
+import xaibench.distillation.trainer as trainer
+from xaibench.cli import main
+write, calls = trainer.write_atomically, []
+def last_words(path, function):
+    write(path, function)
+    calls.append(path)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+ending, *arguments = sys.argv[1:]
+if ending == "kill":
+    trainer.write_atomically = last_words
+else:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+sys.argv = ["xaibench", *arguments]
+main()
+"""
+
+
+def bytes_of(folder):
+    return (folder / STUDENT / "student.safetensors").read_bytes()
+
+
+def doomed(ending, *arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-c", PROGRAM, ending, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=environment)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("resume") / "config.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(config):
+    run, assets = create_run(RunConfig.load(config), config.parent / "whole")
+    distill_students(run, assets, make_fabric(run.config.train, "cpu"))
+    return run.folder
+
+
+def test_a_killed_run_resumes_to_the_identical_student(config, uninterrupted, cli, tmp_path):
+    folder = tmp_path / "run"
+    command = ("distill", config, "--out", folder, "--accelerator", "cpu")
+    done = doomed("kill", *command)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (folder / STUDENT / "resume.pt").is_file()
+    assert not (folder / STUDENT / "student.safetensors").exists()
+    called = cli(*command)
+    assert called.code == 0, called.err
+    assert bytes_of(folder) == bytes_of(uninterrupted)
+    assert not (folder / STUDENT / "resume.pt").exists()
+    history = (folder / STUDENT / "history.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in history[1:]] == ["0", "1", "2"]
+
+
+def test_an_interrupted_run_exits_with_130_and_resumes(config, uninterrupted, cli, tmp_path, monkeypatch):
+    folder, write, calls = tmp_path / "run", trainer.write_atomically, []
+
+    def interrupted(path, function):
+        write(path, function)
+        calls.append(path)
+        raise KeyboardInterrupt
+
+    command = ("distill", config, "--out", folder, "--accelerator", "cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "write_atomically", interrupted)
+        called = cli(*command)
+    assert called.code == 130
+    assert called.error == "error: interrupted: start the same command again to go on where it stopped"
+    assert len(calls) == 1
+    assert cli(*command).code == 0
+    assert bytes_of(folder) == bytes_of(uninterrupted)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(config, uninterrupted, cli, tmp_path, contents):
+    folder = tmp_path / "run"
+    command = ("distill", config, "--out", folder, "--accelerator", "cpu")
+    done = doomed("full", *command)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: cannot write ")
+    assert last.endswith("free space or choose another folder")
+    assert "Traceback" not in done.stderr
+    assert set(contents(folder)) == {"manifest.json"}
+    assert cli(*command).code == 0
+    assert bytes_of(folder) == bytes_of(uninterrupted)
+
+
+def test_the_state_of_training_survives_a_full_disk(tmp_path, monkeypatch):
+    """The trainer's own file, too: torch reports a full disk as a RuntimeError."""
+    path = tmp_path / "resume.pt"
+    path.write_text("the last epoch")
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RunFolderError, match="No space left on device: free space"):
+        write_atomically(path, partial(trainer._save, {"epoch": torch.zeros(3)}))
+    assert path.read_text() == "the last epoch"
+    assert [p.name for p in tmp_path.iterdir()] == ["resume.pt"]
+
+
+def test_a_damaged_resume_file_is_named(config, uninterrupted, cli, tmp_path, contents):
+    folder = shutil.copytree(uninterrupted, tmp_path / "run")
+    (folder / STUDENT / "student.safetensors").rename(folder / STUDENT / "resume.pt")
+    before = contents(folder)
+    called = cli("distill", folder, "--accelerator", "cpu")
+    assert called.code == 2
+    assert "resume.pt" in called.error
+    assert "delete it to train from the start" in called.error
+    assert contents(folder) == before

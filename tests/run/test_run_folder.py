@@ -1,0 +1,255 @@
+"""A finished run: every file is there and holds what it promises; running it again changes nothing."""
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from xaibench.attribution.gradcam import GradCAM
+from xaibench.attribution.gradients import IntegratedGradients, gradient_checks
+from xaibench.attribution.patches import ShapleySampling
+from xaibench.attribution.targets import Target
+from xaibench.errors import RunFolderError, UnknownNameError
+from xaibench.models.checkpoints import load_checkpoint, state_hash
+from xaibench.run.folder import open_run, variant
+from xaibench.similarity.compare import PAIRINGS
+
+METHODS = ("student-only", "kd", "subdistill")
+EXPLAINERS = ("lrp", "ig_max_steps_1600")
+PICTURES = ("gallery", "gallery-ig_max_steps_1600", "league", "similarity", "scores", "history")
+FILES = {
+    "manifest.json",
+    "images.safetensors",
+    "subspace.safetensors",
+    "report.html",
+    "table.tex",
+    *(f"{name}.csv" for name in ("predictions", "scores", "summary", "validity", "table")),
+    *(f"{name}.{kind}" for name in PICTURES for kind in ("pdf", "png")),
+    *(f"students/{m}/seed0/{f}" for m in METHODS for f in ("student.safetensors", "history.csv", "run.json")),
+    *(
+        f"attributions/{e}/{m}.safetensors"
+        for e in EXPLAINERS
+        for m in ("teacher", "untrained", *(f"{m}-seed0" for m in METHODS))
+    ),
+}
+BOUNDS = ("", "_low", "_high")
+COLUMNS = {
+    "scores.csv": ["method", "seed", "explainer", "metric", "pairing", "image", "value"],
+    "summary.csv": [
+        "method",
+        "explainer",
+        "metric",
+        "grid",
+        "sign",
+        "images",
+        "seeds",
+        "mean",
+        "low",
+        "high",
+        "n",
+        "nan",
+        "chance",
+        "chance_sd",
+        *(f"{name}{end}" for name in (*filter(None, PAIRINGS.values()), "lift") for end in BOUNDS),
+    ],
+    "predictions.csv": ["model", "image", "label", "predicted", "confidence", "correct"],
+    "validity.csv": ["model", "explainer", "check", "value", "bound", "passed", "note"],
+    "table.csv": [
+        f"{name}{end}"
+        for name in ("accuracy", "agreement", "lrp cosine", "lrp lift", "ig:max_steps=1600 cosine")
+        for end in ("", " low", " high")
+    ],
+    "students/subdistill/seed0/history.csv": [
+        "epoch",
+        "lr",
+        "loss",
+        "kd",
+        "ce",
+        "layer1:layer1",
+        "layer2:layer2",
+        "layer3:layer3",
+        "layer4:layer4",
+        "validation_accuracy",
+        "validation_ce",
+        "validation_agreement",
+        "seconds",
+    ],
+}
+
+
+class Links(HTMLParser):
+    """Collects what a page would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.sources, self.ids = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [(tag, value) for name, value in attrs if name in ("src", "href", "data", "srcset") and value]
+
+
+def test_the_folder_holds_the_promised_files_and_no_others(tiny_run, contents):
+    assert set(contents(tiny_run)) == FILES
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_table_has_the_promised_columns(tiny_run, name):
+    table = pd.read_csv(tiny_run / name)
+    assert set(COLUMNS[name]) <= set(table.columns), list(table.columns)
+    if name != "table.csv":
+        assert set(table.columns) == set(COLUMNS[name])
+    assert len(table) > 0
+
+
+def test_the_tables_say_the_same(tiny_run):
+    run = open_run(tiny_run)
+    scores, table, predictions = run.scores(), run.table().set_index("method"), run.predictions()
+    assert list(table.index) == ["teacher", *METHODS]
+    assert len(predictions) == len(run.models) * run.manifest["images"]["test"]
+    for method in METHODS:
+        part = scores[(scores["method"] == method) & (scores["metric"] == "cosine") & (scores["explainer"] == "lrp")]
+        matched = part[part["pairing"] == "matched"]
+        assert sorted(matched["image"]) == sorted(run.images.keys)
+        assert table.loc[method, "lrp cosine"] == pytest.approx(matched["value"].mean())
+        correct = predictions[predictions["model"] == f"{method}/seed0"]["correct"]
+        assert table.loc[method, "accuracy"] == pytest.approx(correct.mean())
+    assert set(scores["pairing"]) == set(PAIRINGS)
+    lrp = scores[(scores["explainer"] == "lrp") & (scores["metric"] == "cosine")].set_index(["method", "image"])
+    value = {pairing: part["value"] for pairing, part in lrp.groupby("pairing")}
+    lift = value["matched"].loc["kd"] - value["matched"].loc["student-only"]
+    assert table.loc["kd", "lrp lift"] == pytest.approx(lift.mean())
+    pd.testing.assert_series_equal(value["independent student"].loc["kd"], value["matched"].loc["student-only"])
+    assert "student-only" not in value["independent student"].index
+    assert table.loc["teacher", "accuracy"] > 0.8
+    assert run.validity()["passed"].all()
+
+
+def test_the_cosine_in_the_table_is_that_of_the_saved_maps(tiny_run):
+    run = open_run(tiny_run)
+    teacher, student = (run.attribution(name, "lrp").heatmaps.double() for name in ("teacher", "kd/seed0"))
+    a, b = (m.reshape(6, 7, 4, 7, 4).mean((2, 4)).flatten(1) for m in (teacher, student))
+    expected = ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))).mean().item()
+    assert run.table().set_index("method").loc["kd", "lrp cosine"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_is_not_blank_and_its_text_is_text(tiny_run, name):
+    with Image.open(tiny_run / f"{name}.png") as image:
+        pixels = np.asarray(image.convert("L"), dtype=float)
+    assert min(pixels.shape) >= 300
+    assert pixels.std() > 5
+    assert len(np.unique(pixels)) > 20
+    pdf = (tiny_run / f"{name}.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert b"/TrueType" in pdf or b"/Type0" in pdf
+    assert b"/Type3" not in pdf
+
+
+def test_the_report_fetches_nothing_and_embeds_its_pictures(tiny_run):
+    page = (tiny_run / "report.html").read_text(encoding="utf-8")
+    links = Links()
+    links.feed(page)
+    assert [source for _, source in links.sources if not source.startswith(("data:", "#"))] == []
+    assert sum(tag == "img" for tag, _ in links.sources) == len(PICTURES)
+    assert not re.search(r"url\((?!['\"]?data:)|@import|fetch\(|XMLHttpRequest", page)
+    for word in (*METHODS, "T-shirt/top", "mismatched"):
+        assert word in page
+
+
+def test_the_manifest_reproduces_the_run(tiny_run):
+    manifest = json.loads((tiny_run / "manifest.json").read_text())
+    assert manifest["config"]["teacher"]["checkpoint"] == "embedded:fashion-mnist/teacher.safetensors"
+    assert manifest["config"]["train"]["epochs"] == 4
+    assert manifest["classes"] == ["T-shirt/top", "Pullover", "Coat", "Shirt"]
+    assert manifest["images"] == {"train": 640, "validation": 800, "test": 800}
+    assert set(manifest["hashes"]) == {"teacher", "train", "validation", "test"}
+    assert {"torch", "captum", "zennit", "xaibench"} <= set(manifest["versions"])
+    assert manifest["started"] <= manifest["finished"]
+    assert {"command", "precision", "machine", "layers", "preprocessing"} <= set(manifest)
+
+
+def test_a_student_can_be_loaded_and_is_the_one_that_was_explained(tiny_run):
+    run = open_run(tiny_run)
+    model, card = load_checkpoint(run.student_path("subdistill/seed0"))
+    assert card.classes == run.classes
+    assert card.architecture == "resnet18-cifar:4-6-8-8@8"
+    assert run.attribution("subdistill/seed0", "lrp").model_hash == state_hash(model)
+    about = json.loads(run.student_path("subdistill/seed0").with_name("run.json").read_text())
+    history = run.history("subdistill/seed0")
+    assert history["validation_accuracy"][about["best_epoch"]] == history["validation_accuracy"].max()
+
+
+def test_the_same_command_again_changes_no_file_and_trains_nothing(
+    tiny_run, tiny_config, cli, contents, tmp_path, monkeypatch
+):
+    config = tmp_path / "tiny.toml"
+    config.write_text(tiny_config)
+    before = contents(tiny_run)
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("trained or explained again")
+
+    monkeypatch.setattr("xaibench.run.steps.distill", refuse)
+    monkeypatch.setattr("xaibench.run.steps.explain", refuse)
+    called = cli("run", config, "--out", tiny_run, "--accelerator", "cpu")
+    assert called.code == 0, called.err
+    assert contents(tiny_run) == before
+
+
+def test_what_is_not_there_says_how_to_make_it(tiny_run, tmp_path):
+    (tmp_path / "manifest.json").write_bytes((tiny_run / "manifest.json").read_bytes())
+    run = open_run(tmp_path)
+    for read, step in (
+        (run.scores, "score"),
+        (run.predictions, "explain"),
+        (lambda: run.history("kd/seed0"), "distill"),
+    ):
+        with pytest.raises(RunFolderError, match=f"does not exist yet: run 'xaibench {step} "):
+            read()
+    with pytest.raises(RunFolderError, match="run 'xaibench explain"):
+        _ = run.images
+    with pytest.raises(UnknownNameError, match="did you mean 'kd/seed0'"):
+        run.student("kd/seed1")
+    with pytest.raises(UnknownNameError, match="unknown explainer of this run 'lpr'"):
+        run.attribution("teacher", "lpr")
+    assert "0 of 3 students distilled" in repr(run)
+
+
+def test_a_passed_check_names_no_remedy(tiny_pair, tiny_task):
+    for explainer, remedy in (
+        (IntegratedGradients(), "raise max_steps"),
+        (ShapleySampling(), "choose another baseline"),
+    ):
+        for residual, said in (([0.0, 0.0, 0.0], False), ([0.0, 0.0, 1.0], True), ([0.0, 1.0, float("nan")], True)):
+            (check,), flagged = explainer.judge(torch.tensor(residual, dtype=torch.float64))
+            assert (remedy in check.note) == bool(flagged) == said
+    x = tiny_pair.preprocessing(tiny_task.test.images[:4])
+    target = Target(torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 0, 2]))
+    for layer, single in (("layer4", False), ("avgpool", True)):
+        located, *_, empty = GradCAM(layer).validate(tiny_pair.student, x, target, tiny_pair.preprocessing)
+        assert located.passed == ("choose an earlier layer" not in located.note) == (not single)
+        assert "does not depend" not in empty.note
+    (*_, empty) = gradient_checks(torch.zeros(3, 2), "the image")
+    assert (empty.passed, empty.note) == (False, "of 3: the output does not depend on the image")
+
+
+def test_maps_that_were_flagged_are_not_scored(tiny_run):
+    whole = open_run(tiny_run).attribution("teacher", "lrp")
+    part = dataclasses.replace(whole, validity=dataclasses.replace(whole.validity, flagged=(1, 4)))
+    assert torch.equal(part.heatmaps, whole.heatmaps)
+    assert part.scored_heatmaps.isnan().all(dim=(1, 2)).tolist() == [i in (1, 4) for i in range(len(whole))]
+    assert torch.equal(part.scored_heatmaps.nan_to_num(), whole.heatmaps.index_fill(0, torch.tensor([1, 4]), 0.0))
+
+
+def test_options_that_differ_make_other_file_names():
+    assert variant() == variant(None, False, "") == ""
+    assert variant("2x2", None, "kd subdistill:layer_weight=50") == "-2x2-kd_subdistill_layer_weight_50"
+    long = variant(" ".join(f"method-{i}" for i in range(40)))
+    assert len(long) < 20
+    assert long != variant(" ".join(f"method-{i}" for i in range(41)))

@@ -1,0 +1,124 @@
+"""LRP composites (which rule each layer gets), as ours and as zennit's, and zennit's canonizers, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+from zennit.canonizers import Canonizer, SequentialMergeBatchNorm
+from zennit.composites import EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlus, EpsilonPlusFlat
+from zennit.core import Composite as ZennitComposite
+from zennit.rules import AlphaBeta, Flat, ZBox, ZPlus
+from zennit.torchvision import ResNetCanonizer, VGGCanonizer
+
+from xaibench.attribution.lrp.rules import ByZennit, Epsilon, Gamma, Rule
+
+__all__ = ["CANONIZERS", "COMPOSITES", "Composite", "Options", "Rules"]
+
+_BOX_SLACK = 1e-4
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the rules of a composite depend on.
+
+    low, high   (1, C, 1, 1), bounds of the network's input, on its device
+    stabilizer  what is added to the size of every denominator but those of the epsilon rule
+    """
+
+    epsilon: float
+    gamma: float
+    low: Tensor
+    high: Tensor
+    stabilizer: float = 1e-6
+
+    def outside(self, x: Tensor) -> Tensor:
+        """Where x (N, C, H, W) lies outside the bounds, but for rounding: bool, shaped as x."""
+        slack = _BOX_SLACK * (self.high - self.low)
+        return (x < self.low - slack) | (x > self.high + slack)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules of one network.
+
+    convolution, linear  of the layers of that kind
+    first                of the first layer that runs and is of a kind in `first_kinds`
+    box                  of the first convolution, from bounds (low, high) of what it reads
+    bounds               (low, high) of the images, for `box`
+    stabilizer           as in `Options`, for operations that are no layers
+    """
+
+    convolution: Rule
+    linear: Rule
+    first: Rule | None = None
+    first_kinds: tuple[str, ...] = ()
+    box: Callable[[Tensor, Tensor], Rule] | None = None
+    bounds: tuple[Tensor, Tensor] | None = None
+    stabilizer: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Composite:
+    """One line of COMPOSITES.
+
+    rules   our rules
+    zennit  zennit's own composite with its canonizers
+    gamma   whether it uses the option gamma
+    box     whether its first rule needs inputs within the bounds
+    """
+
+    rules: Callable[[Options], Rules]
+    zennit: Callable[[Options, list[Canonizer]], ZennitComposite]
+    gamma: bool = False
+    box: bool = False
+
+
+def _epsilon_gamma_box(o: Options) -> Rules:
+    return Rules(
+        Gamma(o.gamma, o.stabilizer),
+        Epsilon(o.epsilon),
+        box=lambda low, high: ByZennit(ZBox(low, high, o.stabilizer)),
+        bounds=(o.low, o.high),
+        stabilizer=o.stabilizer,
+    )
+
+
+def _epsilon_plus(o: Options) -> Rules:
+    return Rules(ByZennit(ZPlus(o.stabilizer)), Epsilon(o.epsilon), stabilizer=o.stabilizer)
+
+
+def _epsilon_plus_flat(o: Options) -> Rules:
+    return replace(_epsilon_plus(o), first=ByZennit(Flat(o.stabilizer)), first_kinds=("convolution", "linear"))
+
+
+def _alpha2_beta1(o: Options) -> Rules:
+    return Rules(ByZennit(AlphaBeta(2, 1, o.stabilizer)), Epsilon(o.epsilon), stabilizer=o.stabilizer)
+
+
+COMPOSITES: dict[str, Composite] = {
+    "epsilon-gamma-box": Composite(
+        _epsilon_gamma_box,
+        lambda o, c: EpsilonGammaBox(o.low, o.high, o.epsilon, o.gamma, o.stabilizer, canonizers=c),
+        gamma=True,
+        box=True,
+    ),
+    "epsilon-plus": Composite(
+        _epsilon_plus, lambda o, c: EpsilonPlus(epsilon=o.epsilon, stabilizer=o.stabilizer, canonizers=c)
+    ),
+    "epsilon-plus-flat": Composite(
+        _epsilon_plus_flat, lambda o, c: EpsilonPlusFlat(epsilon=o.epsilon, stabilizer=o.stabilizer, canonizers=c)
+    ),
+    "alpha2-beta1": Composite(
+        _alpha2_beta1, lambda o, c: EpsilonAlpha2Beta1(epsilon=o.epsilon, stabilizer=o.stabilizer, canonizers=c)
+    ),
+}
+
+CANONIZERS: dict[str, Callable[[], list[Canonizer]]] = {
+    "none": list,
+    "resnet": lambda: [ResNetCanonizer()],
+    "sequential": lambda: [SequentialMergeBatchNorm()],
+    "vgg": lambda: [VGGCanonizer()],
+}
+"""zennit's canonizers by name."""

@@ -1,0 +1,258 @@
+"""What stands in for torch's operations where relevance is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn import grad as adjoints
+
+from xaibench.attribution.lrp.rules import Pass, is_gate, varies
+
+if TYPE_CHECKING:
+    from xaibench.attribution.lrp.mode import RelevanceMode
+
+__all__ = ["handler_of", "name_of"]
+
+_GATES = frozenset({"sigmoid", "hardsigmoid"})
+_ACTIVATIONS = _GATES | {
+    *("relu", "relu6", "hardtanh", "leaky_relu", "elu", "celu", "selu", "prelu", "clamp", "clamp_min", "threshold"),
+    *("silu", "gelu", "mish", "hardswish", "softplus", "softsign", "logsigmoid", "tanh"),
+}
+_SUMS: dict[str, Callable[..., Tensor]] = {
+    **dict.fromkeys(("add", "iadd", "radd"), torch.add),
+    **dict.fromkeys(("sub", "isub", "subtract"), torch.sub),
+    "rsub": torch.rsub,
+}
+_PRODUCTS: dict[str, Callable[..., Tensor]] = {
+    **dict.fromkeys(("mul", "imul", "rmul", "multiply"), torch.mul),
+    **dict.fromkeys(("matmul", "bmm"), torch.matmul),
+}
+_QUOTIENTS = frozenset({"div", "truediv", "itruediv", "divide", "true_divide"})
+_POOLS = frozenset(
+    {
+        *("mean", "sum", "interpolate", "neg"),
+        *(f"{kind}avg_pool{dims}d" for kind in ("", "adaptive_") for dims in (1, 2, 3)),
+    }
+)
+_JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
+_MOVES = frozenset(
+    {
+        *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "movedim"),
+        *("expand", "repeat", "repeat_interleave", "getitem", "narrow", "flip", "roll", "rot90", "pixel_unshuffle"),
+        *("clone", "contiguous", "to", "float", "double"),
+    }
+)
+
+
+def name_of(func: Any) -> str:
+    """The name of a function of torch without underscores: "iadd", "relu"."""
+    return str(getattr(func, "__name__", "")).strip("_")
+
+
+def handler_of(func: Any) -> Callable[..., Any] | None:
+    """What stands in for `func`, None if nothing does.
+
+    It is called with the `RelevanceMode`, `func` and its arguments, and gives NotImplemented where it has no rule for
+    them.
+    """
+    return _BY_FUNCTION.get(func) or _BY_NAME.get(name_of(func))
+
+
+def _activation(lrp: RelevanceMode, func: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    if not varies(input) or any(map(varies, (*args, *kwargs.values()))):
+        return NotImplemented
+    name = func.__name__
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            lrp.constant(name_of(func), value)
+    inplace = name == name.rstrip("_") + "_" or kwargs.get("inplace") or any(value is True for value in args)
+    return Pass.apply(input, lambda x: func(x.clone() if inplace else x, *args, **kwargs), name_of(func) in _GATES)
+
+
+def _sum(lrp: RelevanceMode, func: Any, a: Any, b: Any, **kwargs: Any) -> Any:
+    if not (varies(a) or varies(b)):
+        return NotImplemented
+    a, b = (lrp.constant(name_of(func), value) for value in (a, b))
+    return lrp.affine(_SUMS[name_of(func)], a, b, **kwargs)
+
+
+def _product(lrp: RelevanceMode, func: Any, a: Any, b: Any) -> Any:
+    function = _PRODUCTS[name_of(func)]
+    if varies(a) and varies(b):
+        a, b = (value.detach() if is_gate(value) else value for value in (a, b))
+    if varies(a) == varies(b):
+        return NotImplemented
+    if function is torch.matmul:
+        return lrp.affine(function, a, b)
+    return _scaled(lrp, function, a, b) if varies(a) else _scaled(lrp, function, b, a)
+
+
+def _quotient(lrp: RelevanceMode, func: Any, a: Any, b: Any, **kwargs: Any) -> Any:
+    return NotImplemented if kwargs or varies(b) or not varies(a) else _scaled(lrp, torch.div, a, b)
+
+
+def _scaled(lrp: RelevanceMode, function: Callable[..., Tensor], x: Tensor, constant: Any) -> Any:
+    if isinstance(constant, Tensor) and torch.broadcast_shapes(x.shape, constant.shape) != x.shape:
+        return lrp.affine(function, x, constant)
+    return Pass.apply(x, lambda x: function(x, constant), is_gate(x))
+
+
+def _pool(lrp: RelevanceMode, func: Any, *args: Any, **kwargs: Any) -> Any:
+    return lrp.affine(func, *args, **kwargs)
+
+
+def _join(lrp: RelevanceMode, func: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
+    if not any(map(varies, tensors)):
+        return NotImplemented
+    tensors = [lrp.constant(name_of(func), value) for value in tensors]
+    return lrp.moved(func(tensors, *args, **kwargs), lambda *parts: func(parts, *args, **kwargs), *tensors)
+
+
+def _move(lrp: RelevanceMode, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    return lrp.moved(func(input, *args, **kwargs), lambda part: func(part, *args, **kwargs), input)
+
+
+def _pad(
+    lrp: RelevanceMode, func: Any, input: Tensor, pad: Any, mode: str = "constant", value: float | None = None
+) -> Any:
+    padded = lrp.moved(func(input, pad, mode, value), lambda part: func(part, pad, mode, value), input)
+    if mode == "constant" and not value:
+        lrp.padded = padded, input, pad
+    return padded
+
+
+def _convolution(
+    lrp: RelevanceMode, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Any:
+    settings = _settings(weight, *args, **kwargs)
+    if settings is None or input.ndim != weight.ndim:
+        return NotImplemented
+    pad: Any = None
+    if lrp.padded is not None and lrp.padded[0] is input:  # the padding is part of the convolution
+        _, input, pad = lrp.padded
+    to_input = getattr(adjoints, f"conv{weight.ndim - 2}d_input")
+
+    def function(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        result: Tensor = func(F.pad(x, pad) if pad else x, w, b, *settings)
+        return result
+
+    def adjoint(u: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        gradient: Tensor = to_input((F.pad(x, pad) if pad else x).shape, w, u, *settings)
+        return F.pad(gradient, [-p for p in pad]) if pad else gradient
+
+    return lrp.layer("convolution", function, adjoint, input, weight, bias)
+
+
+def _settings(
+    weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> tuple[Any, Any, Any, int] | None:
+    """stride, padding, dilation, groups with the padding in numbers, None where it is not the same on both sides."""
+    if isinstance(padding, str):
+        steps = dilation if isinstance(dilation, (tuple, list)) else [dilation] * (weight.ndim - 2)
+        total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(steps, weight.shape[2:])]
+        if any(t % 2 for t in total):
+            return None
+        padding = [t // 2 for t in total]
+    return stride, padding, dilation, groups
+
+
+def _linear(lrp: RelevanceMode, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    return lrp.layer("linear", func, lambda u, x, w: u @ w, input, weight, bias)
+
+
+def _batch_norm(
+    lrp: RelevanceMode,
+    func: Any,
+    input: Tensor,
+    running_mean: Any,
+    running_var: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    if training or not varies(input):
+        return NotImplemented
+    if weight is None and bias is None and eps == 0:
+        return input  # folded
+    if lrp.bare:
+        running_mean, bias = torch.zeros_like(running_mean), None
+    return lrp.affine(lambda x: func(x, running_mean, running_var, weight, bias, False, momentum, eps), input)
+
+
+def _layer_norm(
+    lrp: RelevanceMode,
+    func: Any,
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Any:
+    dims = tuple(range(-len(normalized_shape), 0))
+
+    def normalised(x: Tensor) -> Tensor:
+        scale = (x.detach().var(dims, correction=0, keepdim=True) + eps).rsqrt()
+        y = (x - x.mean(dims, keepdim=True)) * scale
+        y = y if weight is None else y * weight
+        return y if bias is None or lrp.bare else y + bias
+
+    return lrp.affine(normalised, input)
+
+
+def _attention(lrp: RelevanceMode, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any) -> Any:
+    return lrp.affine(lambda v: func(query.detach(), key.detach(), v, *args, **kw), value)
+
+
+def _multi_head_attention(
+    lrp: RelevanceMode,
+    func: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    width: int,
+    heads: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    bias_k: Any,
+    bias_v: Any,
+    zeros: bool,
+    dropout: float,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
+    **kwargs: Any,
+) -> Any:
+    options = (bias_k, bias_v, zeros, *(value for key, value in kwargs.items() if key != "average_attn_weights"))
+    if weight is None or query.ndim != 3 or not all(value is None or value is False for value in options):
+        return NotImplemented
+    biases: Any = (None, None, None) if bias is None else bias.chunk(3)
+    with lrp:
+        parts = [F.linear(x, w, b) for x, w, b in zip((query, key, value), weight.chunk(3), biases)]
+        q, k, v = (part.unflatten(2, (heads, -1)).permute(1, 2, 0, 3) for part in parts)  # (N, heads, L, width / heads)
+        mixed = F.scaled_dot_product_attention(q, k, v).permute(2, 0, 1, 3).flatten(2)
+        return F.linear(mixed, out_weight, out_bias), None
+
+
+_BY_FUNCTION: dict[Any, Callable[..., Any]] = {
+    F.batch_norm: _batch_norm,
+    F.layer_norm: _layer_norm,
+    F.multi_head_attention_forward: _multi_head_attention,
+    F.pad: _pad,
+    F.scaled_dot_product_attention: _attention,
+}
+_BY_NAME: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(_ACTIVATIONS, _activation),
+    **dict.fromkeys(_SUMS, _sum),
+    **dict.fromkeys(_PRODUCTS, _product),
+    **dict.fromkeys(_QUOTIENTS, _quotient),
+    **dict.fromkeys(_POOLS, _pool),
+    **dict.fromkeys(_JOINS, _join),
+    **dict.fromkeys(_MOVES, _move),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
+    "linear": _linear,
+}

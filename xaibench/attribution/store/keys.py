@@ -1,0 +1,125 @@
+"""What an attribution depends on, as keys for the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from xaibench.attribution.base import Explainer, reason
+from xaibench.attribution.store.sealed_files import content_hash
+from xaibench.attribution.targets import Target
+from xaibench.data.images import Preprocessing
+from xaibench.files import sha256_of_file
+from xaibench.models.checkpoints import state_hash
+from xaibench.models.class_slice import unsliced
+from xaibench.models.description import Description, UndescribableError
+
+__all__ = ["architecture_hash", "attribution_key", "logits_key", "model_key", "versions_of"]
+
+_log = logging.getLogger(__name__)
+
+
+def attribution_key(
+    model: str | None, inputs: str, target: Target, explainer: Explainer, preprocessing: Preprocessing, *, check: bool
+) -> str | None:
+    """The key (40 hex digits) of one explanation; None for a model without one, of which nothing is kept.
+
+    model   `model_key` of the explained model
+    inputs  `content_hash` of the normalised images
+
+    Beyond what it is given it holds the target's rule, the content of files that the explainer's options name, the
+    versions of the libraries and the code of this package's explainers.
+    """
+    if model is None:
+        return None
+    options = {field.name: getattr(explainer, field.name) for field in dataclasses.fields(explainer)}  # type: ignore[arg-type]
+    files = {
+        name: sha256_of_file(value)
+        for name, value in options.items()
+        if isinstance(value, str) and value.endswith(".safetensors") and Path(value).is_file()
+    }
+    return _key(
+        "attribution",
+        model,
+        inputs,
+        content_hash(torch.stack([target.label.cpu(), target.contrast.cpu()])),
+        target.rule,
+        f"{type(explainer).__module__}.{explainer!r}",
+        files,
+        repr(preprocessing),
+        versions_of(*explainer.libraries),
+        _own_code(),
+        check,
+    )
+
+
+def logits_key(model: str | None, inputs: str) -> str | None:
+    """The key of a model's logits; arguments as for `attribution_key`."""
+    return None if model is None else _key("logits", model, inputs, versions_of("torch"))
+
+
+def model_key(model: nn.Module, weights: str | None = None) -> str | None:
+    """What a model computes: its weights, its architecture, the packages that define it, its device and the autocast
+    that is in force.
+
+    weights  its `state_hash`, where that is known already
+
+    None, and a warning in the log, where the architecture holds something that cannot be described.
+    """
+    try:
+        architecture = architecture_hash(model)
+    except (UndescribableError, RecursionError) as error:
+        kind = type(unsliced(model)).__name__
+        _log.warning("nothing is kept of %s: it holds %s, whose content cannot be told", kind, reason(error))
+        return None
+    packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
+    device = next((value.device.type for value in model.parameters()), "cpu")
+    autocast = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else ""
+    return _key(weights or state_hash(model), architecture, versions_of(*packages), device, autocast)
+
+
+def versions_of(*libraries: str) -> dict[str, str]:
+    """Library -> installed version, xaibench first."""
+    return {library: _version(library) for library in ("xaibench", *sorted(libraries))}
+
+
+def architecture_hash(model: nn.Module) -> str:
+    """SHA-256 over what a model computes besides its parameters and buffers.
+
+    For each module: its class, its attributes (stride, eps, lists and tensors that are no buffers, objects with all
+    they hold) and its forward hooks, with all code outside installed packages; see `description.Description`.
+
+    Raises UndescribableError where one of them cannot be described, as TorchScript.
+    """
+    digest = hashlib.sha256()
+    for part in Description().modules(model):
+        digest.update(json.dumps(part).encode())
+    return digest.hexdigest()
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"  # imported from a source tree
+
+
+@functools.cache
+def _own_code() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,145 @@
+"""Attributions kept on disk: a second look at the same thing makes no model call."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor
+
+from xaibench.attribution.result import Attribution
+from xaibench.attribution.store.sealed_files import load_sealed, save_sealed
+from xaibench.errors import ConfigError, ExplanationError, XaibenchError
+
+__all__ = ["AttributionStore", "default_store"]
+
+_ENTRY = re.compile(r"[0-9a-f]{40}\.safetensors")
+_LEFT_BEHIND = re.compile(r"\.[0-9a-f]{40}\..*\.partial\.safetensors")
+_STALE = 3600
+_LOGITS = "xaibench-logits-1"
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class AttributionStore:
+    """A folder with one file a key (see `identity`), at most `max_bytes` in all. Under the key None nothing is kept.
+
+    Beyond that the least recently used files go. Any number of processes may read and write at once. A damaged file is
+    removed, and where nothing can be written (a full disk) nothing is kept: both are logged as warnings, never raised.
+
+    folder     is made when something is first kept; other files in it are left alone
+    max_bytes  at least 1
+    """
+
+    def __init__(self, folder: Path | str, max_bytes: int = 2 * 2**30) -> None:
+        if max_bytes < 1:
+            raise ConfigError(f"max_bytes must be at least 1, got {max_bytes}: give the bytes that the store may hold")
+        self.folder = Path(folder).expanduser()
+        self.max_bytes = max_bytes
+
+    def __repr__(self) -> str:
+        used = f"{self.size / 2**20:.1f} of at most {self.max_bytes / 2**20:.0f} MiB"
+        return f"AttributionStore({self.folder}, {len(self)} entries, {used})"
+
+    def __len__(self) -> int:
+        """How many results are kept."""
+        return len(self._entries())
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(size for _, size, _ in self._entries())
+
+    def find(self, key: str | None) -> Attribution | None:
+        """The attribution that is kept under `key`, if any."""
+        return self._find(key, Attribution.load)
+
+    def keep(self, key: str | None, attribution: Attribution) -> None:
+        """Keep an attribution under `key`."""
+        self._keep(key, attribution.save)
+
+    def find_logits(self, key: str | None) -> Tensor | None:
+        """The logits (N, K) that are kept under `key`, if any."""
+        return self._find(key, lambda path: load_sealed(path, _LOGITS)[0]["logits"])
+
+    def keep_logits(self, key: str | None, logits: Tensor) -> None:
+        """Keep a model's logits (N, K) under `key`."""
+        self._keep(key, lambda path: save_sealed(path, {"logits": logits}, {"format": _LOGITS}))
+
+    def clear(self) -> None:
+        """Remove everything that is kept."""
+        for _, _, path in self._entries():
+            _remove(path)
+
+    def _find(self, key: str | None, load: Callable[[Path], T]) -> T | None:
+        if key is None:
+            return None
+        path = self.folder / f"{key}.safetensors"
+        try:
+            value = load(path)
+        except ExplanationError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                _log.warning("%s: it is removed from the store", error)
+                _remove(path)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return value
+
+    def _keep(self, key: str | None, save: Callable[[Path], object]) -> None:
+        if key is None:
+            return
+        path = self.folder / f"{key}.safetensors"
+        try:
+            save(path)
+            self._trim(path)
+        except (XaibenchError, OSError) as error:
+            _log.warning("a result is not kept: %s", error)
+
+    def _entries(self) -> list[tuple[int, int, Path]]:
+        """(time of last use in ns, bytes, path), least recently used first."""
+        found = []
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if _ENTRY.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):  # another process may remove it at any time
+                    status = path.stat()
+                    found.append((status.st_mtime_ns, status.st_size, path))
+        return sorted(found)
+
+    def _trim(self, newest: Path) -> None:
+        entries = self._entries()
+        total = sum(size for _, size, _ in entries)
+        largest = next((size for _, size, path in entries if path == newest), 0)
+        if largest > self.max_bytes:
+            _remove(newest)
+            _log.warning("a result of %d bytes is not kept: the store may hold %d", largest, self.max_bytes)
+            return
+        for _, size, path in entries:
+            if total <= self.max_bytes:
+                break
+            _remove(path)
+            total -= size
+        for path in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if _LEFT_BEHIND.fullmatch(path.name) and time.time() - path.stat().st_mtime > _STALE:
+                    _remove(path)
+
+
+def default_store() -> AttributionStore:
+    """The store in the user's cache folder: $XDG_CACHE_HOME/xaibench, or ~/.cache/xaibench; at most 2 GiB."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    cache = Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
+    return AttributionStore(cache / "xaibench")
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

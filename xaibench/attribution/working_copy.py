@@ -1,0 +1,214 @@
+"""What an explanation works on: a private copy of the model, and inputs that it can take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from xaibench.attribution.base import logits_of, reason
+from xaibench.attribution.batch_size import observed_forward
+from xaibench.attribution.targets import Target
+from xaibench.data.images import Preprocessing
+from xaibench.errors import ExplanationError, XaibenchError
+from xaibench.models.copies import private_copy, uncompiled
+
+__all__ = ["Prepared", "check_input", "few_of", "model_name", "prepare"]
+
+CHECK_IMAGES = 4
+SAME_TOLERANCE = 1e-3
+
+
+class Prepared(NamedTuple):
+    """A copy of the model in evaluation mode without gradients to its weights, where it is, and what an image costs.
+
+    image_bytes  what one forward pass writes for one image
+    """
+
+    model: nn.Module
+    device: torch.device
+    image_bytes: int
+
+
+def prepare(model: nn.Module, x: Tensor, target: Target) -> Prepared:
+    """Copy the model, with activations that do not work in place, and run it on up to 4 images spread over x.
+
+    x  (N, C, H, W)
+
+    Raises ExplanationError where it cannot take them, does not return finite logits (N, K), has no such classes as
+    `target` names, cannot be copied, or computes no function of a single image: where the logits of one (relative to
+    the largest, by more than 0.1% or what its precision rounds to) are random, depend on the rest of its batch, or
+    change when activations do not work in place.
+    """
+    model = uncompiled(model)
+    device = _device(model)
+    work = _working_copy(model)
+    few = x[few_of(len(x))].detach().to(device)
+    _settle(work, model, few[:1])
+    logits, image_bytes = _run(work, few, observed_forward)
+    _check_classes(work, logits, target)
+    return Prepared(work, device, image_bytes)
+
+
+def few_of(n: int) -> Tensor:
+    """Up to 4 indices spread over 0..n-1."""
+    return torch.linspace(0, n - 1, min(CHECK_IMAGES, n)).long()
+
+
+def model_name(model: nn.Module) -> str:
+    """The class of the model, or of the network that its class slice holds."""
+    inner = getattr(model, "network", None)
+    return type(inner if isinstance(inner, nn.Module) else model).__name__
+
+
+def check_input(model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> None:
+    """Raise ExplanationError for what can be told without running the model."""
+    if not isinstance(model, nn.Module):
+        raise ExplanationError(f"explain wants a torch module, got {type(model).__name__}: build or load one")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ExplanationError(
+            "a scripted or traced model shows nothing of what it computes: explain the Python model it was made from"
+        )
+    _device(model)
+    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
+        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ExplanationError(
+            f"explain wants normalised images (N, C, H, W), got {got}: apply the preprocessing first"
+        )
+    if len(x) == 0:
+        raise ExplanationError("there are no images to explain: give at least one")
+    if x.is_meta:
+        raise ExplanationError("the images are on the meta device, which holds no values: load them on a real one")
+    if not isinstance(preprocessing, Preprocessing):
+        raise ExplanationError(
+            f"explain wants the Preprocessing that made the images, got {type(preprocessing).__name__}: "
+            "give Preprocessing(mean, std)"
+        )
+    if x.shape[1] != preprocessing.channels:
+        raise ExplanationError(
+            f"images have {x.shape[1]} channels but the preprocessing has {preprocessing.channels}: "
+            "use images and preprocessing of the same dataset"
+        )
+    if not isinstance(target, Target):
+        raise ExplanationError(
+            f"explain wants a Target, got {type(target).__name__}: make one with make_target(logits, labels)"
+        )
+    if len(target) != len(x):
+        raise ExplanationError(f"{len(x)} images but {len(target)} targets: give one target an image")
+    broken = ~torch.isfinite(x).flatten(1).all(dim=1)
+    if bool(broken.any()):
+        raise ExplanationError(
+            f"input {int(broken.nonzero()[0])} has NaN or infinite values "
+            f"({int(broken.sum())} of {len(x)} images do): check the image files and the preprocessing"
+        )
+
+
+def _device(model: nn.Module) -> torch.device:
+    devices = {value.device for value in (*model.parameters(), *model.buffers())}
+    if len(devices) > 1:
+        listed = " and ".join(sorted(map(str, devices)))
+        raise ExplanationError(f"{model_name(model)} lies on {listed}: move it to one device with model.to(DEVICE)")
+    device = devices.pop() if devices else torch.device("cpu")
+    if device.type == "meta":
+        raise ExplanationError(f"{model_name(model)} lies on the meta device and has no weights: load them first")
+    return device
+
+
+def _working_copy(model: nn.Module) -> nn.Module:
+    try:
+        work = private_copy(model).eval().requires_grad_(False)
+    except (RuntimeError, TypeError) as error:
+        raise ExplanationError(
+            f"{model_name(model)} cannot be copied ({reason(error)}): remove what it keeps of earlier passes"
+        ) from error
+    for module in work.modules():
+        module._backward_hooks.clear()  # they see gradients, and have no part in what the model computes
+        module._backward_pre_hooks.clear()
+    return work
+
+
+def _settle(work: nn.Module, model: nn.Module, x: Tensor) -> None:
+    """Switch off what works in place in `work`, a copy of `model`; one image x (1, C, H, W) has the same logits on."""
+    name = model_name(model)
+    with _Apart(model):
+        first, _ = _run(work, x)
+    _check_same(
+        first,
+        _run(work, x)[0],
+        f"{name} gives an image other logits each time",
+        "switch off the noise or dropout in it",
+    )
+    in_place = [module for module in work.modules() if getattr(module, "inplace", False) is True]
+    for module in in_place:
+        module.inplace = False  # type: ignore[assignment]
+    if in_place:
+        found = f"{name} reads again what an activation has overwritten in place"
+        _check_same(first, _run(work, x)[0], found, "set inplace=False there and write h = relu(h) in its forward")
+    together, _ = _run(work, torch.cat([x, 1 - x]))
+    found = f"{name} gives an image other logits beside another image than alone"
+    _check_same(first, together[:1], found, "give its batch normalisation running statistics")
+
+
+def _check_same(first: Tensor, second: Tensor, found: str, remedy: str) -> None:
+    precision, largest = torch.finfo(first.dtype), torch.stack([first, second]).abs().max()
+    difference = float((second - first).abs().max() / largest.clamp(min=precision.tiny))
+    eps = 2**-10 if first.is_cuda else precision.eps  # convolutions may round to TF32 there
+    if not difference <= max(SAME_TOLERANCE, 4 * eps):
+        raise ExplanationError(f"{found} (the logits differ by {difference:.2g} of the largest): {remedy}")
+
+
+class _Apart(TorchFunctionMode):
+    """Within the block, nothing is computed with the weights and buffers of `model`: ExplanationError."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.name = model_name(model)
+        self.own = {id(value) for value in (*model.parameters(), *model.buffers())}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(id(value) in self.own for value in tree_leaves((args, kwargs))):
+            raise ExplanationError(
+                f"a copy of {self.name} still runs the original, as a forward or hook set to a function does: "
+                "define it as a method of a subclass"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def _logits(model: nn.Module, x: Tensor) -> tuple[object, int]:
+    return logits_of(model, x.clone()), 0
+
+
+def _run(
+    model: nn.Module, x: Tensor, forward: Callable[[nn.Module, Tensor], tuple[object, int]] = _logits
+) -> tuple[Tensor, int]:
+    """What `forward` gives for images x, after a look at the logits."""
+    try:
+        logits, image_bytes = forward(model, x)
+    except XaibenchError:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        raise ExplanationError(
+            f"{model_name(model)} cannot process images of shape {tuple(x.shape[1:])} ({reason(error)}): "
+            "choose images that fit the model"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ExplanationError(f"{model_name(model)} returns {got}, not logits (N, K): wrap it so that it does")
+    if not logits.is_floating_point():
+        raise ExplanationError(f"{model_name(model)} returns {logits.dtype}, not logits: explain what it decides by")
+    if not bool(torch.isfinite(logits).all()):
+        raise ExplanationError(f"{model_name(model)} gives NaN or infinite logits: check its weights")
+    return logits, image_bytes
+
+
+def _check_classes(model: nn.Module, logits: Tensor, target: Target) -> None:
+    classes = torch.cat([target.label, target.contrast])
+    low, high, k = int(classes.min()), int(classes.max()), logits.shape[1]
+    if low < 0 or high >= k:
+        wrong = low if low < 0 else high
+        raise ExplanationError(
+            f"target class {wrong} is not among the {k} classes of {model_name(model)}: use 0..{k - 1}"
+        )

@@ -1,0 +1,81 @@
+"""Methods on the logits of the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from xaibench.distillation.criterion import Batch, Criterion, Setting
+from xaibench.distillation.losses.dkd import dkd
+from xaibench.distillation.methods.base import (
+    Logits,
+    Method,
+    check_not_negative,
+    check_positive,
+    check_share,
+    check_weights,
+)
+from xaibench.models.layer_outputs import Outputs
+
+__all__ = ["DKD", "KD", "warm_up"]
+
+
+@dataclass(frozen=True)
+class KD(Method):
+    """alpha T^2 KL(teacher || student) + (1 - alpha) CE. Source: Hinton et al. 2015, arXiv 1503.02531."""
+
+    name: ClassVar[str] = "kd"
+    alpha: float = 0.9
+    temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_positive(temperature=self.temperature)
+        check_share(alpha=self.alpha)
+
+    def build(self, setting: Setting) -> Criterion:
+        return Logits({"kd": self.alpha, "ce": 1 - self.alpha}, self.temperature)
+
+
+@dataclass(frozen=True)
+class DKD(Method):
+    """CE + min((epoch + 1) / warmup, 1) T^2 (alpha TCKD + beta NCKD), as in `losses.dkd.dkd`.
+
+    beta    8; the authors take 2 or 6 for some pairs
+    warmup  epochs over which the distillation term grows; 0 for none. Epochs count from 0
+    Source: Zhao et al. 2022, arXiv 2203.08679.
+    """
+
+    name: ClassVar[str] = "dkd"
+    alpha: float = 1.0
+    beta: float = 8.0
+    temperature: float = 4.0
+    warmup: int = 20
+    task_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive(temperature=self.temperature)
+        check_weights(alpha=self.alpha, beta=self.beta)
+        check_not_negative(task_weight=self.task_weight)
+        check_not_negative(warmup=self.warmup)
+
+    def build(self, setting: Setting) -> Criterion:
+        return _DKD(self)
+
+
+def warm_up(epoch: int, epochs: int) -> float:
+    """min((epoch + 1) / epochs, 1) for an epoch counted from 0; 1 where `epochs` is 0."""
+    return min((epoch + 1) / epochs, 1.0) if epochs else 1.0
+
+
+class _DKD(Logits):
+    def __init__(self, method: DKD) -> None:
+        super().__init__({"dkd": 1.0, "ce": method.task_weight})
+        self.method = method
+
+    def terms(self, student: Outputs, teacher: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        m = self.method
+        value = dkd(student.logits.float(), teacher["logits"], batch.labels, m.alpha, m.beta, m.temperature)
+        return super().terms(student, teacher, batch) | {"dkd": warm_up(batch.epoch, m.warmup) * value}

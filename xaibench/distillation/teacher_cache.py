@@ -1,0 +1,100 @@
+"""The teacher's side of a training step: computed once and kept where the pixels repeat, else computed live."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from xaibench.distillation.criterion import Criterion
+from xaibench.models.layer_outputs import forward_with_layers
+from xaibench.progress import progress
+
+__all__ = ["CachedTeacher", "LiveTeacher", "teacher_source"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LiveTeacher:
+    """Runs the teacher on every batch."""
+
+    teacher: nn.Module
+    criterion: Criterion
+    autocast: Callable[[], AbstractContextManager[object]]
+
+    def __call__(self, x: Tensor, indices: Tensor, view: int) -> dict[str, Tensor]:
+        """The criterion's teacher summary for inputs x (B, C, H, W): name -> (B, ...)."""
+        with torch.no_grad(), self.autocast():
+            return self.criterion.summarise(forward_with_layers(self.teacher, x, self.criterion.teacher_layers))
+
+
+class CachedTeacher:
+    """Holds the summaries of `n` images in each of their views. Maps are kept channels-last, as the student's are."""
+
+    def __init__(self, n: int, views: int, like: Mapping[str, Tensor], device: torch.device | str) -> None:
+        self.n = n
+        self._store = {
+            name: torch.empty((views * n, *_rows(value).shape[1:]), dtype=value.dtype, device=device)
+            for name, value in like.items()
+        }
+
+    def put(self, summary: Mapping[str, Tensor], indices: Tensor, view: int) -> None:
+        """Keep the summary of the images at `indices` in view number `view`."""
+        for name, value in summary.items():
+            store = self._store[name]
+            store[(view * self.n + indices).to(store.device)] = _rows(value).to(store.device)
+
+    def __call__(self, x: Tensor, indices: Tensor, view: int) -> dict[str, Tensor]:
+        """Look up the images at `indices` in view number `view`; `x` only says on which device they are wanted."""
+        summary = {}
+        for name, store in self._store.items():
+            rows = store.index_select(0, (view * self.n + indices).to(store.device)).to(x.device)
+            summary[name] = rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
+        return summary
+
+    @property
+    def nbytes(self) -> int:
+        return sum(values.nbytes for values in self._store.values())
+
+
+def teacher_source(
+    live: LiveTeacher,
+    inputs: Callable[[Tensor, int], Tensor],
+    n: int,
+    views: int,
+    *,
+    budget: int,
+    batch_size: int = 128,
+) -> LiveTeacher | CachedTeacher:
+    """Fill a cache for `n` images in `views` views, or return `live` where it would exceed `budget` bytes.
+
+    inputs  (indices, view) -> the model input (B, C, H, W) of these images in that view
+    views   0: the pixels never repeat, so the live teacher it is
+    """
+    if views == 0:
+        return live
+    few = torch.arange(min(n, 2))
+    summary = live(inputs(few, 0), few, 0)
+    need = views * n * sum(v[0].nbytes for v in summary.values())
+    if need > budget:
+        _log.info("teacher outputs need %.1f GB, over the budget of %.1f GB: live teacher", need / 1e9, budget / 1e9)
+        return live
+    device = next(iter(summary.values())).device
+    if device.type == "cuda" and need > torch.cuda.mem_get_info(device)[0] // 2:
+        device = torch.device("cpu")
+    cache = CachedTeacher(n, views, summary, device)
+    with progress("teacher outputs", views * n) as advance:
+        for view in range(views):
+            for indices in torch.arange(n).split(batch_size):
+                cache.put(live(inputs(indices, view), indices, view), indices, view)
+                advance(len(indices))
+    return cache
+
+
+def _rows(value: Tensor) -> Tensor:
+    return value.permute(0, 2, 3, 1) if value.ndim == 4 else value

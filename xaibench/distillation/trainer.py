@@ -1,0 +1,259 @@
+"""The training loop, on lightning-fabric: any method, CPU or GPUs, mixed precision; interrupted runs resume exactly."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from xaibench.data.augment import augment
+from xaibench.data.images import ImageSet, Preprocessing
+from xaibench.distillation.criterion import Batch, Criterion, TrainingState
+from xaibench.distillation.recipe import Recipe
+from xaibench.distillation.teacher_cache import CachedTeacher, LiveTeacher
+from xaibench.errors import CheckpointError, DataError, RunFolderError
+from xaibench.files import write_atomically
+from xaibench.models.layer_outputs import forward_with_layers
+from xaibench.models.predict import predict_logits
+from xaibench.progress import progress
+
+__all__ = ["Fit", "StudentInput", "fit"]
+
+_log = logging.getLogger(__name__)
+
+TeacherSource = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class StudentInput:
+    """Image indices and a view number -> model input. Pixels are a function of (seed, view, index) alone."""
+
+    images: ImageSet
+    preprocessing: Preprocessing
+    recipe: Recipe
+    seed: int
+    device: torch.device
+
+    def __call__(self, indices: Tensor, view: int) -> Tensor:
+        pixels = self.images.images[indices]
+        if self.recipe.augment != "none":
+            flip = self.recipe.augment == "crop-flip"
+            pixels = augment(pixels, indices, seed=self.seed, epoch=view, padding=self.recipe.padding, flip=flip)
+        x = self.preprocessing(pixels.to(self.device))
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What training leaves: the best student by validation accuracy, its epoch, the history, a row an epoch.
+
+    criterion  as it was with the best student
+    influence  one row a training image, with its last influence and weight; None where all images counted alike
+    """
+
+    student: nn.Module
+    criterion: Criterion
+    history: pd.DataFrame
+    best_epoch: int
+    influence: pd.DataFrame | None
+
+
+class _Step(nn.Module):
+    """Student and criterion behind one forward, so that precision and gradient synchronisation wrap both.
+
+    The teacher's summary is fetched inside it: as an argument, Fabric would copy it into float32.
+    """
+
+    def __init__(self, student: nn.Module, criterion: Criterion, teacher: TeacherSource | None) -> None:
+        super().__init__()
+        self.student = student
+        self.criterion = criterion
+        self.teacher = teacher
+
+    def forward(self, x: Tensor, indices: Tensor, labels: Tensor, epoch: int, view: int) -> Any:
+        summary = self.teacher(x, indices, view) if self.teacher is not None else {}
+        outputs = self.criterion.observe(forward_with_layers(self.student, x, self.criterion.student_layers))
+        loss, terms = self.criterion(outputs, summary, Batch(indices, labels, epoch))
+        return (
+            loss.mean(),
+            {name: value.detach().float().mean() for name, value in terms.items()},
+            outputs.logits,
+        )
+
+
+def fit(
+    student: nn.Module,
+    criterion: Criterion,
+    train: StudentInput,
+    validation: ImageSet,
+    teacher: CachedTeacher | LiveTeacher | None,
+    *,
+    fabric: Fabric,
+    seed: int,
+    teacher_validation: Tensor | None = None,
+    resume: Path | None = None,
+    fingerprint: str = "",
+    title: str = "training",
+) -> Fit:
+    """Train `student` in place with `criterion`, keep the epoch with the best validation accuracy (the first on a tie).
+
+    teacher             None where the criterion needs none
+    teacher_validation  the teacher's validation logits (N, K), for the agreement column
+    resume              file for the state after each epoch; where it exists, training goes on from it
+    fingerprint         identifies the job: a resume file with another one is refused
+
+    Raises DataError when the loss becomes NaN or infinite, RunFolderError for a resume file of another job.
+    """
+    recipe, device = train.recipe, fabric.device
+    n = len(train.images)
+    if n < 2:
+        raise DataError("fewer than 2 training images: use a larger fraction")
+    step = _Step(student.to(device).to(memory_format=torch.channels_last), criterion.to(device), teacher)
+    optimizer = torch.optim.AdamW(step.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    module, optimizer = fabric.setup(step, optimizer)
+    rows: list[dict[str, float]] = []
+    best: dict[str, Any] = {"epoch": -1, "accuracy": -1.0, "student": {}, "criterion": {}}
+    first = 0
+    if resume is not None and resume.exists():
+        state = _read_resume(resume, fingerprint)
+        step.student.load_state_dict(state["student"])
+        step.criterion.load_state_dict(state["criterion"])
+        optimizer.load_state_dict(state["optimizer"])
+        fabric.strategy.precision.load_state_dict(state["precision"])
+        rows, best, first = state["rows"], state["best"], state["epoch"] + 1
+    with progress(title, recipe.epochs) as advance:
+        advance(first)
+        for epoch in range(first, recipe.epochs):
+            started = time.perf_counter()
+            for group in optimizer.param_groups:
+                group["lr"] = _learning_rate(recipe, epoch)
+            row = {"epoch": epoch, "lr": _learning_rate(recipe, epoch)}
+            step.criterion.start_epoch(epoch, _state(step, train, validation, recipe.view(epoch)))
+            row |= _train_epoch(module, optimizer, train, fabric, seed, epoch)
+            measured = _validate(step.student, validation, train.preprocessing, teacher_validation, fabric)
+            row |= fabric.broadcast(measured)  # every process keeps the same epoch
+            row["seconds"] = time.perf_counter() - started
+            rows.append(row)
+            if row["validation_accuracy"] > best["accuracy"]:
+                best = {"epoch": epoch, "accuracy": row["validation_accuracy"]}
+                best |= {"student": _copy_state(step.student), "criterion": _copy_state(step.criterion)}
+            if resume is not None and fabric.is_global_zero:
+                state = {"fingerprint": fingerprint, "epoch": epoch, "rows": rows, "best": best}
+                state |= {"student": step.student.state_dict(), "criterion": step.criterion.state_dict()}
+                state |= {"optimizer": optimizer.state_dict(), "precision": fabric.strategy.precision.state_dict()}
+                write_atomically(resume, partial(_save, state))
+            advance(1, note=f"loss {row['loss']:.3f}  val {row['validation_accuracy']:.3f}")
+            _log.info("%s epoch %d: %s", title, epoch, {k: round(v, 4) for k, v in row.items()})
+    influence = _influence(step.criterion, train.images)
+    step.student.load_state_dict(best["student"])
+    step.criterion.load_state_dict(best["criterion"])
+    return Fit(step.student.eval(), step.criterion.eval(), pd.DataFrame(rows), best["epoch"], influence)
+
+
+def _state(step: _Step, train: StudentInput, validation: ImageSet, view: int) -> TrainingState:
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in zip(validation.images.split(64), validation.labels.split(64)):
+            x = train.preprocessing(images.to(train.device)).contiguous(memory_format=torch.channels_last)
+            yield x, labels.to(train.device)
+
+    teacher = step.teacher or (lambda x, indices, view: {})
+    return TrainingState(step.student, train, teacher, train.images.labels, view, batches)
+
+
+def _influence(criterion: Criterion, images: ImageSet) -> pd.DataFrame | None:
+    weights = criterion.image_weights()
+    if weights is None:
+        return None
+    labels = [images.classes[i] for i in images.labels.tolist()]
+    columns = {name: values.cpu().numpy() for name, values in weights.items()}
+    return pd.DataFrame({"image": images.keys, "label": labels} | columns)
+
+
+def _train_epoch(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train: StudentInput,
+    fabric: Fabric,
+    seed: int,
+    epoch: int,
+) -> dict[str, float]:
+    n, recipe = len(train.images), train.recipe
+    order = torch.randperm(n, generator=torch.Generator().manual_seed((seed << 20) + epoch))
+    module.train()
+    sums: dict[str, Tensor] = {}
+    seen = 0
+    for batch in order.split(recipe.batch_size):
+        indices = batch[fabric.global_rank :: fabric.world_size]
+        if len(batch) < 2 * fabric.world_size:  # batch normalisation needs two samples
+            continue
+        view = recipe.view(epoch)
+        x = train(indices, view)
+        labels = train.images.labels[indices].to(fabric.device)
+        loss, terms, _ = module(x, indices, labels, epoch, view)
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        optimizer.step()
+        for name, value in {"loss": loss.detach(), **terms}.items():
+            sums[name] = sums.get(name, torch.zeros((), device=fabric.device)) + value * len(indices)
+        seen += len(indices)
+    means = {name: float(fabric.all_reduce(value / seen, reduce_op="mean")) for name, value in sums.items()}  # type: ignore[arg-type]
+    if not all(v == v and abs(v) != float("inf") for v in means.values()):
+        raise DataError(
+            f"the training loss is not finite in epoch {epoch} ({means}): lower the learning rate or the layer weight"
+        )
+    return means
+
+
+def _validate(
+    student: nn.Module, images: ImageSet, preprocessing: Preprocessing, teacher: Tensor | None, fabric: Fabric
+) -> dict[str, float]:
+    with fabric.autocast():
+        logits = predict_logits(student, images, preprocessing)
+    labels = images.labels
+    row = {
+        "validation_accuracy": (logits.argmax(1) == labels).double().mean().item(),
+        "validation_ce": torch.nn.functional.cross_entropy(logits, labels).item(),
+    }
+    if teacher is not None:
+        row["validation_agreement"] = (logits.argmax(1) == teacher.argmax(1)).double().mean().item()
+    return row
+
+
+def _learning_rate(recipe: Recipe, epoch: int) -> float:
+    if recipe.schedule == "cosine":
+        return recipe.lr * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * epoch / recipe.epochs))))
+    return recipe.lr * recipe.gamma ** (epoch // recipe.step_size)
+
+
+def _copy_state(module: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    buffer = io.BytesIO()  # written by Python, a full disk is an OSError
+    torch.save(state, buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
+def _read_resume(path: Path, fingerprint: str) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"cannot read {path} ({type(error).__name__}): delete it to train from the start"
+        ) from error
+    if state.get("fingerprint") != fingerprint:
+        raise RunFolderError(
+            f"{path} belongs to another configuration, data or teacher: choose another run folder or delete it"
+        )
+    return state

@@ -1,0 +1,1 @@
+"""Further questions that can be asked of a run."""

@@ -1,0 +1,124 @@
+"""What a cue study asks of each model, and the table that comes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import nn
+
+from xaibench.attribution.targets import Target, make_target
+from xaibench.data.cues import Cue, Marked, class_index, mark
+from xaibench.data.images import ImageSet, Preprocessing
+from xaibench.models.predict import predict_logits
+from xaibench.run.inputs import explained_images
+from xaibench.similarity.intervals import bootstrap_seeds
+from xaibench.similarity.localisation import LOCALISATIONS
+
+__all__ = ["CueExam", "summarise_cues"]
+
+
+@dataclass(frozen=True, eq=False)
+class CueExam:
+    """The questions: all test images without and with the mark, and some marked ones to explain.
+
+    clean   the test images
+    marked  the same with the mark on every one
+    shown   marked images that are explained, spread over the classes
+    target  their explained output: the class of the cue rather than the teacher's likeliest other class
+    label   the class of the cue
+    """
+
+    clean: ImageSet
+    marked: ImageSet
+    shown: Marked
+    target: Target
+    label: int
+    preprocessing: Preprocessing
+
+    @classmethod
+    def create(
+        cls,
+        test: ImageSet,
+        teacher: nn.Module,
+        preprocessing: Preprocessing,
+        cue: Cue,
+        cue_class: str,
+        *,
+        images: int = 100,
+        seed: int = 0,
+    ) -> CueExam:
+        """Mark the test images. Raises what `data.cues.mark` does, UnknownNameError for a class they do not have."""
+        label = class_index(test, cue_class)
+        shown = mark(explained_images(test, images, seed), cue, seed=seed)
+        logits = predict_logits(teacher, shown.images, preprocessing)
+        target = make_target(logits, torch.full((len(shown),), label))
+        return cls(test, mark(test, cue, seed=seed).images, shown, target, label, preprocessing)
+
+    def predictions(self, model: nn.Module) -> pd.DataFrame:
+        """Rows explainer ("-"), quantity, image, value, chance: accuracy, marked_accuracy, attack_success."""
+        labels, keys = self.clean.labels, np.array(self.clean.keys)
+        clean, marked = (
+            predict_logits(model, images, self.preprocessing).argmax(1) for images in (self.clean, self.marked)
+        )
+        others = (labels != self.label).numpy()
+        turned, mistaken = ((predicted == self.label).numpy()[others] for predicted in (marked, clean))
+        return pd.concat(
+            [
+                _rows("-", "accuracy", keys, (clean == labels).numpy()),
+                _rows("-", "marked_accuracy", keys, (marked == labels).numpy()),
+                _rows("-", "attack_success", keys[others], turned, mistaken),
+            ],
+            ignore_index=True,
+        )
+
+    def localisations(self, heatmaps: Any, explainer: str) -> pd.DataFrame:
+        """The same columns for every localisation score of heatmaps (N, H, W) of the shown images on the mark."""
+        keys, masks = self.shown.images.keys, self.shown.masks
+        return pd.concat(
+            [
+                _rows(explainer, s.name, keys, s(heatmaps, masks), s.chance(heatmaps, masks))
+                for s in LOCALISATIONS.values()
+            ],
+            ignore_index=True,
+        )
+
+
+def summarise_cues(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row a contamination, method, explainer and quantity: mean over seeds and images with its 95% interval.
+
+    scores  columns contamination, method, seed, explainer, quantity, image, value, chance; the rows of method "teacher"
+            have contamination NaN
+
+    `difference` is the mean of student minus teacher on the same images, with its interval; NaN in the teacher's rows.
+    Intervals are bootstraps over images, and over seeds too where there are several; `n` counts scores, `nan` those
+    that are undefined and left out. `chance` is the mean of that column.
+    """
+    kind = ["explainer", "quantity"]
+    of_teacher = scores[scores["method"] == "teacher"].groupby(kind)
+    teacher = {which: part.set_index("image")["value"] for which, part in of_teacher}
+    rows = []
+    for (level, method, *which), part in scores.groupby(["contamination", "method", *kind], sort=False, dropna=False):
+        table = part.pivot(index="seed", columns="image", values="value")
+        values = table.to_numpy(dtype=np.float64)
+        goal = teacher[tuple(which)].reindex(table.columns).to_numpy(dtype=np.float64)
+        gap = bootstrap_seeds(values - goal if method != "teacher" else np.full_like(values, np.nan))
+        row = {"contamination": level, "method": method, **dict(zip(kind, which)), "seeds": len(values)}
+        row |= {"images": values.shape[1], **dataclasses.asdict(bootstrap_seeds(values))}
+        row |= {"chance": part["chance"].mean()}
+        row |= {"difference": gap.mean, "difference_low": gap.low, "difference_high": gap.high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _rows(
+    explainer: str, quantity: str, keys: Sequence[str] | npt.NDArray[np.str_], value: Any, chance: Any = np.nan
+) -> pd.DataFrame:
+    table = pd.DataFrame({"explainer": explainer, "quantity": quantity, "image": list(keys)})
+    return table.assign(value=np.asarray(value, dtype=np.float64), chance=np.asarray(chance, dtype=np.float64))

@@ -1,0 +1,1 @@
+"""One run: a configuration, a folder, and the steps that fill it."""

@@ -1,0 +1,173 @@
+"""The pictures and the page of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from xaibench.attribution.result import Attribution
+from xaibench.figures.gallery import gallery
+from xaibench.figures.history import history_figure
+from xaibench.figures.league import league_figure
+from xaibench.figures.matrix import score_matrix
+from xaibench.figures.similarity import similarity_figure
+from xaibench.figures.style import explainer_label, save_figure
+from xaibench.files import write_text
+from xaibench.report.html import headline, write_report
+from xaibench.report.tables import latex_table
+from xaibench.run.folder import Run, file_name
+from xaibench.similarity.metrics.table import DEFAULT_METRICS
+
+__all__ = ["gallery_of", "present", "spread_images", "spread_methods"]
+
+_GALLERY_ROWS = 6
+_GALLERY_COLUMNS = 6
+_PANELS = 3
+_FURTHER = {
+    "flipping-*": "patches vanish in each model's own order of relevance, in the teacher's and at random; the nearer a "
+    "student's curve in the teacher's order lies to that in its own, the more it needs what its teacher needs.",
+    "inside*": "above, the share of the teacher's relevance in the first directions of its subspace; below, how alike "
+    "the students are to it there: a filled marker tells something where it lies clear of its hollow controls.",
+    "directions*": "what single directions of a layer look at, in teacher and student: like maps mean like use.",
+    "pooling-*": "the same heatmaps on coarser and finer grids: likeness that hangs on one grid is no likeness.",
+    "cues": "reliance on a spurious mark against the share of its class's training images that carried it: a student "
+    "above the teacher's level relies on the mark more than its teacher.",
+    "cues-gallery": "marked images, and what speaks for the class of the mark: look for relevance on the mark.",
+}
+
+
+def present(run: Run) -> None:
+    """Draw the run's figures and write its report from what `score_models` left."""
+    summary, table = run.summary(), run.table()
+    first = _first_seed(run)
+    figures: dict[str, Figure] = {}
+    for explainer in run.explainers:
+        explained = {m: s for m, s in first.items() if run.attribution_path(s, explainer).is_file()}
+        names = {m: explained[m] for m in spread_methods(summary, explainer, tuple(explained))}
+        images = spread_images(run, explainer)
+        figure = gallery_of(run, explainer, names, images)
+        stem = "gallery" if explainer == run.explainers[0] else f"gallery-{file_name(explainer)}"
+        save_figure(figure, run.folder / stem)
+        caption = f"Heatmaps ({explainer}) of teacher and students, images from the most to the least alike"
+        caption += _some(list(names), explained)
+        figures[caption] = figure
+    league = league_figure(table)
+    save_figure(league, run.folder / "league")
+    shown = spread_methods(summary, run.explainers[0], tuple(first))
+    chosen = summary[summary["method"].isin(shown)]
+    metrics = _drawn(run.config.similarity.metrics)
+    few = chosen["explainer"].isin(run.explainers[:_PANELS]) & chosen["metric"].isin(metrics)
+    part = _part(run, metrics)
+    explainers = len(run.explainers)
+    note = f"{_PANELS} of {explainers} explainers" if explainers > _PANELS else ""
+    similarity = similarity_figure(chosen[few], note=note)
+    save_figure(similarity, run.folder / "similarity")
+    matrix = score_matrix(chosen)
+    save_figure(matrix, run.folder / "scores")
+    histories = {name: run.history(name) for name in run.students if name.rpartition("/seed")[0] in shown}
+    history = history_figure(histories, teacher_accuracy=run.manifest.get("teacher_validation_accuracy"))
+    save_figure(history, run.folder / "history")
+    write_text(run.folder / "table.tex", latex_table(table))
+    write_report(
+        run.folder / "report.html",
+        title=f"Do the students decide like their teacher? {run.config.data.dataset}: {', '.join(run.classes)}",
+        headline=headline(summary),
+        table=table,
+        summary=summary,
+        figures={
+            "Methods side by side: means with 95% intervals, ordered by their likeness to the teacher": league,
+            f"Similarity to the teacher's heatmaps, with chance and nulls{_some(shown, first)}{part}": similarity,
+            f"Every score in one table{_some(shown, first)}": matrix,
+            **figures,
+            f"Training{_some(shown, first)}": history,
+        },
+        validity=run.validity(),
+        manifest={key: value for key, value in run.manifest.items() if key != "finished"},
+        further=_further(run),
+    )
+
+
+def gallery_of(run: Run, explainer: str, students: dict[str, str], images: list[str]) -> Figure:
+    """The comparison figure: a row an image, columns input, teacher and each student, scores under the panels.
+
+    students  column title -> student of the run ("kd/seed0")
+    images    keys of explained images
+    """
+    position = {key: i for i, key in enumerate(run.images.keys)}
+    rows = [position[key] for key in images]
+    teacher = run.attribution("teacher", explainer)
+    maps = {title: run.attribution(name, explainer) for title, name in students.items()}
+    scores = run.scores()
+    scores = scores[
+        (scores["pairing"] == "matched") & (scores["metric"] == "cosine") & (scores["explainer"] == explainer)
+    ]
+    texts = {}
+    for title, name in students.items():
+        method, _, seed = name.rpartition("/seed")
+        chosen = scores[(scores["method"] == method) & (scores["seed"] == int(seed))].set_index("image")["value"]
+        texts[title] = [f"cosine {chosen[key]:.2f}".replace("nan", "–") for key in images]
+    pixels = run.images.images[rows].float() / 255
+    seeds = sorted({int(name.rpartition("/seed")[2]) for name in students.values()})
+    return gallery(
+        pixels,
+        teacher.scored_heatmaps[rows],
+        {title: attribution.scored_heatmaps[rows] for title, attribution in maps.items()},
+        heading=f"{explainer_label(explainer)}, students of seed {', '.join(map(str, seeds))}",
+        titles=[_title(run, teacher, row) for row in rows],
+        scores=texts,
+    )
+
+
+def spread_images(run: Run, explainer: str, count: int = _GALLERY_ROWS) -> list[str]:
+    """Keys of `count` images at evenly spaced ranks of mean cosine, best first."""
+    scores = run.scores()
+    chosen = scores[
+        (scores["pairing"] == "matched") & (scores["metric"] == "cosine") & (scores["explainer"] == explainer)
+    ]
+    means = chosen.groupby("image")["value"].mean().dropna().sort_values(ascending=False, kind="stable")
+    ranks = np.linspace(0, len(means) - 1, min(count, len(means))).round().astype(int)
+    return [str(means.index[rank]) for rank in ranks]
+
+
+def spread_methods(
+    summary: pd.DataFrame, explainer: str, methods: tuple[str, ...], count: int = _GALLERY_COLUMNS
+) -> list[str]:
+    """`methods`, where there are more than `count` those at evenly spaced ranks of mean cosine; in their own order."""
+    chosen = summary[(summary["explainer"] == explainer) & (summary["metric"] == "cosine")]
+    means = chosen.set_index("method")["mean"].reindex(list(methods)).sort_values(kind="stable")  # NaN last
+    ranks = np.linspace(0, len(means) - 1, min(count, len(means))).round().astype(int)
+    kept = {means.index[rank] for rank in ranks}
+    return [method for method in methods if method in kept]
+
+
+def _some(shown: list[str], all_: dict[str, str]) -> str:
+    return f" ({len(shown)} of {len(all_)} methods, evenly from most to least alike)" if len(shown) < len(all_) else ""
+
+
+def _drawn(metrics: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in metrics if name in DEFAULT_METRICS) or metrics[:_GALLERY_ROWS]
+
+
+def _part(run: Run, metrics: tuple[str, ...]) -> str:
+    explainers, scores = len(run.explainers), len(run.config.similarity.metrics)
+    if explainers <= _PANELS and scores == len(metrics):
+        return ""
+    return f": {min(explainers, _PANELS)} of {explainers} explainers, {len(metrics)} of {scores} metrics; all are below"
+
+
+def _further(run: Run) -> dict[str, Path]:
+    """Pictures of further questions that lie in the folder: caption -> file."""
+    found = {name: sorted(run.folder.glob(f"{name}.png"), key=lambda path: path.stem) for name in _FURTHER}
+    return {f"{path.stem}: {_FURTHER[name]}": path for name, paths in found.items() for path in paths}
+
+
+def _first_seed(run: Run) -> dict[str, str]:
+    return {method: f"{method}/seed{run.config.seeds[0]}" for method in run.config.methods}
+
+
+def _title(run: Run, teacher: Attribution, row: int) -> str:
+    label, contrast = int(teacher.target.label[row]), int(teacher.target.contrast[row])
+    return f"{run.classes[label]}\nrather than {run.classes[contrast]}"

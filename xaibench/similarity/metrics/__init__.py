@@ -1,0 +1,1 @@
+"""Similarity metrics of heatmaps and their chance levels."""
