@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from xaibench.attribution.explain import explain_pair
+from xaibench.attribution.explain import explain
 from xaibench.models.copies import untrained
 from xaibench.run.folder import open_run
 from xaibench.run.inputs import load_assets
@@ -32,7 +32,7 @@ def main() -> None:
     )
     for explainer in options.explainer or ["lrp"]:
         for seed in range(options.seeds):
-            maps = explain_pair(pair.with_student(untrained(pair.student, seed)), images, explainer)
+            maps = explain(pair.with_student(untrained(pair.student, seed)), images, explainer)
             report = compare(maps.teacher, maps.student, metrics=DEFAULT_METRICS)
             for metric in DEFAULT_METRICS:
                 lifts = [report.lift(metric, over) for over in ("mismatched images", "shifted maps")]

@@ -128,7 +128,7 @@ def test_an_invalid_explanation_is_an_error_and_no_failed_assertion(
     def refuse(*args: object, **options: object) -> None:
         raise ExplanationError("LRP of ResNet is not valid: conservation is 256")
 
-    monkeypatch.setattr("xaibench.testing.explain_pair", refuse)
+    monkeypatch.setattr("xaibench.testing.explain", refuse)
     with pytest.raises(ExplanationError, match="conservation is 256"):
         assert_explains_alike(tiny_pair, tiny_task.test, min_cosine=0.5)
 
@@ -139,7 +139,7 @@ def test_a_null_that_cannot_be_explained_decides_nothing(
     def refuse(*args: object, **options: object) -> None:
         raise ExplanationError("the untrained one is flat")
 
-    monkeypatch.setattr("xaibench.testing.explain", refuse)
+    monkeypatch.setattr("xaibench.testing.explain_model", refuse)
     images = tiny_task.test.take([0, 1])
     report = assert_explains_alike(twins, images, min_cosine=1)
     assert report.values("cosine", "random student").empty

@@ -11,7 +11,7 @@ from typing import Any
 
 _EXPORTS = {
     "xaibench.attribution.result": ("Attribution",),
-    "xaibench.attribution.explain": ("explain", "explain_pair", "parse_explainer"),
+    "xaibench.attribution.explain": ("explain", "explain_model", "parse_explainer"),
     "xaibench.attribution.explainers": ("EXPLAINERS",),
     "xaibench.attribution.gradcam": ("GradCAM",),
     "xaibench.attribution.gradients": ("InputXGradient", "IntegratedGradients"),

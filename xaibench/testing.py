@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.base import Explainer
-from xaibench.attribution.explain import PairAttribution, explain, explain_pair
+from xaibench.attribution.explain import PairAttribution, explain, explain_model
 from xaibench.attribution.explainers import as_explainer
 from xaibench.attribution.result import Attribution
 from xaibench.attribution.targets import make_target
@@ -80,7 +80,7 @@ def assert_explains_alike(
     wanted = _thresholds(metric, min_score, minimums)
     method = as_explainer(explainer)
     chosen = _image_set(pair, images, labels)
-    maps = explain_pair(pair, chosen, method, contrast=contrast)
+    maps = explain(pair, chosen, method, contrast=contrast)
     null, reason = _null(pair, chosen, method, maps, untrained(pair.student, seed))
     if independent_student is not None:
         independent, trouble = _null(pair, chosen, method, maps, independent_student)
@@ -165,7 +165,7 @@ def _null(
         if target.rule == "own":
             logits = predict_logits(model, images, pair.preprocessing)
             target = make_target(logits, target.label, contrast="own", logits_own=logits)
-        return explain(model, pair.preprocessing(images.images), target, method, pair.preprocessing), ""
+        return explain_model(model, pair.preprocessing(images.images), target, method, pair.preprocessing), ""
     except ExplanationError as error:
         _log.info("no null: %s", error)
         return None, str(error)

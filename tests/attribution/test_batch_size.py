@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.batch_size import MOST_POINTS, choose_points, observed_forward
-from xaibench.attribution.explain import explain
+from xaibench.attribution.explain import explain_model
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.errors import ConfigError
 
@@ -58,24 +58,24 @@ def test_explain_hands_over_batches_within_the_budget(
         return original(self, model, x, target, preprocessing, points)
 
     monkeypatch.setattr(LRP, "attribute", attribute)
-    whole = explain(network, x, target, LRP(), preprocessing, check=False, **options)
+    whole = explain_model(network, x, target, LRP(), preprocessing, check=False, **options)
     assert seen[0][0] == wanted[0]
     assert seen[0][1] >= wanted[1]
     assert sum(count for count, _ in seen) == len(x)
     assert all(points == seen[0][1] for _, points in seen)
-    reference = explain(network, x, target, LRP(), preprocessing, check=False, batch_size=5)
+    reference = explain_model(network, x, target, LRP(), preprocessing, check=False, batch_size=5)
     torch.testing.assert_close(whole.relevance, reference.relevance, rtol=1e-4, atol=1e-6)
 
 
 def test_a_batch_size_above_the_usual_is_taken_at_its_word(network, x, target, preprocessing) -> None:
     seen: list[int] = []
     many = torch.arange(5).repeat(8)
-    explain(network, x[many], target.take(many), LRP(), preprocessing, batch_size=40, on_batch=seen.append)
+    explain_model(network, x[many], target.take(many), LRP(), preprocessing, batch_size=40, on_batch=seen.append)
     assert seen == [40]
-    explain(network, x[many], target.take(many), LRP(), preprocessing, on_batch=seen.append)
+    explain_model(network, x[many], target.take(many), LRP(), preprocessing, on_batch=seen.append)
     assert seen == [40, 32, 8]
 
 
 def test_bad_memory(network: nn.Module, x, target, preprocessing) -> None:
     with pytest.raises(ConfigError, match="memory must be at least 1, got 0"):
-        explain(network, x, target, LRP(), preprocessing, memory=0)
+        explain_model(network, x, target, LRP(), preprocessing, memory=0)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaibench.attribution.explain import EXPLAINERS, check_explainable, explain, explain_pair, parse_explainer
+from xaibench.attribution.explain import EXPLAINERS, check_explainable, explain, explain_model, parse_explainer
 from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target
@@ -17,8 +17,8 @@ FAST_IG = IntegratedGradients(steps=4, max_steps=4)
 
 @pytest.mark.parametrize("explainer", [LRP(), FAST_IG])
 def test_training_mode_makes_no_difference(explainer, network: nn.Module, x, target, preprocessing) -> None:
-    evaluated = explain(network.eval(), x, target, explainer, preprocessing, check=False)
-    trained = explain(network.train(), x, target, explainer, preprocessing, check=False)
+    evaluated = explain_model(network.eval(), x, target, explainer, preprocessing, check=False)
+    trained = explain_model(network.train(), x, target, explainer, preprocessing, check=False)
     assert torch.equal(evaluated.relevance, trained.relevance)
     assert all(module.training for module in network.modules())
 
@@ -26,23 +26,23 @@ def test_training_mode_makes_no_difference(explainer, network: nn.Module, x, tar
 @pytest.mark.parametrize("explainer", [LRP(), FAST_IG])
 def test_gradients_switched_off_make_no_difference(explainer, network: nn.Module, x, target, preprocessing) -> None:
     with torch.no_grad():
-        inside = explain(network, x, target, explainer, preprocessing, check=False)
+        inside = explain_model(network, x, target, explainer, preprocessing, check=False)
     with torch.inference_mode():
-        strictly = explain(network, 1.0 * x, target, explainer, preprocessing, check=False)
-    outside = explain(network, x, target, explainer, preprocessing, check=False)
+        strictly = explain_model(network, 1.0 * x, target, explainer, preprocessing, check=False)
+    outside = explain_model(network, x, target, explainer, preprocessing, check=False)
     assert torch.equal(inside.relevance, outside.relevance)
     assert torch.equal(strictly.relevance, outside.relevance)
     assert bool(inside.relevance.any())
 
 
 def test_the_same_call_gives_the_same_bytes(network: nn.Module, x, target, preprocessing) -> None:
-    first, second = (explain(network, x, target, LRP(), preprocessing) for _ in range(2))
+    first, second = (explain_model(network, x, target, LRP(), preprocessing) for _ in range(2))
     assert torch.equal(first.relevance, second.relevance)
     assert (first.model_hash, first.input_hash) == (second.model_hash, second.input_hash)
 
 
 def test_the_result_carries_its_provenance(network: nn.Module, x, target, preprocessing) -> None:
-    attribution = explain(network, x, target, LRP(), preprocessing)
+    attribution = explain_model(network, x, target, LRP(), preprocessing)
     assert attribution.relevance.shape == x.shape
     assert attribution.relevance.dtype == torch.float32
     assert set(attribution.versions) == {"xaibench", "torch", "zennit"}
@@ -53,11 +53,11 @@ def test_the_result_carries_its_provenance(network: nn.Module, x, target, prepro
         "maps with non-finite values",
         "all-zero maps",
     ]
-    other = explain(network, 0.99 * x, target, LRP(), preprocessing)
+    other = explain_model(network, 0.99 * x, target, LRP(), preprocessing)
     assert other.input_hash != attribution.input_hash
     assert other.model_hash == attribution.model_hash
     network.fc.bias.data[0] += 1
-    assert explain(network, x, target, LRP(), preprocessing).model_hash != attribution.model_hash
+    assert explain_model(network, x, target, LRP(), preprocessing).model_hash != attribution.model_hash
 
 
 def test_the_checks_run_once_and_not_per_batch(network, x, target, preprocessing, monkeypatch) -> None:
@@ -66,13 +66,13 @@ def test_the_checks_run_once_and_not_per_batch(network, x, target, preprocessing
         LRP, "validate", lambda self, m, few, *rest: calls.append(len(few)) or original(self, m, few, *rest)
     )
     seen: list[int] = []
-    explain(network, x, target, LRP(), preprocessing, batch_size=2, on_batch=seen.append)
+    explain_model(network, x, target, LRP(), preprocessing, batch_size=2, on_batch=seen.append)
     assert calls == [4]
     assert seen == [2, 2, 1]
 
 
 def test_without_checks_nothing_is_refused_and_nothing_is_called_valid(network, x, target, preprocessing) -> None:
-    attribution = explain(network, x, target, LRP(canonizer="none"), preprocessing, check=False)
+    attribution = explain_model(network, x, target, LRP(canonizer="none"), preprocessing, check=False)
     assert not attribution.validity.valid
     with pytest.raises(ExplanationError, match="checks left out"):
         attribution.validity.require()
@@ -206,14 +206,14 @@ def to_nan(x: Tensor) -> Tensor:
 def test_bad_input(change, message: str, explainer, network, x, target, preprocessing: Preprocessing) -> None:
     model, images, question = change(network, x, target)
     with pytest.raises(ExplanationError, match=message) as caught:
-        explain(model, images, question, explainer, preprocessing)
+        explain_model(model, images, question, explainer, preprocessing)
     assert "\n" not in str(caught.value)
 
 
 def test_non_finite_maps_are_refused(x: Tensor, preprocessing: Preprocessing) -> None:
     target = Target(torch.zeros(5, dtype=torch.int64), torch.ones(5, dtype=torch.int64))
     with pytest.raises(ExplanationError, match=r"maps with non-finite values is 5, at most 0 passes \(of 5\)"):
-        explain(NaNGradient(), x, target, FAST_IG, preprocessing)
+        explain_model(NaNGradient(), x, target, FAST_IG, preprocessing)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_non_finite_maps_are_refused(x: Tensor, preprocessing: Preprocessing) ->
 def test_inputs_outside_the_box(change: float, message: str, network, x, target, preprocessing) -> None:
     x[1, 2, 3, 4] += change
     with pytest.raises(ExplanationError, match="input 1 " + message) as caught:
-        explain(network, x, target, LRP(), preprocessing)
+        explain_model(network, x, target, LRP(), preprocessing)
     assert "in channel 2" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -230,22 +230,22 @@ def test_inputs_outside_the_box(change: float, message: str, network, x, target,
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("devices", [("cuda", "cpu"), ("cpu", "cuda")])
 def test_images_go_to_the_models_device(devices: tuple[str, str], network, x, target, preprocessing) -> None:
-    here = explain(network, x, target, LRP(), preprocessing)
-    there = explain(network.to(devices[0]), x.to(devices[1]), target, LRP(), preprocessing)
+    here = explain_model(network, x, target, LRP(), preprocessing)
+    there = explain_model(network.to(devices[0]), x.to(devices[1]), target, LRP(), preprocessing)
     assert there.relevance.device.type == "cpu"
     torch.testing.assert_close(there.relevance, here.relevance, rtol=1e-2, atol=1e-3)
 
 
 def test_what_belongs_to_each_image_is_put_together_again(network, x, target, preprocessing) -> None:
     explainer = IntegratedGradients(steps=2, max_steps=2, baseline="blur")
-    whole = explain(network, x, target, explainer, preprocessing, check=False)
-    parts = explain(network, x, target, explainer, preprocessing, check=False, batch_size=2)
+    whole = explain_model(network, x, target, explainer, preprocessing, check=False)
+    parts = explain_model(network, x, target, explainer, preprocessing, check=False, batch_size=2)
     assert whole.references["baseline"].shape == x.shape
     torch.testing.assert_close(parts.references["baseline"], whole.references["baseline"])
     some = whole.take([3, 1])
     assert torch.equal(some.references["baseline"], whole.references["baseline"][[3, 1]])
     black = IntegratedGradients(steps=2, max_steps=2)
-    shared = explain(network, x, target, black, preprocessing, check=False, batch_size=2)
+    shared = explain_model(network, x, target, black, preprocessing, check=False, batch_size=2)
     assert shared.references["baseline"].shape == (1, *x.shape[1:])
     assert torch.equal(shared.take([3, 1]).references["baseline"], shared.references["baseline"])
 
@@ -254,21 +254,21 @@ def test_what_belongs_to_each_image_is_put_together_again(network, x, target, pr
 def test_no_explainer_takes_a_model_that_is_no_function_of_an_image(explainer, x, target, preprocessing) -> None:
     for model in (Random(Overwriting()), BatchStatistics(), Overwriting()):
         with pytest.raises(ExplanationError, match="logits differ by"):
-            explain(model, x, target, explainer, preprocessing)
+            explain_model(model, x, target, explainer, preprocessing)
 
 
 def test_a_compiled_model_is_explained_as_the_one_it_was_made_from(network, x, target, preprocessing) -> None:
-    plain = explain(network, x, target, LRP(), preprocessing)
+    plain = explain_model(network, x, target, LRP(), preprocessing)
     for compiled in (torch.compile(network, backend="eager"), nn.Sequential(torch.compile(network, backend="eager"))):
-        assert torch.equal(explain(compiled, x, target, LRP(), preprocessing).relevance, plain.relevance)
-    again = explain(torch.compile(network, backend="eager"), x, target, LRP(), preprocessing)
+        assert torch.equal(explain_model(compiled, x, target, LRP(), preprocessing).relevance, plain.relevance)
+    again = explain_model(torch.compile(network, backend="eager"), x, target, LRP(), preprocessing)
     assert again.model_hash == plain.model_hash
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_scripted_model_is_refused(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
     with pytest.raises(ExplanationError, match=r"scripted or traced model .* explain the Python model"):
-        explain(torch.jit.trace(network, x), x, target, LRP(), preprocessing)
+        explain_model(torch.jit.trace(network, x), x, target, LRP(), preprocessing)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -277,10 +277,10 @@ def test_weights_that_are_made_in_each_pass(norm, x: Tensor, target: Target, pre
     torch.manual_seed(0)
     model = nn.Sequential(norm(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     model(x)
-    first = explain(model, x, target, InputXGradient(), preprocessing).relevance
+    first = explain_model(model, x, target, InputXGradient(), preprocessing).relevance
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), *model[1:])
     plain[0].weight.data, plain[0].bias.data = model[0].weight.detach(), model[0].bias.detach()
-    torch.testing.assert_close(first, explain(plain, x, target, InputXGradient(), preprocessing).relevance)
+    torch.testing.assert_close(first, explain_model(plain, x, target, InputXGradient(), preprocessing).relevance)
 
 
 @pytest.mark.parametrize("explainer", [LRP(), InputXGradient()])
@@ -290,16 +290,16 @@ def test_a_forward_that_runs_the_original_is_refused(explainer, network, x, targ
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(ExplanationError, match="a copy of ScaledResNet18 still runs the original"):
-        explain(network, x, target, explainer, preprocessing)
+        explain_model(network, x, target, explainer, preprocessing)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_an_explainer_may_be_given_as_text(tiny_pair, tiny_task, network, x, target, preprocessing) -> None:
-    made = explain(network, x, target, "lrp:gamma=2", preprocessing)
+    made = explain_model(network, x, target, "lrp:gamma=2", preprocessing)
     assert made.explainer == LRP(gamma=2.0)
     assert check_explainable(network, x, target, "lrp", preprocessing)
     images = tiny_task.test.take(range(2))
-    assert explain_pair(tiny_pair, images, "input-x-gradient").student.explainer == InputXGradient()
+    assert explain(tiny_pair, images, "input-x-gradient").student.explainer == InputXGradient()
 
 
 @pytest.mark.parametrize(
@@ -315,23 +315,23 @@ def test_an_explainer_may_be_given_as_text(tiny_pair, tiny_task, network, x, tar
 def test_bad_options(options: dict, message: str, network, x, target, preprocessing) -> None:
     given = {"explainer": LRP()} | options
     with pytest.raises(ConfigError, match=message) as caught:
-        explain(network, x, target, preprocessing=preprocessing, **given)
+        explain_model(network, x, target, preprocessing=preprocessing, **given)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_preprocessing(network: nn.Module, x: Tensor, target: Target) -> None:
     with pytest.raises(ExplanationError, match="wants the Preprocessing that made the images, got NoneType"):
-        explain(network, x, target, LRP(), None)
+        explain_model(network, x, target, LRP(), None)
 
 
 def test_a_pair_is_explained_on_labelled_images(tiny_pair, tiny_task) -> None:
-    with pytest.raises(ExplanationError, match="explain_pair wants an ImageSet with labels, got Tensor: take one from"):
-        explain_pair(tiny_pair, tiny_task.test.images, LRP())
+    with pytest.raises(ExplanationError, match="explain wants an ImageSet with labels, got Tensor: take one from"):
+        explain(tiny_pair, tiny_task.test.images, LRP())
 
 
 def test_bad_batch_size(network: nn.Module, x, target, preprocessing) -> None:
     with pytest.raises(ConfigError, match="batch_size must be at least 1, got 0"):
-        explain(network, x, target, LRP(), preprocessing, batch_size=0)
+        explain_model(network, x, target, LRP(), preprocessing, batch_size=0)
 
 
 def test_explainers_by_name() -> None:

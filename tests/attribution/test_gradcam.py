@@ -10,7 +10,7 @@ from captum.attr import LayerAttribution, LayerGradCam
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from xaibench.attribution.explain import explain
+from xaibench.attribution.explain import explain_model
 from xaibench.attribution.gradcam import GradCAM, last_map
 from xaibench.attribution.targets import Target, make_target
 from xaibench.errors import ExplanationError, UnknownNameError
@@ -49,7 +49,7 @@ def timm_vit(pool: str) -> nn.Module:
 
 def test_exact_on_a_linear_model(x: Tensor, target: Target, preprocessing) -> None:
     model = Pooled()
-    ours = explain(model, x, target, GradCAM(), preprocessing)
+    ours = explain_model(model, x, target, GradCAM(), preprocessing)
     weight = model.fc.weight.detach() @ model.mix.weight.detach()[:, :, 0, 0]
     weight = weight[target.label] - weight[target.contrast]
     wanted = torch.einsum("nc,nchw->nhw", weight, x) / 256
@@ -63,7 +63,7 @@ def test_exact_on_a_linear_model(x: Tensor, target: Target, preprocessing) -> No
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("layer", ["layer2", "layer3.1.conv2", "layer4"])
 def test_equals_captum(layer: str, relu: bool, network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
-    ours = explain(network, x, target, GradCAM(layer, relu), preprocessing, check=False)
+    ours = explain_model(network, x, target, GradCAM(layer, relu), preprocessing, check=False)
 
     def forward(points: Tensor) -> Tensor:
         logits, rows = network(points), torch.arange(len(points))
@@ -92,7 +92,7 @@ def test_the_last_map_that_counts(build: Callable[[], nn.Module], layer: str, x:
     assert last_map(model, x.shape[1:]) == layer
     with torch.no_grad():
         target = make_target(model(x))
-    auto, named = (explain(model, x, target, GradCAM(name), preprocessing) for name in ("auto", layer))
+    auto, named = (explain_model(model, x, target, GradCAM(name), preprocessing) for name in ("auto", layer))
     assert torch.equal(auto.relevance, named.relevance)
     assert [check.name for check in auto.validity.checks[:1]] == ["layers with a single location"]
     assert f"'{layer}' gives" in auto.validity.checks[0].note
@@ -102,7 +102,7 @@ def test_tokens_become_maps(x: Tensor, preprocessing) -> None:
     model = vit()
     with torch.no_grad():
         target = make_target(model(x))
-    ours = explain(model, x, target, GradCAM("encoder.layers.encoder_layer_1.ln_1"), preprocessing).heatmaps
+    ours = explain_model(model, x, target, GradCAM("encoder.layers.encoder_layer_1.ln_1"), preprocessing).heatmaps
     seen: list[Tensor] = []
     hook = model.encoder.layers[1].ln_1.register_forward_hook(lambda _m, _x, y: seen.append(y))
     logits = model(x.clone().requires_grad_())
@@ -121,8 +121,8 @@ def test_does_not_depend_on_the_batch(network: nn.Module, x: Tensor, target: Tar
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_in_the_precision_of_the_model(dtype, network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
-    wanted = explain(network, x, target, GradCAM(), preprocessing).heatmaps
-    ours = explain(network.to(dtype), x.to(dtype), target, GradCAM(), preprocessing).heatmaps
+    wanted = explain_model(network, x, target, GradCAM(), preprocessing).heatmaps
+    ours = explain_model(network.to(dtype), x.to(dtype), target, GradCAM(), preprocessing).heatmaps
     assert bool((nn.functional.cosine_similarity(ours.flatten(1), wanted.flatten(1)) > 0.99).all())
 
 
@@ -139,14 +139,14 @@ class Side(Pooled):
 def test_layers_without_gradients_are_passed_over(x: Tensor, target: Target, preprocessing) -> None:
     model = Side()
     assert last_map(model, x.shape[1:]) == "mix"
-    assert explain(model, x, target, GradCAM(), preprocessing).validity.valid
+    assert explain_model(model, x, target, GradCAM(), preprocessing).validity.valid
 
 
 @pytest.mark.parametrize("layer", ["layer1.0.bn2", "layer2.0.bn1"])
 def test_a_layer_that_is_overwritten_behind_its_output(layer: str, network, x, target, preprocessing) -> None:
     """`+=` and in-place activations follow: what counts is what the layer gives."""
     model = torchvision.models.resnet18(num_classes=4).eval()
-    ours = explain(model, x, target, GradCAM(layer), preprocessing).heatmaps
+    ours = explain_model(model, x, target, GradCAM(layer), preprocessing).heatmaps
     seen: list[Tensor] = []
     hook = model.get_submodule(layer).register_forward_hook(lambda _m, _x, y: seen.append(y) or y.clone())
     explained = target.select(model(x.clone().requires_grad_())).sum()
@@ -181,5 +181,5 @@ def test_a_layer_that_is_overwritten_behind_its_output(layer: str, network, x, t
 )
 def test_layers_that_will_not_do(build, layer, error, message, network, x, target, preprocessing) -> None:
     with pytest.raises(error, match=message) as caught:
-        explain(build() if build else network, x, target, GradCAM(layer), preprocessing)
+        explain_model(build() if build else network, x, target, GradCAM(layer), preprocessing)
     assert "\n" not in str(caught.value)

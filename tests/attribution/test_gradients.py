@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xaibench.attribution.baselines import BASELINES, as_reference, make_baselines
-from xaibench.attribution.explain import explain
+from xaibench.attribution.explain import explain_model
 from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
@@ -82,7 +82,7 @@ def test_does_not_depend_on_batches(
 def test_exact_on_a_linear_model(
     baseline: str, linear: nn.Module, slope: Tensor, x: Tensor, target: Target, preprocessing: Preprocessing
 ) -> None:
-    ours = explain(linear, x, target, IntegratedGradients(1, 1, baseline, seed=5), preprocessing)
+    ours = explain_model(linear, x, target, IntegratedGradients(1, 1, baseline, seed=5), preprocessing)
     start = make_baselines(baseline, x, preprocessing, 5)
     torch.testing.assert_close(ours.relevance, slope * (x - start.mean(dim=0)), rtol=1e-4, atol=1e-4)
     assert torch.equal(ours.references["baseline"], as_reference(start))
@@ -107,7 +107,7 @@ def test_several_baselines_give_the_mean_of_their_maps(network, x, target, prepr
 
 def test_equals_a_slow_float64_integral(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
     explainer = IntegratedGradients(steps=16, max_steps=16, baseline="mean")
-    ours = explain(network, x[:1], target.take([0]), explainer, preprocessing, check=False)
+    ours = explain_model(network, x[:1], target.take([0]), explainer, preprocessing, check=False)
     nodes, weights = np.polynomial.legendre.leggauss(16)
     network = network.double()
     image, total = x[:1].double(), torch.zeros_like(x[:1], dtype=torch.float64)
@@ -123,7 +123,7 @@ def test_equals_a_slow_float64_integral(network: nn.Module, x: Tensor, target: T
 def test_closed_form_of_a_sum_of_squares(baseline: str, x: Tensor, preprocessing: Preprocessing) -> None:
     b = preprocessing.bounds()[0] if baseline == "black" else torch.zeros(1)
     explainer = IntegratedGradients(steps=2, baseline=baseline)
-    ours = explain(Square(), x, first_against_second(5), explainer, preprocessing)
+    ours = explain_model(Square(), x, first_against_second(5), explainer, preprocessing)
     torch.testing.assert_close(ours.relevance, x.square() - b.square(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours.references["baseline"], b.expand(1, 3, 16, 16) + torch.zeros(1))
     assert ours.validity.flagged == ()
@@ -133,7 +133,7 @@ def test_a_stored_baseline(tmp_path: Path, x: Tensor, preprocessing: Preprocessi
     path = tmp_path / "blur.safetensors"
     save_file({"baseline": x[0].clone()}, path)
     explainer = IntegratedGradients(steps=2, baseline=str(path))
-    ours = explain(Square(), x[1:], first_against_second(4), explainer, preprocessing)
+    ours = explain_model(Square(), x[1:], first_against_second(4), explainer, preprocessing)
     torch.testing.assert_close(ours.relevance, x[1:].square() - x[:1].square(), rtol=1e-4, atol=1e-4)
     assert torch.equal(ours.references["baseline"], x[:1])
 
@@ -178,7 +178,7 @@ def test_incomplete_images_are_flagged_and_too_many_refused(preprocessing: Prepr
     explainer = IntegratedGradients(steps=4, max_steps=8, baseline="mean")
     x = torch.full((6, 3, 4, 4), 0.1)
     x[1] = 0.2
-    attribution = explain(Step(), x, first_against_second(6), explainer, preprocessing)
+    attribution = explain_model(Step(), x, first_against_second(6), explainer, preprocessing)
     assert attribution.validity.flagged == (1,)
     assert attribution.validity.checks[0].value == pytest.approx(1 / 6)
     x[2:5] = 0.3
@@ -186,7 +186,7 @@ def test_incomplete_images_are_flagged_and_too_many_refused(preprocessing: Prepr
         ExplanationError,
         match=r"share of incomplete images is 0.667, .* \(4 of 6 .* after 8 steps: raise max_steps\)",
     ):
-        explain(Step(), x, first_against_second(6), explainer, preprocessing)
+        explain_model(Step(), x, first_against_second(6), explainer, preprocessing)
 
 
 def test_fewer_points_than_images_raise_no_warning(
@@ -212,7 +212,7 @@ def test_a_stored_baseline_that_does_not_fit(tmp_path: Path, x: Tensor, network,
     path = tmp_path / "b.safetensors"
     save_file({"a": torch.zeros(3, 8, 8)}, path)
     with pytest.raises(ExplanationError, match=r"has shape \(3, 8, 8\), the images \(3, 16, 16\)"):
-        explain(network, x, target, IntegratedGradients(baseline=str(path)), preprocessing)
+        explain_model(network, x, target, IntegratedGradients(baseline=str(path)), preprocessing)
 
 
 @pytest.mark.parametrize(
@@ -226,16 +226,16 @@ def test_how_many_images_may_be_incomplete(n: int, incomplete: int, passes: bool
 
 
 def test_input_x_gradient_is_captums(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
-    ours = explain(network, x, target, InputXGradient(), preprocessing).relevance
+    ours = explain_model(network, x, target, InputXGradient(), preprocessing).relevance
     point = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(target.select(network(point)).sum(), point)
     torch.testing.assert_close(ours, x * gradient, rtol=1e-4, atol=1e-6)
-    alone = explain(network, x[2:3], target.take([2]), InputXGradient(), preprocessing).relevance
+    alone = explain_model(network, x[2:3], target.take([2]), InputXGradient(), preprocessing).relevance
     torch.testing.assert_close(alone, ours[2:3], rtol=0, atol=1e-6 * float(ours.abs().max()))
 
 
 def test_input_x_gradient_is_exact_on_a_linear_model(linear, slope: Tensor, x, target, preprocessing) -> None:
-    ours = explain(linear, x, target, InputXGradient(), preprocessing)
+    ours = explain_model(linear, x, target, InputXGradient(), preprocessing)
     torch.testing.assert_close(ours.relevance, slope * x, rtol=1e-5, atol=1e-5)
     assert ours.references == {}
 
@@ -248,5 +248,5 @@ class Detached(nn.Module):
 @pytest.mark.parametrize("explainer", [InputXGradient(), IntegratedGradients()])
 def test_networks_without_gradients(explainer, x: Tensor, preprocessing: Preprocessing) -> None:
     with pytest.raises(ExplanationError, match=r"Detached has no gradient .* with shapley or occlusion") as caught:
-        explain(Detached(), x, first_against_second(5), explainer, preprocessing)
+        explain_model(Detached(), x, first_against_second(5), explainer, preprocessing)
     assert "\n" not in str(caught.value)

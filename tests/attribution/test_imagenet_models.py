@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from xaibench.attribution.explain import explain
+from xaibench.attribution.explain import explain_model
 from xaibench.attribution.gradients import IntegratedGradients
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target, make_target
@@ -39,7 +39,7 @@ def test_lrp_is_valid(name: str) -> None:
     x = card.preprocessing(torch.cat([photograph(3), photograph(15)]))
     with torch.no_grad():
         target = make_target(model(x))
-    attribution = explain(model, x, target, LRP(), card.preprocessing)
+    attribution = explain_model(model, x, target, LRP(), card.preprocessing)
     values = {check.name: check.value for check in attribution.validity.checks}
     assert values["operations without an LRP rule"] == 0
     assert values["relative output difference"] <= 1e-4
@@ -55,7 +55,7 @@ def test_integrated_gradients_are_complete(name: str, steps: int) -> None:
     with torch.no_grad():
         logits = model(x)
     target = Target(logits.argmax(dim=1), logits.argmin(dim=1))
-    attribution = explain(model, x, target, IntegratedGradients(steps, 4 * steps), card.preprocessing)
+    attribution = explain_model(model, x, target, IntegratedGradients(steps, 4 * steps), card.preprocessing)
     with torch.no_grad():
         wanted = target.select(logits) - target.select(model(attribution.references["baseline"]))
     torch.testing.assert_close(attribution.heatmaps.sum(dim=(1, 2)), wanted, rtol=0.021, atol=0)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xaibench.attribution.baselines import BASELINES, as_reference, make_baselines
 from xaibench.attribution.checks import Validity
-from xaibench.attribution.explain import explain
+from xaibench.attribution.explain import explain_model
 from xaibench.attribution.patches import Occlusion, ShapleySampling, patch_numbers
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
@@ -60,7 +60,7 @@ def explained(model: nn.Module, x: Tensor, target: Target) -> Tensor:
 def test_shapley_is_exact_on_a_linear_model(
     baseline: str, side: int, linear: nn.Module, slope: Tensor, x: Tensor, target: Target, preprocessing: Preprocessing
 ) -> None:
-    ours = explain(linear, x, target, ShapleySampling(side, 2, baseline, seed=3), preprocessing)
+    ours = explain_model(linear, x, target, ShapleySampling(side, 2, baseline, seed=3), preprocessing)
     start = make_baselines(baseline, x, preprocessing, 3)
     pixels = patch_sums(torch.ones_like(x), side)
     wanted = patch_sums(slope * (x - start.mean(dim=0)), side) / pixels
@@ -73,7 +73,7 @@ def test_shapley_is_exact_on_a_linear_model(
 def test_occlusion_is_exact_on_a_linear_model(
     baseline: str, linear: nn.Module, slope: Tensor, x: Tensor, target: Target, preprocessing: Preprocessing
 ) -> None:
-    ours = explain(linear, x, target, Occlusion(4, 4, baseline, seed=3), preprocessing)
+    ours = explain_model(linear, x, target, Occlusion(4, 4, baseline, seed=3), preprocessing)
     start = make_baselines(baseline, x, preprocessing, 3)
     wanted = patch_sums(slope * (x - start.mean(dim=0)), 4)[:, 0]
     torch.testing.assert_close(ours.heatmaps, wanted, rtol=1e-4, atol=1e-3)
@@ -84,7 +84,7 @@ def test_occlusion_is_exact_on_a_linear_model(
 def test_shapley_over_all_orders_is_the_shapley_value(preprocessing: Preprocessing) -> None:
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) + 1
     x = x.clamp(*(bound.mean() for bound in preprocessing.bounds()))
-    ours = explain(Product(), x, first_against_second(2), ShapleySampling(2, 4000, "mean"), preprocessing)
+    ours = explain_model(Product(), x, first_against_second(2), ShapleySampling(2, 4000, "mean"), preprocessing)
     values = torch.zeros(2, 4)
     for order in itertools.permutations(range(4)):
         shown = torch.zeros_like(x)
@@ -125,7 +125,7 @@ def test_shapley_is_captums_with_the_patch_values_shared_out(
 def test_occlusion_equals_one_window_at_a_time(
     side: int, stride: int, network: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing
 ) -> None:
-    ours = explain(network, x, target, Occlusion(side, stride), preprocessing).heatmaps
+    ours = explain_model(network, x, target, Occlusion(side, stride), preprocessing).heatmaps
     black = preprocessing.bounds()[0].expand_as(x)
     whole = explained(network, x, target)
     total, count = torch.zeros(5, 16, 16), torch.zeros(16, 16)
@@ -143,7 +143,7 @@ def test_occlusion_equals_one_window_at_a_time(
 def test_windows_are_half_a_window_apart_by_default(
     network: nn.Module, x: Tensor, target: Target, preprocessing
 ) -> None:
-    default, given = (explain(network, x, target, one, preprocessing) for one in (Occlusion(5), Occlusion(5, 2)))
+    default, given = (explain_model(network, x, target, one, preprocessing) for one in (Occlusion(5), Occlusion(5, 2)))
     assert torch.equal(default.relevance, given.relevance)
 
 
@@ -162,7 +162,8 @@ def test_does_not_depend_on_batches(explainer, network: nn.Module, x: Tensor, ta
 
 def test_the_orders_are_seeded(network: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> None:
     first, second, other = (
-        explain(network, x, target, ShapleySampling(8, 1, seed=seed), preprocessing).relevance for seed in (0, 0, 1)
+        explain_model(network, x, target, ShapleySampling(8, 1, seed=seed), preprocessing).relevance
+        for seed in (0, 0, 1)
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
@@ -222,7 +223,7 @@ def test_no_gradient_is_needed(explainer, x: Tensor, preprocessing: Preprocessin
         def forward(self, x: Tensor) -> Tensor:
             return x.detach().mean(dim=(2, 3))
 
-    assert explain(Detached(), x, first_against_second(5), explainer, preprocessing).validity.valid
+    assert explain_model(Detached(), x, first_against_second(5), explainer, preprocessing).validity.valid
 
 
 @pytest.mark.parametrize(
@@ -250,11 +251,11 @@ def test_bad_options(build: Callable[[], object], error: type[Exception], messag
 )
 def test_options_that_do_not_fit_the_images(explainer, message: str, network, x, target, preprocessing) -> None:
     with pytest.raises(ExplanationError, match=message):
-        explain(network, x, target, explainer, preprocessing)
+        explain_model(network, x, target, explainer, preprocessing)
 
 
 @pytest.mark.parametrize("kind", [ShapleySampling, Occlusion])
 def test_a_stored_baseline_that_does_not_fit(kind, tmp_path: Path, network, x, target, preprocessing) -> None:
     save_file({"a": torch.zeros(3, 8, 8)}, tmp_path / "b.safetensors")
     with pytest.raises(ExplanationError, match=r"has shape \(3, 8, 8\), the images \(3, 16, 16\)"):
-        explain(network, x, target, kind(baseline=str(tmp_path / "b.safetensors")), preprocessing)
+        explain_model(network, x, target, kind(baseline=str(tmp_path / "b.safetensors")), preprocessing)

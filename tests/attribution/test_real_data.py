@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from xaibench.attribution.explain import explain
+from xaibench.attribution.explain import explain_model
 from xaibench.attribution.gradients import IntegratedGradients
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target, make_target
@@ -51,7 +51,7 @@ def target(teacher: nn.Module, x: Tensor) -> Target:
 
 def test_lrp_conserves_relevance(teacher: nn.Module, x: Tensor, target: Target) -> None:
     assert len(x) == 8
-    attribution = explain(teacher, x, target, LRP(), PREPROCESSING)
+    attribution = explain_model(teacher, x, target, LRP(), PREPROCESSING)
     values = {check.name: check.value for check in attribution.validity.checks}
     assert values["LRP conservation error"] <= 1e-4
     assert values["relative output difference"] <= 1e-3
@@ -59,7 +59,7 @@ def test_lrp_conserves_relevance(teacher: nn.Module, x: Tensor, target: Target) 
 
 def test_integrated_gradients_are_complete(teacher: nn.Module, x: Tensor, target: Target) -> None:
     explainer = IntegratedGradients()
-    attribution = explain(teacher, x[:4], target.take(range(4)), explainer, PREPROCESSING)
+    attribution = explain_model(teacher, x[:4], target.take(range(4)), explainer, PREPROCESSING)
     black = PREPROCESSING.bounds()[0].expand_as(x[:4])
     with torch.no_grad():
         wanted = target.take(range(4)).select(teacher(x[:4])) - target.take(range(4)).select(teacher(black))
@@ -70,4 +70,4 @@ def test_integrated_gradients_are_complete(teacher: nn.Module, x: Tensor, target
 
 def test_without_canonizer_it_is_refused(teacher: nn.Module, x: Tensor, target: Target) -> None:
     with pytest.raises(ExplanationError, match="LRP conservation error is 255"):
-        explain(teacher, x, target, LRP(canonizer="none"), PREPROCESSING)
+        explain_model(teacher, x, target, LRP(canonizer="none"), PREPROCESSING)

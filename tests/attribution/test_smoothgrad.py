@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xaibench.attribution.explain import explain
+from xaibench.attribution.explain import explain_model
 from xaibench.attribution.smoothgrad import SmoothGrad
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
@@ -42,7 +42,7 @@ def noise(x: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def test_exact_on_a_linear_model(linear: nn.Module, slope: Tensor, x: Tensor, target: Target, preprocessing) -> None:
-    ours = explain(linear, x, target, SmoothGrad(samples=3), preprocessing)
+    ours = explain_model(linear, x, target, SmoothGrad(samples=3), preprocessing)
     torch.testing.assert_close(ours.relevance, slope, rtol=1e-5, atol=1e-5)
 
 
@@ -61,7 +61,7 @@ def test_all_images_share_the_noise(x: Tensor, preprocessing: Preprocessing) -> 
 
 
 def test_equals_one_gradient_at_a_time(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
-    ours = explain(network, x[1:3], target.take([1, 2]), SmoothGrad(5, 0.1, 7), preprocessing).relevance
+    ours = explain_model(network, x[1:3], target.take([1, 2]), SmoothGrad(5, 0.1, 7), preprocessing).relevance
     draws = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(7))
     draws = 0.1 * draws / torch.tensor(preprocessing.std).view(3, 1, 1)
     network = network.double()
@@ -86,7 +86,7 @@ def test_does_not_depend_on_batches(network: nn.Module, x: Tensor, target: Targe
 
 
 def test_without_noise_it_is_the_gradient(network: nn.Module, x, target, preprocessing) -> None:
-    ours = explain(network, x, target, SmoothGrad(1, 0.0), preprocessing).relevance
+    ours = explain_model(network, x, target, SmoothGrad(1, 0.0), preprocessing).relevance
     point = x.clone().requires_grad_()
     (wanted,) = torch.autograd.grad(target.select(network(point)).sum(), point)
     torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-6)
@@ -115,5 +115,5 @@ def test_bad_options(options: dict, message: str) -> None:
 def test_networks_without_gradients(network: nn.Module, message: str, x: Tensor, preprocessing) -> None:
     target = Target(torch.zeros(5, dtype=torch.int64), torch.ones(5, dtype=torch.int64))
     with pytest.raises(ExplanationError, match=message) as caught:
-        explain(network, x, target, SmoothGrad(2), preprocessing)
+        explain_model(network, x, target, SmoothGrad(2), preprocessing)
     assert "\n" not in str(caught.value)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook
 
 from xaibench.attribution.checks import Validity, at_most
-from xaibench.attribution.explain import explain, explain_pair
+from xaibench.attribution.explain import explain, explain_model
 from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.result import Attribution
@@ -76,27 +76,27 @@ def same(first: Attribution, second: Attribution) -> bool:
 
 
 def test_a_second_look_makes_no_call_of_the_model(store, network, calls, x, target, preprocessing) -> None:
-    first = explain(network, x, target, LRP(), preprocessing, store=store)
+    first = explain_model(network, x, target, LRP(), preprocessing, store=store)
     assert calls
     calls.clear()
     seen: list[int] = []
-    again = explain(network, x, target, LRP(), preprocessing, store=store, on_batch=seen.append)
+    again = explain_model(network, x, target, LRP(), preprocessing, store=store, on_batch=seen.append)
     assert not calls
     assert same(first, again)
     assert seen == [len(x)]
     assert len(store) == 1
     network.train()
-    explain(network, x, target, LRP(), preprocessing, store=store)
+    explain_model(network, x, target, LRP(), preprocessing, store=store)
     assert not calls
 
 
 def test_a_second_look_at_a_pair_makes_no_call_of_either_model(store, tiny_pair, tiny_task, calls) -> None:
     images = tiny_task.test.take(range(3))
     for contrast in ("teacher", "own"):
-        first = explain_pair(tiny_pair, images, LRP(), contrast=contrast, store=store)
+        first = explain(tiny_pair, images, LRP(), contrast=contrast, store=store)
         assert calls
         calls.clear()
-        again = explain_pair(tiny_pair, images, LRP(), contrast=contrast, store=store)
+        again = explain(tiny_pair, images, LRP(), contrast=contrast, store=store)
         assert not calls
         assert same(first.teacher, again.teacher)
         assert same(first.student, again.student)
@@ -216,21 +216,21 @@ def test_nothing_is_kept_of_a_model_whose_content_cannot_be_told(
     lock = threading.Lock()
     network.register_forward_hook(lambda _m, _x, y: y if lock else None)
     with caplog.at_level(logging.WARNING):
-        explain(network, x, target, InputXGradient(), preprocessing, store=store)
+        explain_model(network, x, target, InputXGradient(), preprocessing, store=store)
     assert "nothing is kept of ScaledResNet18: it holds lock" in caplog.text
     assert len(store) == 0
     calls.clear()
-    explain(network, x, target, InputXGradient(), preprocessing, store=store)
+    explain_model(network, x, target, InputXGradient(), preprocessing, store=store)
     assert calls
 
 
 def test_autocast_is_in_the_key(store, network, x, target, preprocessing) -> None:
-    plain = explain(network, x, target, InputXGradient(), preprocessing)
+    plain = explain_model(network, x, target, InputXGradient(), preprocessing)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = explain(network, x, target, InputXGradient(), preprocessing, store=store)
-        assert same(explain(network, x, target, InputXGradient(), preprocessing, store=store), rough)
+        rough = explain_model(network, x, target, InputXGradient(), preprocessing, store=store)
+        assert same(explain_model(network, x, target, InputXGradient(), preprocessing, store=store), rough)
     assert not torch.equal(rough.relevance, plain.relevance)
-    assert same(explain(network, x, target, InputXGradient(), preprocessing, store=store), plain)
+    assert same(explain_model(network, x, target, InputXGradient(), preprocessing, store=store), plain)
     assert len(store) == 2
 
 
@@ -254,7 +254,7 @@ def test_hooks_are_told_apart_by_what_they_do_and_not_by_their_number(network: n
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "header", "foreign"])
 def test_a_damaged_file_is_made_again(damage: str, store, network, calls, x, target, preprocessing, caplog) -> None:
-    first = explain(network, x, target, LRP(), preprocessing, store=store)
+    first = explain_model(network, x, target, LRP(), preprocessing, store=store)
     (path,) = store.folder.iterdir()
     content = bytearray(path.read_bytes())
     if damage == "flipped":  # a bit in the middle of the maps, which safetensors itself does not notice
@@ -268,13 +268,13 @@ def test_a_damaged_file_is_made_again(damage: str, store, network, calls, x, tar
         path.write_bytes({"cut": content[:-100], "empty": b""}.get(damage, content))
     calls.clear()
     with caplog.at_level(logging.WARNING):
-        again = explain(network, x, target, LRP(), preprocessing, store=store)
+        again = explain_model(network, x, target, LRP(), preprocessing, store=store)
     assert calls
     assert "removed from the store" in caplog.text
     assert str(path) in caplog.text
     assert same(first, again)
     calls.clear()
-    explain(network, x, target, LRP(), preprocessing, store=store)
+    explain_model(network, x, target, LRP(), preprocessing, store=store)
     assert not calls
 
 
@@ -284,7 +284,7 @@ def test_a_full_disk_loses_nothing(store, network, x, target, preprocessing, mon
 
     monkeypatch.setattr("os.fsync", full)
     with caplog.at_level(logging.WARNING):
-        attribution = explain(network, x, target, LRP(), preprocessing, store=store)
+        attribution = explain_model(network, x, target, LRP(), preprocessing, store=store)
     assert attribution.validity.valid
     assert "No space left on device" in caplog.text
     assert "not kept" in caplog.text
@@ -296,14 +296,14 @@ def test_a_folder_that_cannot_be_made_loses_nothing(tmp_path, network, x, target
     (tmp_path / "file").write_text("")
     blocked = AttributionStore(tmp_path / "file" / "store")
     with caplog.at_level(logging.WARNING):
-        explain(network, x, target, LRP(), preprocessing, store=blocked)
+        explain_model(network, x, target, LRP(), preprocessing, store=blocked)
     assert "cannot write" in caplog.text
     assert len(blocked) == 0
 
 
 def test_what_does_not_pass_is_not_kept(store, network, x, target, preprocessing) -> None:
     with pytest.raises(ExplanationError, match="not valid"):
-        explain(network, x, target, LRP(canonizer="none"), preprocessing, store=store)
+        explain_model(network, x, target, LRP(canonizer="none"), preprocessing, store=store)
     assert len(store) == 0
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from xaibench.attribution.base import Explainer
-from xaibench.attribution.explain import EXPLAINERS, check_explainable, explain, parse_explainer
+from xaibench.attribution.explain import EXPLAINERS, check_explainable, explain_model, parse_explainer
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target
 from xaibench.errors import ExplanationError
@@ -84,7 +84,7 @@ def look(lived_in: nn.Module, x: Tensor, target: Target) -> Callable[[], list[ob
 @every_explainer
 def test_after_an_explanation(explainer: Explainer, lived_in, x, target, preprocessing, look) -> None:
     before = look()
-    explain(lived_in, x, target, explainer, preprocessing, check=False)
+    explain_model(lived_in, x, target, explainer, preprocessing, check=False)
     assert look() == before
 
 
@@ -122,18 +122,18 @@ class Bomb:
 def test_after_an_exception_in_the_middle(explainer, error, lived_in, x, target, preprocessing, look) -> None:
     bomb = Bomb()
     lived_in.network.layer3.register_forward_hook(bomb)
-    explain(lived_in, x, target, explainer, preprocessing, check=False)
+    explain_model(lived_in, x, target, explainer, preprocessing, check=False)
     calls = bomb.calls
     assert calls >= 2  # one to try the model, then the explanation
     before = look()
     for fuse in sorted({1, 2, calls // 2, calls}):
         bomb.set(fuse, error)
         with pytest.raises((type(error), ExplanationError)):
-            explain(lived_in, x, target, explainer, preprocessing, check=False)
+            explain_model(lived_in, x, target, explainer, preprocessing, check=False)
         assert look() == before
     bomb.set(2, error)
     with pytest.raises((type(error), ExplanationError)):
-        explain(lived_in, x, target, explainer, preprocessing)
+        explain_model(lived_in, x, target, explainer, preprocessing)
     assert look() == before
 
 
@@ -144,7 +144,7 @@ def test_after_an_interrupt_between_batches(explainer, lived_in, x, target, prep
 
     before = look()
     with pytest.raises(KeyboardInterrupt):
-        explain(lived_in, x, target, explainer, preprocessing, batch_size=2, check=False, on_batch=interrupt)
+        explain_model(lived_in, x, target, explainer, preprocessing, batch_size=2, check=False, on_batch=interrupt)
     assert look() == before
 
 
@@ -152,11 +152,11 @@ def test_after_an_interrupt_between_batches(explainer, lived_in, x, target, prep
 def test_after_input_that_is_refused(explainer, lived_in, x, target, preprocessing, look) -> None:
     before = look()
     with pytest.raises(ExplanationError):
-        explain(lived_in, x.repeat(1, 2, 1, 1), target, explainer, preprocessing)
+        explain_model(lived_in, x.repeat(1, 2, 1, 1), target, explainer, preprocessing)
     with pytest.raises(ExplanationError):
-        explain(lived_in, x * torch.nan, target, explainer, preprocessing)
+        explain_model(lived_in, x * torch.nan, target, explainer, preprocessing)
     with pytest.raises(ExplanationError):
-        explain(lived_in, x, target, LRP(canonizer="none"), preprocessing)
+        explain_model(lived_in, x, target, LRP(canonizer="none"), preprocessing)
     assert look() == before
 
 
@@ -167,7 +167,9 @@ def test_the_random_state_does_not_matter(explainer, lived_in, x, target, prepro
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002 (the global one is what an explainer might draw from)
         random.seed(seed)
-        maps.append(explain(lived_in, x[:2], target.take([0, 1]), explainer, preprocessing, check=False).relevance)
+        maps.append(
+            explain_model(lived_in, x[:2], target.take([0, 1]), explainer, preprocessing, check=False).relevance
+        )
     assert torch.equal(*maps)
 
 

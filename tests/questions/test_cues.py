@@ -253,7 +253,7 @@ def test_the_same_study_again_changes_no_file_and_makes_no_student_and_no_heatma
         raise AssertionError("made again")
 
     before = contents(copied)
-    monkeypatch.setattr(cues, "explain", never)
+    monkeypatch.setattr(cues, "explain_model", never)
     monkeypatch.setattr("xaibench.run.steps.distill", never)
     study(copied)
     assert contents(copied) == before
@@ -334,7 +334,7 @@ def test_a_student_without_a_valid_explanation_gets_no_relevance_scores(study, s
         return explain(model, *args, **kwargs)
 
     shutil.rmtree(copied / "cues")
-    monkeypatch.setattr(cues, "explain", refuses)
+    monkeypatch.setattr(cues, "explain_model", refuses)
     table = study(copied)
     assert set(table[table["method"] == "kd"]["quantity"]) == PREDICTED
     assert set(table[table["method"] == "teacher"]["quantity"]) == PREDICTED | set(LOCALISATIONS)

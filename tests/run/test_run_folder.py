@@ -196,7 +196,7 @@ def test_the_same_command_again_changes_no_file_and_trains_nothing(
         raise AssertionError("trained or explained again")
 
     monkeypatch.setattr("xaibench.run.steps.distill", refuse)
-    monkeypatch.setattr("xaibench.run.steps.explain", refuse)
+    monkeypatch.setattr("xaibench.run.steps.explain_model", refuse)
     called = cli("run", config, "--out", tiny_run, "--accelerator", "cpu")
     assert called.code == 0, called.err
     assert contents(tiny_run) == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xaibench.attribution.explain import explain
+from xaibench.attribution.explain import explain_model
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.result import Attribution
 from xaibench.attribution.targets import make_target
@@ -42,7 +42,7 @@ def explained() -> dict[str, Attribution]:
     x = card.preprocessing(images.images)
     with torch.no_grad():
         target = make_target(pair.teacher(x), images.labels)
-    return {name: explain(model, x, target, LRP(), card.preprocessing) for name, model in models.items()}
+    return {name: explain_model(model, x, target, LRP(), card.preprocessing) for name, model in models.items()}
 
 
 def test_the_teacher_in_place_of_the_student_scores_one(explained: dict[str, Attribution]) -> None:

@@ -27,7 +27,7 @@ from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
 
-__all__ = ["EXPLAINERS", "PairAttribution", "check_explainable", "explain", "explain_pair", "parse_explainer"]
+__all__ = ["EXPLAINERS", "PairAttribution", "check_explainable", "explain", "explain_model", "parse_explainer"]
 
 # More at a time are hardly faster, and progress would stand still for long.
 MOST_IMAGES = 32
@@ -37,7 +37,7 @@ _LEFT_OUT = Check("checks left out", 1, 0, False, "explained with check=False")
 
 @torch.inference_mode(False)
 @kept_memory()
-def explain(
+def explain_model(
     model: nn.Module,
     x: Tensor,
     target: Target,
@@ -112,7 +112,7 @@ class PairAttribution(NamedTuple):
     student: Attribution
 
 
-def explain_pair(
+def explain(
     pair: ModelPair,
     images: ImageSet,
     explainer: Explainer | str,
@@ -133,7 +133,7 @@ def explain_pair(
     """
     if not isinstance(images, ImageSet):
         raise ExplanationError(
-            f"explain_pair wants an ImageSet with labels, got {type(images).__name__}: "
+            f"explain wants an ImageSet with labels, got {type(images).__name__}: "
             "take one from a task, or explain each model by itself"
         )
     if images.classes != pair.classes:
@@ -150,7 +150,7 @@ def explain_pair(
     for name, own in logits.items():
         target = make_target(logits["teacher"], images.labels, contrast=contrast, logits_own=own)
         with progress(f"explain {name}", len(x)) as advance:
-            parts[name] = explain(
+            parts[name] = explain_model(
                 models[name],
                 x,
                 target,

@@ -22,7 +22,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from xaibench.attribution.explain import explain, parse_explainer
+from xaibench.attribution.explain import explain_model, parse_explainer
 from xaibench.attribution.result import Attribution
 from xaibench.data.cues import Cue, class_index, contaminate, mark, parse_cue
 from xaibench.distillation.distill import make_fabric
@@ -204,7 +204,7 @@ def _explained(path: Path, exam: CueExam, model: nn.Module, name: str, who: str)
             return held
     x = exam.preprocessing(exam.shown.images.images)
     with progress(f"{name} of {who}", len(x)) as advance:
-        made = explain(model, x, exam.target, explainer, exam.preprocessing, on_batch=advance)
+        made = explain_model(model, x, exam.target, explainer, exam.preprocessing, on_batch=advance)
     made.save(path)
     return made
 

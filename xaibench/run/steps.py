@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from xaibench.attribution.explain import check_explainable, explain, parse_explainer
+from xaibench.attribution.explain import check_explainable, explain_model, parse_explainer
 from xaibench.attribution.result import Attribution
 from xaibench.attribution.targets import Target, make_target
 from xaibench.data.images import ImageSet
@@ -204,7 +204,7 @@ def _explain_one(
         x = run.preprocessing(images.images)
         with progress(f"{explainer} of {name}", len(x)) as advance:
             try:
-                attribution = explain(model, x, target, wanted[1], run.preprocessing, on_batch=advance)
+                attribution = explain_model(model, x, target, wanted[1], run.preprocessing, on_batch=advance)
             except ExplanationError as error:
                 if name == "teacher":
                     raise

@@ -9,7 +9,7 @@ import torchvision.models as tv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaibench.attribution.explain import explain
+from xaibench.attribution.explain import explain_model
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target, make_target
 from xaibench.data.images import Preprocessing
@@ -234,7 +234,7 @@ def test_a_resnet_without_canonizer_is_refused(network: nn.Module, x: Tensor, ta
     conservation = explainer.validate(network, x, target, preprocessing)[2]
     assert conservation.value > 100
     with pytest.raises(ExplanationError, match=r"LRP conservation error is \d+, at most 0.001 passes"):
-        explain(network, x, target, explainer, preprocessing)
+        explain_model(network, x, target, explainer, preprocessing)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_networks_that_lrp_does_not_hold_for_are_refused(
     torch.manual_seed(0)
     model = unsettled(build())
     with pytest.raises(ExplanationError, match=message) as caught:
-        explain(model, x, question(model, x), LRP(**options), preprocessing)
+        explain_model(model, x, question(model, x), LRP(**options), preprocessing)
     assert "\n" not in str(caught.value)
 
 
@@ -287,7 +287,7 @@ def test_the_box_rule_is_for_a_convolution_that_reads_the_image(
     torch.manual_seed(0)
     model, x = unsettled(build()), scale * x
     with pytest.raises(ExplanationError, match=r"reads the image, .* use composite=epsilon-plus, or move") as caught:
-        explain(model, x, question(model, x), LRP(canonizer=canonizer), preprocessing)
+        explain_model(model, x, question(model, x), LRP(canonizer=canonizer), preprocessing)
     assert "\n" not in str(caught.value)
 
 
@@ -295,8 +295,8 @@ def test_nothing_falls_back_without_checks(x: Tensor, preprocessing) -> None:
     torch.manual_seed(0)
     model = unsettled(NormFirst())
     with pytest.raises(ExplanationError, match="reads the image"):
-        explain(model, x, question(model, x), LRP(), preprocessing, check=False)
-    explain(model, x, question(model, x), LRP("epsilon-plus"), preprocessing)
+        explain_model(model, x, question(model, x), LRP(), preprocessing, check=False)
+    explain_model(model, x, question(model, x), LRP("epsilon-plus"), preprocessing)
 
 
 def test_the_box_moves_with_the_image(x: Tensor, preprocessing: Preprocessing) -> None:
@@ -304,7 +304,7 @@ def test_the_box_moves_with_the_image(x: Tensor, preprocessing: Preprocessing) -
     torch.manual_seed(0)
     model = unsettled(Rearranged())
     target = question(model, x)
-    got = explain(model, x, target, LRP(), preprocessing).relevance
+    got = explain_model(model, x, target, LRP(), preprocessing).relevance
     back = Preprocessing(preprocessing.mean[::-1], preprocessing.std[::-1])
     plain, framed = unsettled(FunctionalRelu()), F.pad(x.flip(1, 3), (2, 2, 2, 2), mode="reflect")
     plain.load_state_dict(model.state_dict())
@@ -318,7 +318,7 @@ def test_the_box_moves_with_the_image(x: Tensor, preprocessing: Preprocessing) -
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_refused(dtype: torch.dtype, network, x, target, preprocessing) -> None:
     with pytest.raises(ExplanationError, match=r"LRP divides by sums that b?float16 is too coarse for: .*\.float\(\)"):
-        explain(network.to(dtype), x.to(dtype), target, LRP(), preprocessing)
+        explain_model(network.to(dtype), x.to(dtype), target, LRP(), preprocessing)
 
 
 def test_a_preprocessing_within_the_network_is_no_matter_without_a_box(x: Tensor, preprocessing) -> None:
@@ -334,7 +334,7 @@ def test_a_vision_transformer_is_beyond_zennit_alone(preprocessing: Preprocessin
     model = unsettled(tv.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=4))
     images = preprocessing(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
     with pytest.raises(ExplanationError, match="layer_norm in LayerNorm"):
-        explain(model, images, question(model, images), LRP(canonizer="sequential"), preprocessing)
+        explain_model(model, images, question(model, images), LRP(canonizer="sequential"), preprocessing)
 
 
 def test_without_biases_a_transformer_conserves_relevance_to_rounding(preprocessing: Preprocessing) -> None:
@@ -348,4 +348,4 @@ def test_a_network_that_is_silent_without_biases_is_refused(x: Tensor, preproces
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 14 * 14, 4)).eval()
     nn.init.zeros_(model[-1].weight)
     with pytest.raises(ExplanationError, match="LRP conservation error is nan"):
-        explain(model, x, question(model, x), LRP(), preprocessing)
+        explain_model(model, x, question(model, x), LRP(), preprocessing)

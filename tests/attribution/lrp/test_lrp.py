@@ -14,7 +14,7 @@ from zennit.composites import EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlus, 
 from zennit.core import Composite
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
-from xaibench.attribution.explain import explain
+from xaibench.attribution.explain import explain_model
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target, make_target
 from xaibench.data.images import Preprocessing
@@ -57,7 +57,7 @@ def question(model: nn.Module, x: Tensor) -> Target:
 
 
 def test_bit_equal_to_zennit_on_a_resnet(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
-    ours = explain(network, x, target, LRP(canonizer="resnet"), preprocessing)
+    ours = explain_model(network, x, target, LRP(canonizer="resnet"), preprocessing)
     assert torch.equal(ours.relevance, by_zennit(network, x, target, preprocessing, [ResNetCanonizer()]))
     assert torch.equal(ours.references["low"], preprocessing.bounds()[0])
     assert torch.equal(ours.references["high"], preprocessing.bounds()[1])
@@ -67,7 +67,7 @@ def test_bit_equal_to_zennit_on_a_resnet(network: nn.Module, x: Tensor, target: 
 def test_bit_equal_to_zennit_on_a_sequential_network(norm: bool, x: Tensor, preprocessing: Preprocessing) -> None:
     model = sequential(norm)
     target = question(model, x)
-    ours = explain(model, x, target, LRP(canonizer="sequential"), preprocessing)
+    ours = explain_model(model, x, target, LRP(canonizer="sequential"), preprocessing)
     assert torch.equal(ours.relevance, by_zennit(model, x, target, preprocessing, [SequentialMergeBatchNorm()]))
 
 
@@ -77,7 +77,7 @@ def test_bit_equal_to_zennit_on_a_vgg(x: Tensor, preprocessing: Preprocessing) -
     model = torchvision.models.VGG(features, num_classes=4).eval()
     model.classifier = nn.Sequential(nn.Linear(6 * 49, 16), nn.ReLU(True), nn.Dropout(), nn.Linear(16, 4)).eval()
     target = question(model, x)
-    ours = explain(model, x, target, LRP(canonizer="vgg"), preprocessing)
+    ours = explain_model(model, x, target, LRP(canonizer="vgg"), preprocessing)
     assert torch.equal(ours.relevance, by_zennit(model, x, target, preprocessing, [VGGCanonizer()]))
 
 
@@ -87,7 +87,7 @@ def test_a_linear_model_is_explained_by_input_times_weight(x: Tensor, preprocess
     target = question(model, x)
     weight = model[1].weight.detach().double()
     wanted = x.double() * (weight[target.label] - weight[target.contrast]).view_as(x)
-    ours = explain(model, x, target, LRP(epsilon=1e-9), preprocessing).relevance
+    ours = explain_model(model, x, target, LRP(epsilon=1e-9), preprocessing).relevance
     torch.testing.assert_close(ours.double(), wanted, rtol=1e-4, atol=1e-6)
 
 
@@ -96,14 +96,14 @@ def test_sliced_logits_are_explained_like_the_whole_network(network: nn.Module, 
     target = Target(torch.zeros(len(x), dtype=torch.int64), torch.ones(len(x), dtype=torch.int64))
     whole = Target(target.label + 3, target.contrast)
     assert torch.equal(
-        explain(sliced, x, target, LRP(), preprocessing).relevance,
-        explain(network, x, whole, LRP(), preprocessing).relevance,
+        explain_model(sliced, x, target, LRP(), preprocessing).relevance,
+        explain_model(network, x, whole, LRP(), preprocessing).relevance,
     )
 
 
 def test_batches_do_not_change_the_maps(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
-    whole = explain(network, x, target, LRP(), preprocessing).relevance
-    pieces = explain(network, x, target, LRP(), preprocessing, batch_size=2).relevance
+    whole = explain_model(network, x, target, LRP(), preprocessing).relevance
+    pieces = explain_model(network, x, target, LRP(), preprocessing, batch_size=2).relevance
     torch.testing.assert_close(pieces, whole, rtol=1e-3, atol=1e-5)
 
 
@@ -232,7 +232,7 @@ def test_inputs_outside_the_box_are_refused(network: nn.Module, x: Tensor, targe
     with pytest.raises(
         ExplanationError, match=r"input 2 has the value 7 in channel 0, but pixels 0..255 give -2 to 2:"
     ):
-        explain(network, x, target, LRP(), preprocessing)
+        explain_model(network, x, target, LRP(), preprocessing)
 
 
 @pytest.mark.parametrize(
