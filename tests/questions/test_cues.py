@@ -326,7 +326,7 @@ def test_another_mark_is_refused_and_more_contaminations_extend(study, settings,
 
 
 def test_a_student_without_a_valid_explanation_gets_no_relevance_scores(study, settings, copied, monkeypatch, caplog):
-    explain, teacher = cues.explain, state_hash(load_assets(settings).pair.teacher)
+    explain, teacher = cues.explain_model, state_hash(load_assets(settings).pair.teacher)
 
     def refuses(model, *args, **kwargs):
         if state_hash(model) != teacher:
