@@ -144,9 +144,9 @@ def small_settings() -> list[str]:
 def tiny_run(tiny_config: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of `tiny_config`. Shared: copy it before anything is written into it."""
     from xaibench.run.config import RunConfig
-    from xaibench.run.pipeline import run_study
+    from xaibench.run.pipeline import run_config
 
-    return run_study(RunConfig.parse(tiny_config), tmp_path_factory.mktemp("runs") / "tiny", accelerator="cpu").folder
+    return run_config(RunConfig.parse(tiny_config), tmp_path_factory.mktemp("runs") / "tiny", accelerator="cpu").folder
 
 
 @dataclass(frozen=True)

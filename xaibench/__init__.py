@@ -65,7 +65,7 @@ _EXPORTS = {
     "xaibench.similarity.compare": ("SimilarityReport", "compare"),
     "xaibench.run.config": ("RunConfig",),
     "xaibench.run.folder": ("Run", "open_run"),
-    "xaibench.run.pipeline": ("run_study",),
+    "xaibench.run.pipeline": ("run_config",),
     "xaibench.testing": ("assert_explains_alike",),
     "xaibench.widgets.explorer": ("Explorer",),
 }

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
+import socket
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,11 @@ from safetensors import SafetensorError
 
 from xaibench.errors import RunFolderError
 
-__all__ = ["sha256_of_file", "write_atomically", "write_json", "write_text"]
+__all__ = ["sha256_of_file", "sweep_partials", "write_atomically", "write_json", "write_text"]
+
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+_PARTIAL = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[^.]*\.partial(\.\w+)?")
+_A_DAY = 86400
 
 
 def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
@@ -26,7 +34,8 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
     partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=f".partial{path.suffix}")
+        prefix = f".{path.stem}.{_HOST}-{os.getpid()}-"
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=f".partial{path.suffix}")
         os.close(handle)
         partial = Path(name)
         write(partial)
@@ -57,3 +66,34 @@ def sha256_of_file(path: Path | str) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sweep_partials(folder: Path | str) -> list[Path]:
+    """Delete the temporary files that killed processes left in `folder` and below; return their paths.
+
+    Files of processes that are alive stay. Those of other machines, whose processes cannot be seen, go after a day.
+    """
+    removed = []
+    for path in Path(folder).rglob(".*.partial*"):
+        found = _PARTIAL.fullmatch(path.name)
+        if found and _abandoned(path, found["host"], int(found["process"])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+def _abandoned(path: Path, host: str, process: int) -> bool:
+    if host != _HOST:
+        with contextlib.suppress(OSError):
+            return time.time() - path.stat().st_mtime > _A_DAY
+        return False
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -254,7 +254,7 @@ def test_the_same_study_again_changes_no_file_and_makes_no_student_and_no_heatma
 
     before = contents(copied)
     monkeypatch.setattr(cues, "explain_model", never)
-    monkeypatch.setattr("xaibench.run.steps.distill", never)
+    monkeypatch.setattr("xaibench.run.training.distill", never)
     study(copied)
     assert contents(copied) == before
 

@@ -7,7 +7,7 @@ import torch
 
 from xaibench.run.config import RunConfig
 from xaibench.run.folder import open_run
-from xaibench.run.pipeline import run_study
+from xaibench.run.pipeline import run_config
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def test_more_methods_keep_the_students_and_other_images_are_explained_anew(tiny
 def test_an_extended_run_is_the_run_that_asked_for_all_at_once(tiny_run, tmp_path, config):
     folder = shutil.copytree(tiny_run, tmp_path / "run")
     wanted = RunConfig.load(config(MORE, LRP, FEWER))
-    extended = run_study(wanted, folder, accelerator="cpu", extend=True)
-    whole = run_study(wanted, tmp_path / "whole", accelerator="cpu")
+    extended = run_config(wanted, folder, accelerator="cpu", extend=True)
+    whole = run_config(wanted, tmp_path / "whole", accelerator="cpu")
     for name in whole.students:
         one, other = (run.student(name).state_dict() for run in (extended, whole))
         assert all(torch.equal(one[key], other[key]) for key in one)

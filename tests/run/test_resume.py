@@ -18,7 +18,7 @@ from xaibench.errors import RunFolderError
 from xaibench.files import write_atomically
 from xaibench.run.config import RunConfig
 from xaibench.run.pipeline import create_run
-from xaibench.run.steps import distill_students
+from xaibench.run.training import distill_students
 
 CONFIG = """
 methods = ["subdistill:layer_weight=1"]

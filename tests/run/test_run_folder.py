@@ -195,8 +195,8 @@ def test_the_same_command_again_changes_no_file_and_trains_nothing(
     def refuse(*_args, **_kwargs):
         raise AssertionError("trained or explained again")
 
-    monkeypatch.setattr("xaibench.run.steps.distill", refuse)
-    monkeypatch.setattr("xaibench.run.steps.explain_model", refuse)
+    monkeypatch.setattr("xaibench.run.training.distill", refuse)
+    monkeypatch.setattr("xaibench.run.explaining.explain_model", refuse)
     called = cli("run", config, "--out", tiny_run, "--accelerator", "cpu")
     assert called.code == 0, called.err
     assert contents(tiny_run) == before

@@ -80,7 +80,7 @@ def _run(folder: Path) -> dict[str, Any]:
     return {
         "folder": str(folder),
         "started": manifest["started"],
-        "finished": manifest.get("finished", "not yet"),
+        "finished": "yes" if run.finished else "not yet",
         "data": run.config.data.dataset,
         "classes": ", ".join(run.classes),
         "images": ", ".join(f"{count} {split}" for split, count in manifest["images"].items()),

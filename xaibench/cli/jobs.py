@@ -26,7 +26,7 @@ def run(
 ) -> None:
     """Distil, explain, score and report: the main job. A killed run resumes when it is started again."""
     from xaibench.run.config import RunConfig, presets
-    from xaibench.run.pipeline import run_study
+    from xaibench.run.pipeline import run_config
 
     if (config is None) == (preset is None):
         raise ConfigError("give either a configuration file or --preset NAME")
@@ -34,7 +34,7 @@ def run(
         raise unknown_name("preset", preset, presets())
     settings = RunConfig.load(config or str(preset)).override(set_ or [])
     folder = out or Path("runs") / (preset or Path(str(config)).stem)
-    finished = run_study(settings, folder, accelerator=accelerator, devices=devices, extend=extend)
+    finished = run_config(settings, folder, accelerator=accelerator, devices=devices, extend=extend)
     show(finished.table(), as_json)
     sys.stderr.write(f"report: {finished.folder / 'report.html'}\n")
 
@@ -54,7 +54,7 @@ def distill(
     from xaibench.run.config import RunConfig
     from xaibench.run.folder import open_run
     from xaibench.run.pipeline import create_run, reopen
-    from xaibench.run.steps import distill_students
+    from xaibench.run.training import distill_students
 
     if (Path(config) / "manifest.json").is_file():
         if out is not None or set_ or extend:
@@ -79,9 +79,9 @@ def distill(
 @app.command()
 def explain(folder: RunFolder, as_json: Json = False) -> None:
     """Explain the run's test images under every model and check the explanations."""
+    from xaibench.run.explaining import explain_models
     from xaibench.run.folder import open_run
     from xaibench.run.pipeline import reopen
-    from xaibench.run.steps import explain_models
 
     this, assets = reopen(open_run(folder))
     explain_models(this, assets)
@@ -106,7 +106,7 @@ def score(
 ) -> None:
     """Score the students' heatmaps against the teacher's; fail where a mean lies below its threshold."""
     from xaibench.run.folder import open_run
-    from xaibench.run.steps import score_models
+    from xaibench.run.scoring import score_models
     from xaibench.run.thresholds import parse_threshold, shortfalls
 
     this = open_run(folder)

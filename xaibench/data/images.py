@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
 from xaibench.errors import DataError
 
-__all__ = ["ImageSet", "Preprocessing", "chosen_rows"]
+__all__ = ["LARGEST_SIDE", "ImageSet", "Preprocessing", "checked_size", "chosen_rows", "first_double"]
+
+LARGEST_SIDE = 8192
+"""The longest side of an image, in pixels, that can be asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,10 +25,12 @@ class ImageSet:
     """Labelled images of one split, held as bytes.
 
     images  (N, C, H, W) uint8, contiguous
-    labels  (N,) int64, each an index into `classes`
-    classes class names, in label order
+    labels  (N,) whole numbers, each an index into `classes`; held as int64
+    classes different class names, in label order
     keys    one stable, unique name per image ("train/123", "people/boy/a.png"); shown in galleries and tables
     source  where the images came from, for the manifest
+
+    Raises DataError for parts of other types, shapes or lengths, labels outside `classes` and names given twice.
     """
 
     images: Tensor
@@ -32,14 +40,17 @@ class ImageSet:
     source: str = ""
 
     def __post_init__(self) -> None:
-        n = len(self.images)
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise DataError(
-                f"images must be uint8 of shape (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}"
-            )
-        if n == 0:
+        images = self.images
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+            got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise DataError(f"images must be a uint8 tensor of shape (N, C, H, W), got {got}")
+        n = len(images)
+        if images.numel() == 0:
             raise DataError(f"no images in {self.source or 'the image set'}: choose other classes or a larger fraction")
-        if self.labels.shape != (n,) or len(self.keys) != n:
+        for name in ("classes", "keys"):
+            object.__setattr__(self, name, _names(name, getattr(self, name)))
+        object.__setattr__(self, "labels", _labels(self.labels))
+        if len(self.labels) != n or len(self.keys) != n:
             raise DataError(f"{n} images but {len(self.labels)} labels and {len(self.keys)} keys: give one of each")
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= len(self.classes):
@@ -64,6 +75,42 @@ class ImageSet:
         keys = tuple(self.keys[i] for i in index.tolist())
         return ImageSet(self.images[index], self.labels[index], self.classes, keys, self.source)
 
+    def sample(self, count: int, seed: int = 0) -> ImageSet:
+        """`count` images (or all there are), spread as evenly over the classes as they allow, drawn by `seed`.
+
+        In class order, and within a class in the order of the set. Fewer images than classes: the classes are drawn.
+        """
+        if count < 1:
+            raise DataError(f"a sample needs at least 1 image, got {count}")
+        generator = torch.Generator().manual_seed(seed)
+        k = len(self.classes)
+        members = [(self.labels == label).nonzero().flatten() for label in range(k)]
+        drawn = [own[torch.randperm(len(own), generator=generator)] for own in members]
+        order = list(range(k)) if count >= k else torch.randperm(k, generator=generator).tolist()
+        shares, left = [0] * k, min(count, len(self))
+        while left:
+            for label in order:
+                if left and shares[label] < len(drawn[label]):
+                    shares[label] += 1
+                    left -= 1
+        return self.take(torch.cat([own[:share].sort().values for own, share in zip(drawn, shares)]))
+
+    def sample(self, count: int, seed: int = 0) -> ImageSet:
+        """min(count, N) images, spread evenly over the classes and drawn by `seed`, in class order.
+
+        A class with fewer images than its share gives all it has, and the others make up for it. With fewer images than
+        classes, the classes are drawn by `seed` too. Raises DataError for a count below 1.
+        """
+        if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < 1:
+            raise DataError(f"the number of images to sample must be a whole number of at least 1, got {count!r:.60}")
+        generator = torch.Generator().manual_seed(seed)
+        members = [(self.labels == label).nonzero().flatten() for label in range(len(self.classes))]
+        drawn = [rows[torch.randperm(len(rows), generator=generator)].tolist() for rows in members]
+        if count < len(drawn):
+            drawn = [drawn[i] for i in torch.randperm(len(drawn), generator=generator).tolist()]
+        turns = [row for turn in zip_longest(*drawn) for row in turn if row is not None]  # one of each class at a time
+        return self.take(sorted(turns[:count], key=lambda row: (int(self.labels[row]), row)))
+
     def content_hash(self) -> str:
         """SHA-256 (first 16 hex digits) over pixels, labels and class names."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
@@ -74,9 +121,17 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """x = (pixel / 255 - mean) / std, per channel. The one place where bytes become model input.
+    """What a model was trained to take: x = (pixel / 255 - mean) / std, per channel.
 
-    `bounds()` are the smallest and largest values that an input can take after it: what the LRP box rule needs.
+    mean, std  one number a channel, on the scale where pixels lie in 0..1; three for RGB, one for grey images
+    size       (H, W) where the model takes this size only; None: any size
+
+    The one place where bytes become model input. `bounds()` gives the smallest and largest values that an input can
+    have, which the LRP box rule needs. Raises DataError for numbers that are not finite, a std that is not positive,
+    lists of different lengths and sizes below 1 or above `LARGEST_SIDE`.
+
+    >>> Preprocessing(mean=(0.5,), std=(0.25,))(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)).item()
+    2.0
     """
 
     mean: tuple[float, ...]
@@ -84,8 +139,12 @@ class Preprocessing:
     size: tuple[int, int] | None = field(default=None)
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
         if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
             raise DataError(f"preprocessing needs one mean and one positive std a channel, got {self.mean}, {self.std}")
+        if self.size is not None:
+            object.__setattr__(self, "size", checked_size(self.size))
 
     @property
     def channels(self) -> int:
@@ -149,3 +208,46 @@ def chosen_rows(indices: Sequence[int] | Sequence[bool] | Tensor, n: int) -> Ten
     if len(outside):
         raise DataError(f"index {int(outside[0])} is not among the {n} images: use 0..{n - 1}")
     return torch.where(index < 0, index + n, index)
+
+
+def checked_size(size: object) -> tuple[int, int]:
+    """`size` as (H, W); DataError for anything but two whole numbers of 1 to `LARGEST_SIDE` pixels."""
+    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else ()
+    whole = all(isinstance(side, numbers.Integral) and not isinstance(side, bool) for side in sides)
+    if len(sides) != 2 or not whole or not all(1 <= side <= LARGEST_SIDE for side in sides):
+        raise DataError(f"size must be (height, width) in pixels, each 1 to {LARGEST_SIDE}, got {size!r:.60}")
+    return int(sides[0]), int(sides[1])
+
+
+def first_double(names: Sequence[str]) -> str | None:
+    """The first name that occurs a second time; None if all differ."""
+    met: set[str] = set()
+    return next((name for name in names if name in met or met.add(name)), None)  # type: ignore[func-returns-value]
+
+
+def _names(what: str, values: object) -> tuple[str, ...]:
+    names = tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{what} of an image set must be a list of texts, got {values!r:.60}")
+    if (double := first_double(names)) is not None:
+        raise DataError(f"{what} of an image set must differ, got '{double:.60}' twice: rename one")
+    return names
+
+
+def _labels(values: object) -> Tensor:
+    try:
+        labels = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"labels must be whole numbers, one an image, got {values!r:.60}") from error
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise DataError(f"labels must be whole numbers, one an image, got {labels.dtype} {tuple(labels.shape)}")
+    return labels.long()
+
+
+def _numbers(what: str, values: object) -> tuple[float, ...]:
+    given = tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else ()
+    if not given or not all(isinstance(value, numbers.Real) and math.isfinite(value) for value in given):
+        raise DataError(
+            f"{what} of a preprocessing must be one finite number a channel, as in (0.5, 0.5, 0.5), got {values!r:.60}"
+        )
+    return tuple(map(float, given))

@@ -7,14 +7,28 @@ from torch import Tensor, nn
 
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.errors import ModelError
+from xaibench.models.copies import private_copy
 from xaibench.models.layer_outputs import evaluating
 
 __all__ = ["predict_logits"]
 
 
-def predict_logits(model: nn.Module, images: ImageSet, preprocessing: Preprocessing, batch_size: int = 256) -> Tensor:
-    """Logits (N, K) of all images, float32 on the CPU, computed in evaluation mode; all modes are restored."""
-    device = next(model.parameters()).device
+def predict_logits(
+    model: nn.Module,
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    batch_size: int = 256,
+    *,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Logits (N, K) of all images, float32 on the CPU, computed in evaluation mode; all modes are restored.
+
+    device  where to compute, on a copy of the model if it lies elsewhere; None: where it lies
+    """
+    home = next(model.parameters()).device
+    device = home if device is None else torch.device(device)
+    if device != home:
+        model = private_copy(model).to(device)
     with torch.no_grad(), evaluating(model):
         chunks = (preprocessing(chunk.to(device)) for chunk in images.images.split(batch_size))
         parts = [model(x.contiguous(memory_format=torch.channels_last)).float().cpu() for x in chunks]

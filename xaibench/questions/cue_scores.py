@@ -17,7 +17,6 @@ from xaibench.attribution.targets import Target, make_target
 from xaibench.data.cues import Cue, Marked, class_index, mark
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.models.predict import predict_logits
-from xaibench.run.inputs import explained_images
 from xaibench.similarity.intervals import bootstrap_seeds
 from xaibench.similarity.localisation import LOCALISATIONS
 
@@ -56,7 +55,7 @@ class CueExam:
     ) -> CueExam:
         """Mark the test images. Raises what `data.cues.mark` does, UnknownNameError for a class they do not have."""
         label = class_index(test, cue_class)
-        shown = mark(explained_images(test, images, seed), cue, seed=seed)
+        shown = mark(test.sample(images, seed), cue, seed=seed)
         logits = predict_logits(teacher, shown.images, preprocessing)
         target = make_target(logits, torch.full((len(shown),), label))
         return cls(test, mark(test, cue, seed=seed).images, shown, target, label, preprocessing)

@@ -11,6 +11,7 @@ cues-scores.csv  cues.csv  cues.{pdf,png}  cues-gallery.{pdf,png}
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -30,16 +31,16 @@ from xaibench.errors import ConfigError, ExplanationError, RunFolderError, Xaibe
 from xaibench.figures.cues import cues_figure
 from xaibench.figures.gallery import gallery
 from xaibench.figures.style import explainer_label, save_figure
-from xaibench.files import write_text
+from xaibench.files import write_json, write_text
 from xaibench.models.checkpoints import state_hash
 from xaibench.options import format_options
 from xaibench.progress import progress
 from xaibench.questions.cue_scores import CueExam, summarise_cues
 from xaibench.run.config import RunConfig
-from xaibench.run.folder import Run, file_name, open_run
+from xaibench.run.folder import Run, file_name
 from xaibench.run.inputs import Assets
 from xaibench.run.pipeline import create_run
-from xaibench.run.steps import distill_students
+from xaibench.run.training import distill_students
 from xaibench.similarity.localisation import relevance_mass
 
 __all__ = ["CONTAMINATIONS", "cue_study"]
@@ -74,7 +75,7 @@ def cue_study(
     contaminations  shares of its training and validation images with the mark, each in 0..1
     explainers      some of the configuration's explainers; None: its first
     extend          the folder may hold a study of other contaminations and explainers, or a run that differs in what
-                    `run_study` lets differ: its students are kept, and its contaminations and explainers are measured
+                    `run_config` lets differ: its students are kept, and its contaminations and explainers are measured
                     with those given
 
     Returns the table that cues.csv holds, `summarise_cues` of what is measured on test images (cues-scores.csv):
@@ -117,7 +118,7 @@ def cue_study(
     run, assets = create_run(config, folder, extend=extend, check=fitting)
     options = fitting(assets)
     if held != options:
-        run.note(cue=options)
+        write_json(run.folder / "cues.json", options)
     pair, cue_class = assets.pair, options["class"]
     exam = CueExam.create(
         assets.task.test, pair.teacher, pair.preprocessing, drawn, cue_class, images=config.explain.images, seed=seed
@@ -149,7 +150,8 @@ def _levels(contaminations: Sequence[float]) -> tuple[float, ...]:
 
 def _held(folder: Path) -> dict[str, Any]:
     """The study that stands in the folder's manifest, if there is one."""
-    held: dict[str, Any] = open_run(folder).manifest.get("cue", {}) if (folder / "manifest.json").is_file() else {}
+    path = folder / "cues.json"
+    held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return held
 
 

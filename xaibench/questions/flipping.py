@@ -20,8 +20,9 @@ from xaibench.figures.style import save_figure
 from xaibench.files import write_json, write_text
 from xaibench.models.checkpoints import state_hash
 from xaibench.progress import progress
-from xaibench.run.folder import Run, file_name, library_versions, variant
+from xaibench.run.folder import Run, file_name, variant
 from xaibench.run.inputs import Assets, load_assets
+from xaibench.run.manifest import library_versions
 from xaibench.run.page import spread_methods
 from xaibench.similarity.cross_flip import CrossFlip, cross_flip, cross_ratio, curve_table
 from xaibench.similarity.fills import FILLS

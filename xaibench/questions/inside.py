@@ -32,7 +32,7 @@ from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
 from xaibench.questions.inside_rows import BASIS, Seen, likeness_rows, share_rows
 from xaibench.run.folder import UNTRAINED, Run, open_run, variant
-from xaibench.run.inputs import Assets, explained_images
+from xaibench.run.inputs import Assets
 from xaibench.run.pipeline import reopen
 from xaibench.similarity.metrics.table import cosine, pool
 from xaibench.similarity.representations import relevant_part
@@ -102,7 +102,7 @@ def inside_run(
     models = {method: [pair.with_student(model).student for model in group] for method, group in models.items()}
     everyone = [model for group in models.values() for model in group]
     pairs = _chosen(pair.layers, layers)
-    pictures = run.images if images is None else explained_images(run.images, images, run.config.data.seed)
+    pictures = run.images if images is None else run.images.sample(images, run.config.data.seed)
     if len(pictures) < _LEAST:
         raise ConfigError(f"{len(pictures)} images are too few to compare features over images: take {_LEAST} or more")
     x = pair.preprocessing(pictures.images)
@@ -119,7 +119,7 @@ def inside_run(
 
     rows = []
     with progress("inside", 1 + len(everyone)) as advance:
-        fitted = _fitted(pair, everyone, bases, explained_images(assets.task.train, _FITTED_ON, seed))
+        fitted = _fitted(pair, everyone, bases, assets.task.train.sample(_FITTED_ON, seed))
         frames = {p: Frame.of_basis(basis) for p, basis in bases.items()}
         teacher = look(pair.teacher, {p: p.teacher for p in pairs}, frames)
         advance(note="teacher")

@@ -1,16 +1,17 @@
 """A run folder: where each result lies, and how to read it back.
 
-manifest.json                     configuration, versions, hashes, times
+manifest.json                     configuration, versions, hashes: written when the run begins (and when it is extended)
+files.json                        SHA-256 of the tables and what they were made from, see `ledger`
 images.safetensors                the explained test images, their labels and keys
 subspace.safetensors              moments of the teacher's layers
-students/METHOD/seedN/            student.safetensors, history.csv, run.json (resume.pt while it trains);
+students/METHOD/seedN/            student.safetensors, history.csv, job.json (resume.pt while it trains);
                                   influence.{csv,pdf,png} where training images were weighted
-attributions/EXPLAINER/MODEL.safetensors
-predictions.csv  scores.csv  summary.csv  validity.csv  table.csv  table.tex
+attributions/KEY.safetensors      relevance, under the key of all that it depends on (`attribution.store.keys`)
+explanations.json                 explainer -> model -> key of its maps, or why there are none
+predictions.csv  validity.csv  scores.csv  summary.csv  table.csv  table.tex
 gallery.{pdf,png}  league.{pdf,png}  similarity.{pdf,png}  scores.{pdf,png}  history.{pdf,png}  report.html
 
-On demand: flipping-EXPLAINER-FILL.*  pooling-EXPLAINER-METRIC.*  inside.*  directions.*  cues*  contamination-SHARE/
-with what was asked otherwise than by default in the name, as in flipping-lrp-blur-2x2-20images.csv
+Answers to further questions lie beside them, see `questions`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +30,27 @@ from safetensors.torch import save_file
 from torch import nn
 
 from xaibench.attribution.result import Attribution
+from xaibench.attribution.store.store import AttributionStore
 from xaibench.data.images import ImageSet, Preprocessing
-from xaibench.errors import ConfigError, RunFolderError, unknown_name
-from xaibench.files import write_atomically, write_json
+from xaibench.errors import CheckpointError, ConfigError, ExplanationError, RunFolderError, unknown_name
+from xaibench.files import write_atomically, write_text
 from xaibench.models.checkpoints import load_checkpoint
 from xaibench.run.config import RunConfig
+from xaibench.run.job import Job, StudentFolder, StudentKey, jobs_of
+from xaibench.run.ledger import Ledger, digest
+from xaibench.run.manifest import read_manifest
 
-__all__ = ["UNTRAINED", "Run", "file_name", "library_versions", "open_run", "student_names", "variant"]
+__all__ = ["TEACHER", "UNTRAINED", "Run", "file_name", "open_run", "variant"]
 
+TEACHER = "teacher"
 UNTRAINED = "untrained"
-_LIBRARIES = ("xaibench", "torch", "torchvision", "captum", "zennit", "lightning-fabric", "numpy")
-_LONGEST = 80  # characters that options may add to a file name
-_MANIFEST = ("config", "started", "classes", "layers", "preprocessing", "images", "teacher", "hashes")
+_UNLIMITED = 2**62
 
 # Names stay text, also where they look like numbers.
 _TEXT = dict.fromkeys(("image", "label", "predicted", "model", "method", "explainer"), str)
 
-_COLUMNS = {
-    "scores.csv": ("method", "seed", "explainer", "metric", "pairing", "image", "value"),
-    "summary.csv": ("method", "explainer", "metric", "mean", "low", "high", "n", "nan", "chance", "chance_sd"),
-    "predictions.csv": ("model", "image", "label", "predicted", "confidence", "correct"),
-    "validity.csv": ("model", "explainer", "check", "value", "bound", "passed", "note"),
-    "table.csv": ("method", "accuracy"),
-}
+_TABLES = {"predictions": "explain", "validity": "explain", "scores": "score", "summary": "score", "table": "score"}
+"""Name of a table -> the step that makes it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +61,21 @@ class Run:
     config: RunConfig
 
     def __repr__(self) -> str:
-        done = sum(self.student_path(name).is_file() for name in self.students)
+        done = sum(self.is_distilled(name) for name in self.students)
         return f"Run({self.folder}, {done} of {len(self.students)} students distilled)"
 
     @property
     def manifest(self) -> dict[str, Any]:
-        return _read_manifest(self.folder)
+        return read_manifest(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a report, of scores that are up to date."""
+        try:
+            self.ledger.require("report.html", "report", self.source("report"))
+        except RunFolderError:
+            return False
+        return True
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -84,27 +91,50 @@ class Run:
         return self.config.explain.explainers
 
     @property
+    def metric(self) -> str:
+        """The metric that orders images and methods: the cosine, or the first of the run where it is not among them."""
+        metrics = self.config.similarity.metrics
+        return "cosine" if "cosine" in metrics else metrics[0]
+
+    @cached_property
+    def jobs(self) -> dict[str, Job]:
+        """Name of a student ("kd/seed0") -> what trains it."""
+        return {str(job.key): job for job in jobs_of(self.config)}
+
+    @cached_property
+    def keys(self) -> tuple[StudentKey, ...]:
+        """The students by method and seed, in the order of `students`."""
+        return tuple(job.key for job in self.jobs.values())
+
+    @property
     def students(self) -> tuple[str, ...]:
         """Names of the trained students: "kd/seed0", "subdistill/seed0", ..."""
-        return student_names(self.config)
+        return tuple(self.jobs)
 
     @property
     def models(self) -> tuple[str, ...]:
         """All models that are explained: the teacher, the students, and the untrained student of the null."""
-        return ("teacher", *self.students, UNTRAINED)
+        return (TEACHER, *self.students, UNTRAINED)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.folder)
+
+    @property
+    def store(self) -> AttributionStore:
+        """Where the run's maps lie."""
+        return AttributionStore(self.folder / "attributions", _UNLIMITED)
 
     @cached_property
     def images(self) -> ImageSet:
         """The explained test images."""
-        path = self._need(self.folder / "images.safetensors", "explain")
+        path = self.ledger.require("images.safetensors", "explain")
         try:
             with safe_open(path, framework="pt") as file:
                 about = json.loads((file.metadata() or {})["about"])
                 pixels, labels = file.get_tensor("images"), file.get_tensor("labels")
         except (SafetensorError, KeyError, ValueError) as error:
-            raise RunFolderError(
-                f"{path} is corrupt ({error}): delete it and run 'xaibench explain {self.folder}'"
-            ) from error
+            raise RunFolderError(f"{path} is corrupt ({error}): run 'xaibench explain {self.folder}'") from error
         return ImageSet(pixels, labels, self.classes, tuple(about["keys"]), about["source"])
 
     def save_images(self, images: ImageSet) -> None:
@@ -112,31 +142,76 @@ class Run:
         tensors = {"images": images.images.contiguous(), "labels": images.labels}
         path = self.folder / "images.safetensors"
         write_atomically(path, lambda partial: save_file(tensors, partial, metadata={"about": about}))
+        self.ledger.record(path.name)
+
+    def student_folder(self, name: str) -> StudentFolder:
+        """Where student "kd/seed0" lies."""
+        if name not in self.jobs:
+            raise unknown_name("student", name, self.students)
+        return StudentFolder(self.folder / "students" / file_name(name))
 
     def student_path(self, name: str) -> Path:
         """Where the checkpoint of student "kd/seed0" lies."""
-        if name not in self.students:
-            raise unknown_name("student", name, self.students)
-        return self.folder / "students" / file_name(name) / "student.safetensors"
+        return self.student_folder(name).checkpoint
+
+    def is_distilled(self, name: str) -> bool:
+        """Whether the student is there, whole."""
+        return not self.student_folder(name).trouble
 
     def student(self, name: str) -> nn.Module:
         """The trained student, in evaluation mode."""
-        return load_checkpoint(self._need(self.student_path(name), "distill"))[0]
+        path = self._trained(name).checkpoint
+        try:
+            return load_checkpoint(path)[0]
+        except CheckpointError as error:
+            raise RunFolderError(f"{error}: run 'xaibench distill {self.folder}' to train it again") from error
 
     def history(self, name: str) -> pd.DataFrame:
         """One row an epoch."""
-        return pd.read_csv(self._need(self.student_path(name).with_name("history.csv"), "distill"))
+        return pd.read_csv(self._trained(name).history)
+
+    def explanations(self) -> dict[str, dict[str, dict[str, str]]]:
+        """Explainer -> model -> {"key": of its maps} or {"refused": why there are none}, for all of the run's models.
+
+        Raises RunFolderError where an explainer or a model of the run's configuration is missing.
+        """
+        path = self.ledger.require("explanations.json", "explain", self.source("explain"))
+        found: dict[str, dict[str, dict[str, str]]] = json.loads(path.read_text(encoding="utf-8"))
+        for explainer in self.explainers:
+            for model in self.models:
+                if model not in found.get(explainer, {}):
+                    raise RunFolderError(
+                        f"{model} is not explained by {explainer} yet: run 'xaibench explain {self.folder}'"
+                    )
+        return found
+
+    def explained(self, explainer: str) -> tuple[str, ...]:
+        """The models with a valid explanation by `explainer`; RunFolderError where one is missing."""
+        entries = self.explanations()[self._known_explainer(explainer)]
+        valid = tuple(model for model in self.models if "key" in entries[model])
+        for model in valid:
+            self._map_path(entries[model]["key"], model, explainer)
+        return valid
 
     def attribution_path(self, model: str, explainer: str) -> Path:
+        """The file of a model's maps. ExplanationError if they were refused, RunFolderError if they are missing."""
         if model not in self.models:
             raise unknown_name("model of this run", model, self.models)
-        if explainer not in self.explainers:
-            raise unknown_name("explainer of this run", explainer, self.explainers)
-        return self.folder / "attributions" / file_name(explainer) / f"{file_name(model).replace('/', '-')}.safetensors"
+        entry = self.explanations()[self._known_explainer(explainer)][model]
+        if "refused" in entry:
+            raise ExplanationError(f"{model} has no valid explanation by {explainer}: {entry['refused']}")
+        return self._map_path(entry["key"], model, explainer)
 
     def attribution(self, model: str, explainer: str) -> Attribution:
         """Relevance of the run's images under `model` ("teacher", "kd/seed0", "untrained")."""
-        return Attribution.load(self._need(self.attribution_path(model, explainer), "explain"))
+        path = self.attribution_path(model, explainer)
+        try:
+            return Attribution.load(path)
+        except ExplanationError as error:
+            raise RunFolderError(
+                f"the maps of {model} by {explainer} are damaged ({error.__cause__ or path.name}): "
+                f"run 'xaibench explain {self.folder}'"
+            ) from error
 
     def require_images(self, count: int | None) -> None:
         """Raise ConfigError for more images than were explained, or fewer than 1; None stands for all."""
@@ -146,74 +221,75 @@ class Run:
 
     def scores(self) -> pd.DataFrame:
         """Columns method, seed, explainer, metric, pairing, image, value: one row a score."""
-        return self._table("scores.csv", "score")
+        return self._table("scores")
 
     def summary(self) -> pd.DataFrame:
         """Columns method, explainer, metric, mean, low, high, n, nan, chance, chance_sd and the nulls."""
-        return self._table("summary.csv", "score")
+        return self._table("summary")
 
     def predictions(self) -> pd.DataFrame:
-        """Columns model, image, label, predicted, confidence, correct, for the explained images."""
-        return self._table("predictions.csv", "explain")
+        """Columns model, image, label, predicted, confidence, correct, for the whole test set."""
+        return self._table("predictions")
 
     def validity(self) -> pd.DataFrame:
         """One row a check of a model and explainer, with its number and bound."""
-        return self._table("validity.csv", "explain")
+        return self._table("validity")
 
     def table(self) -> pd.DataFrame:
         """One row a method: accuracy, agreement with the teacher, similarity."""
-        return self._table("table.csv", "score")
+        return self._table("table")
 
-    def note(self, **entries: Any) -> None:
-        """Add entries to the manifest."""
-        write_json(self.folder / "manifest.json", self.manifest | entries)
+    def write_tables(self, **tables: pd.DataFrame) -> None:
+        """Write tables that one step makes (name in `_TABLES` -> contents) and record them."""
+        names = [f"{name}.csv" for name in tables]
+        self.ledger.forget(*names)
+        for name, table in tables.items():
+            write_text(self.folder / f"{name}.csv", table.to_csv(index=False))
+        (step,) = {_TABLES[name] for name in tables}
+        self.ledger.record(*names, source=self.source(step))
 
-    def _table(self, name: str, step: str) -> pd.DataFrame:
-        path = self._need(self.folder / name, step)
-        try:
-            table = pd.read_csv(path, dtype=_TEXT)
-            missing = [column for column in _COLUMNS[name] if column not in table]
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{path} is corrupt ({error}): run 'xaibench {step} {self.folder}'") from error
-        if missing:
-            raise RunFolderError(f"{path} has no column '{missing[0]}': run 'xaibench {step} {self.folder}'")
-        return table
+    def source(self, step: str) -> str:
+        """Digest of what the results of a step ("explain", "score", "report") are made from."""
+        config, hashes = self.config.to_dict(), self.manifest["hashes"]
+        students = {name: self.student_folder(name).contents() for name in self.students}
+        parts = [config["data"], config["explain"], hashes, students]
+        made = self.ledger.entries
+        if step in ("score", "report"):
+            parts += [config["similarity"], made.get("explanations.json")]
+        if step == "report":
+            parts.append(made.get("scores.csv"))
+        return digest(*parts)
 
-    def _need(self, path: Path, step: str) -> Path:
+    def _trained(self, name: str) -> StudentFolder:
+        folder = self.student_folder(name)
+        if folder.trouble:
+            raise RunFolderError(f"{folder.trouble}: run 'xaibench distill {self.folder}'")
+        return folder
+
+    def _known_explainer(self, explainer: str) -> str:
+        if explainer not in self.explainers:
+            raise unknown_name("explainer of this run", explainer, self.explainers)
+        return explainer
+
+    def _map_path(self, key: str, model: str, explainer: str) -> Path:
+        path = self.store.folder / f"{key}.safetensors"
         if not path.is_file():
-            raise RunFolderError(f"{path} does not exist yet: run 'xaibench {step} {self.folder}'")
+            raise RunFolderError(
+                f"the maps of {model} by {explainer} are missing ({path}): run 'xaibench explain {self.folder}'"
+            )
         return path
 
-
-def student_names(config: RunConfig) -> tuple[str, ...]:
-    """ "METHOD/seedN" for every method and seed."""
-    return tuple(f"{method}/seed{seed}" for method in config.methods for seed in config.seeds)
-
-
-def library_versions() -> dict[str, str]:
-    """Of xaibench and of what its numbers depend on."""
-    return {name: version(name) for name in _LIBRARIES}
+    def _table(self, name: str) -> pd.DataFrame:
+        step = _TABLES[name]
+        path = self.ledger.require(f"{name}.csv", step, self.source(step))
+        return pd.read_csv(path, dtype=_TEXT)
 
 
 def open_run(folder: Path | str) -> Run:
     """Open an existing run folder. Raises RunFolderError where there is none."""
-    folder = Path(folder)
-    manifest = _read_manifest(folder)
+    folder = Path(folder).absolute()
+    manifest = read_manifest(folder)
     return Run(folder, RunConfig.from_dict(manifest["config"]))
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise RunFolderError(f"no run in {folder} (it has no manifest.json): make one with 'xaibench run'")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in _MANIFEST if key not in manifest]
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} is corrupt ({error}): start again in another folder") from error
-    if missing or not isinstance(manifest, dict):
-        raise RunFolderError(f"{path} is not the manifest of a run (no '{missing[0]}'): start again in another folder")
-    return manifest
 
 
 def file_name(name: str) -> str:
@@ -230,4 +306,4 @@ def variant(*asked: object) -> str:
     '-2x2-kd_subdistill_layer_weight_50'
     """
     text = "".join(f"-{file_name(str(part)).replace('/', '_')}" for part in asked if part)
-    return text if len(text) <= _LONGEST else f"-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return text if len(text) <= 80 else f"-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 
 from xaibench.data.datasets import CLASS_LISTS, embedded, preprocessing_for
-from xaibench.data.images import ImageSet, Preprocessing
+from xaibench.data.images import Preprocessing
 from xaibench.data.tasks import Task, load_task
 from xaibench.errors import ConfigError, unknown_name
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import ModelCard, load_checkpoint
 from xaibench.models.pair import ModelPair
-from xaibench.run.config import RunConfig, TeacherConfig
+from xaibench.run.config import DataConfig, RunConfig, StudentConfig, TeacherConfig
 
-__all__ = ["Assets", "explained_images", "load_assets", "load_teacher"]
+__all__ = ["Assets", "assets_of", "load_assets", "load_teacher"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,12 @@ class Assets:
 
 
 def load_assets(config: RunConfig) -> Assets:
+    """What the jobs of a run work on."""
+    return assets_of(config.data, config.teacher, config.student)
+
+
+def assets_of(data: DataConfig, teacher_config: TeacherConfig, student_config: StudentConfig) -> Assets:
     """Load data and teacher, build the student, check that they fit each other."""
-    data = config.data
     subtask = data.subtask if isinstance(data.subtask, str) else list(data.subtask)
     size = (data.size[0], data.size[-1]) if data.size else None
     task = load_task(
@@ -52,10 +56,10 @@ def load_assets(config: RunConfig) -> Assets:
         validation=data.validation,
         seed=data.seed,
     )
-    teacher, card = load_teacher(config.teacher, data.dataset)
+    teacher, card = load_teacher(teacher_config, data.dataset)
     classes = task.subtask.classes
     _, height, width = task.train.shape
-    student = build_model(config.student.architecture, len(classes), card.preprocessing.channels)
+    student = build_model(student_config.architecture, len(classes), card.preprocessing.channels)
     card.preprocessing(task.train.images[:1])  # channels and size agree, or a clear error
     pair = ModelPair.create(
         teacher,
@@ -63,10 +67,10 @@ def load_assets(config: RunConfig) -> Assets:
         classes=classes,
         preprocessing=card.preprocessing,
         teacher_classes=card.classes,
-        layers=config.student.pairs,
+        layers=student_config.pairs,
         input_size=(height, width),
     )
-    return Assets(task, pair, card, config.student.architecture)
+    return Assets(task, pair, card, student_config.architecture)
 
 
 def load_teacher(config: TeacherConfig, dataset: str) -> tuple[torch.nn.Module, ModelCard]:
@@ -102,15 +106,3 @@ def _trained_with(classes: str | tuple[str, ...] | None, dataset: str) -> Prepro
             f"name the set it was trained on, as in teacher.classes = 'cifar100' (known: {', '.join(CLASS_LISTS)})"
         )
     return preprocessing_for(dataset)
-
-
-def explained_images(test: ImageSet, count: int, seed: int) -> ImageSet:
-    """`count` test images (or all there are), spread evenly over the classes, drawn by `seed`, in class order."""
-    generator = torch.Generator().manual_seed(seed)
-    k = len(test.classes)
-    chosen = []
-    for label in range(k):
-        members = (test.labels == label).nonzero().flatten()
-        share = count // k + (label < count % k)
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:share]].sort().values)
-    return test.take(torch.cat(chosen))

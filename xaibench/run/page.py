@@ -14,11 +14,12 @@ from xaibench.figures.history import history_figure
 from xaibench.figures.league import league_figure
 from xaibench.figures.matrix import score_matrix
 from xaibench.figures.similarity import similarity_figure
-from xaibench.figures.style import explainer_label, save_figure
+from xaibench.figures.style import explainer_label, metric_label, save_figure
 from xaibench.files import write_text
 from xaibench.report.html import headline, write_report
 from xaibench.report.tables import latex_table
-from xaibench.run.folder import Run, file_name
+from xaibench.run.folder import TEACHER, Run, file_name
+from xaibench.run.job import StudentKey
 from xaibench.similarity.metrics.table import DEFAULT_METRICS
 
 __all__ = ["gallery_of", "present", "spread_images", "spread_methods"]
@@ -45,9 +46,12 @@ def present(run: Run) -> None:
     first = _first_seed(run)
     figures: dict[str, Figure] = {}
     for explainer in run.explainers:
-        explained = {m: s for m, s in first.items() if run.attribution_path(s, explainer).is_file()}
-        names = {m: explained[m] for m in spread_methods(summary, explainer, tuple(explained))}
+        valid = run.explained(explainer)
+        explained = {m: s for m, s in first.items() if s in valid}
+        names = {m: explained[m] for m in spread_methods(summary, explainer, tuple(explained), metric=run.metric)}
         images = spread_images(run, explainer)
+        if not names or not images:
+            continue  # nothing that could be compared by eye; the tables say why
         figure = gallery_of(run, explainer, names, images)
         stem = "gallery" if explainer == run.explainers[0] else f"gallery-{file_name(explainer)}"
         save_figure(figure, run.folder / stem)
@@ -56,7 +60,7 @@ def present(run: Run) -> None:
         figures[caption] = figure
     league = league_figure(table)
     save_figure(league, run.folder / "league")
-    shown = spread_methods(summary, run.explainers[0], tuple(first))
+    shown = spread_methods(summary, run.explainers[0], tuple(first), metric=run.metric)
     chosen = summary[summary["method"].isin(shown)]
     metrics = _drawn(run.config.similarity.metrics)
     few = chosen["explainer"].isin(run.explainers[:_PANELS]) & chosen["metric"].isin(metrics)
@@ -67,7 +71,7 @@ def present(run: Run) -> None:
     save_figure(similarity, run.folder / "similarity")
     matrix = score_matrix(chosen)
     save_figure(matrix, run.folder / "scores")
-    histories = {name: run.history(name) for name in run.students if name.rpartition("/seed")[0] in shown}
+    histories = {str(key): run.history(str(key)) for key in run.keys if key.method_name in shown}
     history = history_figure(histories, teacher_accuracy=run.manifest.get("teacher_validation_accuracy"))
     save_figure(history, run.folder / "history")
     write_text(run.folder / "table.tex", latex_table(table))
@@ -85,9 +89,10 @@ def present(run: Run) -> None:
             f"Training{_some(shown, first)}": history,
         },
         validity=run.validity(),
-        manifest={key: value for key, value in run.manifest.items() if key != "finished"},
+        manifest=run.manifest,
         further=_further(run),
     )
+    run.ledger.record("report.html", source=run.source("report"))
 
 
 def gallery_of(run: Run, explainer: str, students: dict[str, str], images: list[str]) -> Figure:
@@ -98,19 +103,17 @@ def gallery_of(run: Run, explainer: str, students: dict[str, str], images: list[
     """
     position = {key: i for i, key in enumerate(run.images.keys)}
     rows = [position[key] for key in images]
-    teacher = run.attribution("teacher", explainer)
+    teacher = run.attribution(TEACHER, explainer)
     maps = {title: run.attribution(name, explainer) for title, name in students.items()}
-    scores = run.scores()
-    scores = scores[
-        (scores["pairing"] == "matched") & (scores["metric"] == "cosine") & (scores["explainer"] == explainer)
-    ]
+    scores = _matched(run, explainer)
+    keys = {title: StudentKey.parse(name) for title, name in students.items()}
     texts = {}
-    for title, name in students.items():
-        method, _, seed = name.rpartition("/seed")
-        chosen = scores[(scores["method"] == method) & (scores["seed"] == int(seed))].set_index("image")["value"]
-        texts[title] = [f"cosine {chosen[key]:.2f}".replace("nan", "–") for key in images]
+    for title, key in keys.items():
+        own = (scores["method"] == key.method_name) & (scores["seed"] == key.seed)
+        chosen = scores[own].set_index("image")["value"]
+        texts[title] = [f"{metric_label(run.metric)} {chosen[image]:.2f}".replace("nan", "–") for image in images]
     pixels = run.images.images[rows].float() / 255
-    seeds = sorted({int(name.rpartition("/seed")[2]) for name in students.values()})
+    seeds = sorted({key.seed for key in keys.values()})
     return gallery(
         pixels,
         teacher.scored_heatmaps[rows],
@@ -122,25 +125,33 @@ def gallery_of(run: Run, explainer: str, students: dict[str, str], images: list[
 
 
 def spread_images(run: Run, explainer: str, count: int = _GALLERY_ROWS) -> list[str]:
-    """Keys of `count` images at evenly spaced ranks of mean cosine, best first."""
-    scores = run.scores()
-    chosen = scores[
-        (scores["pairing"] == "matched") & (scores["metric"] == "cosine") & (scores["explainer"] == explainer)
-    ]
-    means = chosen.groupby("image")["value"].mean().dropna().sort_values(ascending=False, kind="stable")
+    """Keys of `count` images at evenly spaced ranks of their mean score (`Run.metric`), best first."""
+    means = _matched(run, explainer).groupby("image")["value"].mean().dropna()
+    means = means.sort_values(ascending=False, kind="stable")
     ranks = np.linspace(0, len(means) - 1, min(count, len(means))).round().astype(int)
     return [str(means.index[rank]) for rank in ranks]
 
 
 def spread_methods(
-    summary: pd.DataFrame, explainer: str, methods: tuple[str, ...], count: int = _GALLERY_COLUMNS
+    summary: pd.DataFrame,
+    explainer: str,
+    methods: tuple[str, ...],
+    count: int = _GALLERY_COLUMNS,
+    *,
+    metric: str = "cosine",
 ) -> list[str]:
-    """`methods`, where there are more than `count` those at evenly spaced ranks of mean cosine; in their own order."""
-    chosen = summary[(summary["explainer"] == explainer) & (summary["metric"] == "cosine")]
+    """`methods`, where there are more than `count` those at evenly spaced ranks of mean score; in their own order."""
+    chosen = summary[(summary["explainer"] == explainer) & (summary["metric"] == metric)]
     means = chosen.set_index("method")["mean"].reindex(list(methods)).sort_values(kind="stable")  # NaN last
     ranks = np.linspace(0, len(means) - 1, min(count, len(means))).round().astype(int)
     kept = {means.index[rank] for rank in ranks}
     return [method for method in methods if method in kept]
+
+
+def _matched(run: Run, explainer: str) -> pd.DataFrame:
+    scores = run.scores()
+    kind = (scores["pairing"] == "matched") & (scores["metric"] == run.metric)
+    return scores[kind & (scores["explainer"] == explainer)]
 
 
 def _some(shown: list[str], all_: dict[str, str]) -> str:
@@ -165,7 +176,7 @@ def _further(run: Run) -> dict[str, Path]:
 
 
 def _first_seed(run: Run) -> dict[str, str]:
-    return {method: f"{method}/seed{run.config.seeds[0]}" for method in run.config.methods}
+    return {key.method_name: str(key) for key in run.keys if key.seed == run.config.seeds[0]}
 
 
 def _title(run: Run, teacher: Attribution, row: int) -> str:

@@ -1,35 +1,32 @@
-"""The main job: configuration -> run folder with students, heatmaps, scores, figures and report; resumable."""
+"""The whole of a run: configuration -> folder with students, heatmaps, scores, figures and report; resumable."""
 
 from __future__ import annotations
 
-import dataclasses
-import platform
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
+from lightning_fabric import Fabric
 
 from xaibench.distillation.distill import make_fabric
-from xaibench.distillation.recipe import resolve_precision
 from xaibench.errors import RunFolderError
-from xaibench.files import write_json
-from xaibench.models.checkpoints import state_hash
-from xaibench.models.predict import predict_logits
+from xaibench.files import sweep_partials
 from xaibench.run.config import RunConfig
-from xaibench.run.folder import Run, library_versions, open_run
+from xaibench.run.explaining import check_models, explain_models
+from xaibench.run.folder import Run, open_run
 from xaibench.run.inputs import Assets, load_assets
+from xaibench.run.manifest import asset_hashes, extend_manifest, write_manifest
 from xaibench.run.page import present
-from xaibench.run.steps import check_models, check_trainable, distill_students, explain_models, score_models
+from xaibench.run.scoring import score_models
+from xaibench.run.training import check_trainable, distill_students
 
-__all__ = ["create_run", "reopen", "run_study"]
+__all__ = ["create_run", "leave_to_one_process", "reopen", "run_config"]
 
 _EXTENSIBLE = ("methods", "seeds", "explain", "similarity")
 
 
-def run_study(
+def run_config(
     config: RunConfig | str | Path,
     folder: Path | str,
     *,
@@ -39,8 +36,9 @@ def run_study(
 ) -> Run:
     """Distil, explain, score and report into `folder`; what is already there is kept, so that a killed run resumes.
 
-    config  a RunConfig, a TOML file or the name of a preset ("demo")
-    extend  the folder may hold a run that differs in methods, seeds, explanations and scores: its students are kept
+    config   a RunConfig, a TOML file or the name of a preset ("demo")
+    devices  of the training; with more than one, the processes that train beside the first end when it is done
+    extend   the folder may hold a run that differs in methods, seeds, explanations and scores: its students are kept
 
     Raises RunFolderError for a folder with other contents or a run of another configuration.
     """
@@ -48,12 +46,19 @@ def run_study(
     fabric = make_fabric(config.train, accelerator, devices, launch=False)
     run, assets = create_run(config, folder, extend=extend)
     distill_students(run, assets, fabric)
-    explain_models(run, assets)
+    leave_to_one_process(fabric)
+    explain_models(run, assets, fabric.device)
     score_models(run)
     present(run)
-    if not run.manifest.get("finished"):
-        run.note(finished=_now())
     return run
+
+
+def leave_to_one_process(fabric: Fabric) -> None:
+    """End every process of a training on several devices but the first: what follows is explained and written once."""
+    if fabric.world_size > 1:
+        fabric.barrier()
+        if not fabric.is_global_zero:
+            sys.exit(0)
 
 
 def create_run(
@@ -64,11 +69,12 @@ def create_run(
     extend  the folder's configuration may differ in what a single student's training does not depend on
     check   raises for assets that the caller cannot use, before anything is written
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file: choose another run folder")
     if (folder / "manifest.json").is_file():
-        old, new = open_run(folder).config.to_dict(), config.to_dict()
+        held = open_run(folder).config
+        old, new = held.to_dict(), config.to_dict()
         if extend:
             old |= {key: new[key] for key in _EXTENSIBLE}
         different = _first_difference(old, new)
@@ -77,19 +83,16 @@ def create_run(
             if not extend and different.split(" ")[0].split(".")[0] in _EXTENSIBLE:
                 remedy += ", or add --extend to keep its students"
             raise RunFolderError(f"{folder} holds a run with another configuration ({different}): {remedy}")
-        if open_run(folder).config == config:
-            return reopen(Run(folder, config))
         run, assets = reopen(Run(folder, config))
-        _check(config, assets, check)
-        earlier = run.manifest
-        extended = {"when": _now(), "command": _command(), "versions": library_versions()}
-        run.note(config=new, extended=[*earlier.get("extended", []), extended], finished=None)
+        if held != config:
+            _check(config, assets, check)
+            extend_manifest(folder, config)
         return run, assets
     if folder.exists() and any(folder.iterdir()):
         raise RunFolderError(f"{folder} is not empty and holds no run: choose another folder")
     assets = load_assets(config)
     _check(config, assets, check)
-    write_json(folder / "manifest.json", _manifest(config, assets))
+    write_manifest(folder, config, assets)
     return Run(folder, config), assets
 
 
@@ -97,7 +100,7 @@ def reopen(run: Run) -> tuple[Run, Assets]:
     """Load what an existing run works on, and make sure that teacher, data and preprocessing are still the same."""
     assets = load_assets(run.config)
     manifest = run.manifest
-    for name, value in _hashes(assets).items():
+    for name, value in asset_hashes(assets).items():
         if manifest["hashes"].get(name) != value:
             raise RunFolderError(
                 f"the {name} of {run.folder} changed since the run began: restore it or start in another folder"
@@ -113,6 +116,7 @@ def reopen(run: Run) -> tuple[Run, Assets]:
             f"{run.folder} was made with {run.preprocessing}, the teacher now asks for {assets.pair.preprocessing}: "
             "start in another folder"
         )
+    sweep_partials(run.folder)
     return run, assets
 
 
@@ -121,37 +125,6 @@ def _check(config: RunConfig, assets: Assets, further: Callable[[Assets], object
         further(assets)
     check_trainable(config, assets)
     check_models(config, assets)
-
-
-def _manifest(config: RunConfig, assets: Assets) -> dict[str, Any]:
-    pair, task = assets.pair, assets.task
-    logits = predict_logits(pair.teacher, task.validation, pair.preprocessing)
-    return {
-        "xaibench": library_versions()["xaibench"],
-        "started": _now(),
-        "command": _command(),
-        "classes": list(pair.classes),
-        "layers": [str(layer) for layer in pair.layers],
-        "preprocessing": dataclasses.asdict(pair.preprocessing),
-        "images": {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
-        "teacher": {"architecture": assets.card.architecture, "classes": len(assets.card.classes)},
-        "teacher_validation_accuracy": (logits.argmax(1) == task.validation.labels).double().mean().item(),
-        "hashes": _hashes(assets),
-        "precision": resolve_precision(config.train.precision),
-        "versions": library_versions(),
-        "machine": {
-            "python": platform.python_version(),
-            "system": platform.system(),
-            "threads": torch.get_num_threads(),
-        },
-        "config": config.to_dict(),
-    }
-
-
-def _hashes(assets: Assets) -> dict[str, str]:
-    task = assets.task
-    splits = {"train": task.train, "validation": task.validation, "test": task.test}
-    return {"teacher": state_hash(assets.pair.teacher), **{k: v.content_hash() for k, v in splits.items()}}
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any], where: str = "") -> str:
@@ -168,11 +141,3 @@ def _first_difference(old: dict[str, Any], new: dict[str, Any], where: str = "")
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _command() -> str:
-    return " ".join(["xaibench", *sys.argv[1:]])
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
