@@ -144,6 +144,54 @@ def test_val_serves_as_test_and_other_files_do_not_count(make_folder):
     assert len(load(root, "test")) == 6
 
 
+@pytest.mark.parametrize("hidden", [".ipynb_checkpoints", "__MACOSX", "more/.cache"])
+def test_copies_in_hidden_folders_do_not_count(make_folder, hidden):
+    root = make_folder()
+    for below in (Path("train", "ant", hidden), Path("train", hidden, "ant")):
+        (root / below).mkdir(parents=True)
+        (root / below / "0-checkpoint.png").write_bytes((root / "train" / "ant" / "0.png").read_bytes())
+    (root / "train" / "ant" / "Thumbs.db").write_bytes(b"no picture")
+    (root / "train" / "ant" / "._0.png").write_bytes(b"no picture")
+    if hidden.startswith("more"):  # a folder of that name is a class of its own, which holds no image
+        assert dataset_classes(f"imagefolder:{root}") == ("ant", "bee", "more")
+    assert load(root, classes=("ant", "bee")).keys == tuple(
+        f"train/{c}/{i}.png" for c in ("ant", "bee") for i in range(3)
+    )
+
+
+def test_images_in_a_hidden_place_are_found(make_folder):
+    """Only what is hidden below the class folder is skipped."""
+    root = make_folder()
+    hidden = root.parent / ".data"
+    root.rename(hidden)
+    assert len(load(hidden)) == 6
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_their_exif_orientation_says(make_folder, suffix, orientation):
+    root = make_folder(per_class=0)
+    stored = np.zeros((8, 8, 3), np.uint8)
+    stored[:4, :4], stored[:4, 4:], stored[4:, :4] = 255, 128, 64
+    shown = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.transpose(1, 0, 2),
+        6: np.rot90(stored, -1),
+        7: stored[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(stored),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("ant", "bee"):
+        Image.fromarray(stored).save(root / "train" / name / f"a.{suffix}", exif=exif, quality=95)
+    Image.fromarray(draw(0)).save(root / "train" / "ant" / "b.png")
+    found = load(root).images[0].numpy().transpose(1, 2, 0).astype(int)
+    assert np.abs(found - shown).max() < 12
+
+
 def test_a_relative_path_lies_in_root(make_folder):
     root = make_folder()
     assert dataset_classes("imagefolder:images", root.parent) == ("ant", "bee")

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from xaibench.data.images import ImageSet, Preprocessing, chosen_rows
 from xaibench.errors import DataError
@@ -83,11 +85,82 @@ def test_the_hash_sees_pixels_labels_and_names(changes):
         ({"keys": ("x",)}, "and 1 keys"),
         ({"labels": torch.tensor([0, 2])}, "run from 0 to 2 but there are 2 classes"),
         ({"labels": torch.tensor([-1, 0])}, "run from -1"),
+        ({"images": PIXELS.numpy()}, r"must be uint8 of shape \(N, C, H, W\), got ndarray"),
+        ({"images": PIXELS[:, :0]}, "no images"),
+        ({"labels": [0.7, 0.7]}, r"labels must be whole numbers, one an image, got torch.float32 \(2,\)"),
+        ({"labels": torch.tensor([True, False])}, "labels must be whole numbers, one an image, got torch.bool"),
+        ({"labels": torch.tensor([[1, 0]])}, r"labels must be whole numbers, one an image, got torch.int64 \(1, 2\)"),
+        ({"labels": ["a", "b"]}, r"labels must be whole numbers, one an image, got \['a', 'b'\]"),
+        ({"labels": None}, "labels must be whole numbers, one an image, got None"),
+        ({"keys": ("x", "x")}, "keys of an image set must differ, got 'x' twice: rename one"),
+        ({"keys": (1, 2)}, r"keys of an image set must be a list of texts, got \(1, 2\)"),
+        ({"classes": ("a", "a")}, "classes of an image set must differ, got 'a' twice"),
+        ({"classes": "ab"}, "classes of an image set must be a list of texts, got 'ab'"),
     ],
 )
 def test_bad_image_sets(changes, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         image_set(**changes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "labels", [[1, 0], np.array([1, 0], np.uint8), torch.tensor([1, 0], dtype=torch.int32), torch.tensor([1, 0])]
+)
+def test_labels_of_any_whole_type_are_one_set(labels):
+    images = image_set(labels=labels, keys=["x", "y"], classes=["a", "b"])
+    assert images.labels.dtype == torch.int64
+    assert (images.keys, images.classes) == (("x", "y"), ("a", "b"))
+    assert images.content_hash() == image_set().content_hash()
+
+
+def labelled(counts, order=0):
+    """Images of one pixel, `counts` of each class, shuffled."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    n = len(labels)
+    labels = labels[torch.randperm(n, generator=torch.Generator().manual_seed(order))]
+    pixels = torch.arange(n).to(torch.uint8).view(n, 1, 1, 1)
+    return ImageSet(pixels, labels, tuple(f"c{i}" for i in range(len(counts))), tuple(map(str, range(n))))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=6), st.integers(1, 80), st.integers(0, 2**31 - 1))
+def test_a_sample_is_as_even_as_the_classes_allow(counts, count, seed):
+    images = labelled(counts)
+    sample = images.sample(count, seed)
+    assert len(sample) == min(count, len(images))
+    assert len(set(sample.keys)) == len(sample)
+    assert sample.labels.tolist() == sorted(sample.labels.tolist())
+    assert all(images.labels[int(key)] == label for key, label in zip(sample.keys, sample.labels))
+    shares = sample.labels.bincount(minlength=len(counts)).tolist()
+    for share, have in zip(shares, counts):
+        assert share == have or share >= max(shares) - 1
+    assert images.sample(count, seed).keys == sample.keys
+
+
+@pytest.mark.parametrize(("count", "seed"), [(3, 0), (7, 1), (12, 5), (30, 2)])
+def test_a_sample_of_large_classes_has_equal_shares_and_the_rest_to_the_first(count, seed):
+    """The draw that run folders of earlier versions hold."""
+    images = labelled([11, 12, 10])
+    generator = torch.Generator().manual_seed(seed)
+    wanted = []
+    for label in range(3):
+        members = (images.labels == label).nonzero().flatten()
+        order = torch.randperm(len(members), generator=generator)
+        wanted += sorted(members[order[: count // 3 + (label < count % 3)]].tolist())
+    assert images.sample(count, seed).keys == tuple(map(str, wanted))
+
+
+def test_a_sample_smaller_than_the_classes_draws_them():
+    images = labelled([3] * 8)
+    met = {label for seed in range(40) for label in images.sample(2, seed).labels.tolist()}
+    assert met == set(range(8))
+
+
+@pytest.mark.parametrize("count", [0, -3, 2.0, True, "2", None])
+def test_a_sample_of_no_number(count):
+    with pytest.raises(DataError, match=f"sample must be a whole number of at least 1, got {count!r}"):
+        image_set().sample(count)
 
 
 def test_preprocessing_to_the_formula_and_back():
@@ -119,3 +192,23 @@ def test_preprocessing_refuses(images, message):
 def test_bad_mean_and_std(std):
     with pytest.raises(DataError, match="one mean and one positive std a channel"):
         Preprocessing((0.5, 0.5), std)
+
+
+@pytest.mark.parametrize(
+    "bad", ["x", (), None, 0.5, ("a", "b"), (0.5, float("nan")), (float("inf"), 0.5), [[0.5], 0.5]]
+)
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_mean_and_std_are_finite_numbers(name, bad):
+    with pytest.raises(DataError, match=f"{name} of a preprocessing must be one finite number a channel, as in"):
+        Preprocessing(**({"mean": (0.5, 0.5), "std": (0.5, 0.5)} | {name: bad}))
+
+
+@pytest.mark.parametrize("size", [(0, 28), (28,), (10**8, 10**8), (28, -1), 28, "ab", (28.0, 28), (True, 5)])
+def test_sizes_that_no_image_has(size):
+    with pytest.raises(DataError, match=r"size must be \(height, width\) in pixels, each 1 to 8192, got"):
+        Preprocessing((0.5,), (0.5,), size)
+
+
+def test_lists_and_tuples_of_numbers_are_the_same_preprocessing():
+    assert Preprocessing([0, 0.5], [1, np.float64(0.5)], [4, 4]) == Preprocessing((0.0, 0.5), (1.0, 0.5), (4, 4))
+    assert hash(Preprocessing([0.5], [0.5])) == hash(Preprocessing((0.5,), (0.5,)))

@@ -20,7 +20,7 @@ SHARES = st.floats(0.1, 0.9)
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.lists(st.integers(30, 60), min_size=2, max_size=4), SHARES, st.floats(0.1, 0.6), st.integers(0, 2**32))
+@given(st.lists(st.integers(30, 60), min_size=2, max_size=4), SHARES, st.floats(0.1, 0.6), st.integers(0, 2**31 - 1))
 def test_splits_are_disjoint_stratified_and_seeded(counts, fraction, validation, seed):
     images = image_set(counts)
     options = {"fraction": fraction, "validation": validation, "seed": seed}
@@ -86,3 +86,35 @@ def test_unknown_names():
         load_task("fashion-mnist", "topps")
     with pytest.raises(UnknownNameError, match="unknown dataset 'mnist': did you mean 'fashion-mnist'"):
         load_task("mnist", "tops")
+
+
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        ({"seed": -1}, ["seed must be a whole number of 0 to 2147483647, got -1"]),
+        ({"seed": 2**31}, ["seed must be a whole number of 0 to 2147483647, got 2147483648"]),
+        ({"seed": 1.0}, ["seed must be a whole number"]),
+        ({"size": (10**8, 10**8)}, [r"size must be \(height, width\) in pixels, each 1 to 8192, got"]),
+        ({"fraction": "x", "validation": None}, ["fraction must be .* got 'x'", "validation must be .* got None"]),
+        (
+            {"fraction": 2, "validation": 1, "seed": -1, "size": (0, 1)},
+            ["size must be .*", "fraction must be .*", "validation must be .*", "seed must be"],
+        ),
+    ],
+)
+def test_all_bad_options_are_named_before_anything_is_read(options, messages):
+    with pytest.raises(ConfigError, match="; ".join(messages)) as caught:
+        load_task("imagefolder:/nowhere", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_occur_in_two_splits_are_warned_about(make_folder, caplog):
+    root = make_folder(per_class=6)
+    load_task(f"imagefolder:{root}")
+    assert not caplog.records
+    (root / "train" / "ant" / "7.png").write_bytes((root / "test" / "bee" / "0.png").read_bytes())
+    load_task(f"imagefolder:{root}")
+    (record,) = caplog.records
+    assert "1 images of imagefolder:" in record.getMessage()
+    assert "test/bee/0.png (test) are equal" in record.getMessage()
+    assert "train/ant/7.png" in record.getMessage()

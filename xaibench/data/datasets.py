@@ -16,7 +16,7 @@ import torch
 
 from xaibench.data.fashion import embedded, embedded_fashion, full_fashion
 from xaibench.data.folders import folder_classes, image_folder, resized
-from xaibench.data.images import ImageSet, Preprocessing
+from xaibench.data.images import ImageSet, Preprocessing, checked_size
 from xaibench.data.subtasks import CLASS_LISTS
 from xaibench.data.torchvision_sets import TORCHVISION, torchvision_images, torchvision_set
 from xaibench.errors import DataError, unknown_name
@@ -108,8 +108,7 @@ def load_dataset(
     """
     if split not in ("train", "test"):
         raise unknown_name("split", split, ("train", "test"))
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise DataError(f"size must be (height, width), both at least 1, got {size}")
+    size = None if size is None else checked_size(size)
     kind, rest = _parse(name)
     available = dataset_classes(name, root, download=download)
     wanted = _chosen(classes, available)

@@ -1,4 +1,7 @@
-"""Images from files: decoding, and folders of class folders."""
+"""Images from files: decoding, and folders of class folders.
+
+Hidden files and folders (`.ipynb_checkpoints`, `._a.png`) and `__MACOSX` hold copies and previews: they are skipped.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from xaibench.data.images import ImageSet
@@ -19,7 +22,7 @@ from xaibench.data.subtasks import IMAGENET_FOLDERS
 from xaibench.errors import DataError
 from xaibench.progress import progress
 
-__all__ = ["UNREADABLE", "folder_classes", "image_folder", "pixels_of", "read_all", "resized"]
+__all__ = ["UNREADABLE", "folder_classes", "image_folder", "pixels_of", "read_all", "resized", "upright"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -57,7 +60,7 @@ def image_folder(root: Path, split: str, classes: Sequence[str], size: tuple[int
     for label, name in enumerate(classes):
         if name not in folders:
             raise DataError(f"{base} has no folder for class '{name}': add it or choose other classes")
-        files = sorted(p for p in folders[name].rglob("*") if _is_image(p))
+        files = sorted(p for p in folders[name].rglob("*") if _is_image(p.relative_to(folders[name])))
         if not files:
             raise DataError(f"{folders[name]} holds no images: add some or choose other classes")
         paths += files
@@ -65,6 +68,12 @@ def image_folder(root: Path, split: str, classes: Sequence[str], size: tuple[int
     keys = tuple(p.relative_to(root).as_posix() for p in paths)
     images = read_all(lambda i: _read(paths[i], size), [str(p) for p in paths])
     return ImageSet(images, torch.tensor(labels), tuple(classes), keys, f"imagefolder:{root} {split}")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The decoded picture, turned and mirrored as its EXIF orientation says. Raises what `UNREADABLE` lists."""
+    image.load()
+    return ImageOps.exif_transpose(image)
 
 
 def pixels_of(image: Image.Image, name: str, size: tuple[int, int] | None, *, grey: bool = False) -> Pixels:
@@ -118,15 +127,19 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _read(path: Path, size: tuple[int, int] | None) -> Pixels:
     try:
-        with Image.open(path) as image:
-            image.load()
+        with Image.open(path) as file:
+            image = upright(file)
     except UNREADABLE as error:
         raise DataError(f"cannot read image {path} ({type(error).__name__}): replace or delete it") from error
     return pixels_of(image, str(path), size)
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in _SUFFIXES and not any(map(_is_hidden, path.parts))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _split_folder(root: Path, split: str) -> Path:
@@ -140,7 +153,7 @@ def _split_folder(root: Path, split: str) -> Path:
 
 def _class_folders(base: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(p for p in base.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    for path in sorted(p for p in base.iterdir() if p.is_dir() and not _is_hidden(p.name)):
         name = IMAGENET_FOLDERS.get(path.name, path.name)
         if name in found:
             raise DataError(f"{found[name]} and {path} are both class '{name}': merge them")

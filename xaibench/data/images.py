@@ -43,7 +43,7 @@ class ImageSet:
         images = self.images
         if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
             got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-            raise DataError(f"images must be a uint8 tensor of shape (N, C, H, W), got {got}")
+            raise DataError(f"images must be uint8 of shape (N, C, H, W), got {got}")
         n = len(images)
         if images.numel() == 0:
             raise DataError(f"no images in {self.source or 'the image set'}: choose other classes or a larger fraction")
@@ -74,26 +74,6 @@ class ImageSet:
         index = chosen_rows(indices, len(self))
         keys = tuple(self.keys[i] for i in index.tolist())
         return ImageSet(self.images[index], self.labels[index], self.classes, keys, self.source)
-
-    def sample(self, count: int, seed: int = 0) -> ImageSet:
-        """`count` images (or all there are), spread as evenly over the classes as they allow, drawn by `seed`.
-
-        In class order, and within a class in the order of the set. Fewer images than classes: the classes are drawn.
-        """
-        if count < 1:
-            raise DataError(f"a sample needs at least 1 image, got {count}")
-        generator = torch.Generator().manual_seed(seed)
-        k = len(self.classes)
-        members = [(self.labels == label).nonzero().flatten() for label in range(k)]
-        drawn = [own[torch.randperm(len(own), generator=generator)] for own in members]
-        order = list(range(k)) if count >= k else torch.randperm(k, generator=generator).tolist()
-        shares, left = [0] * k, min(count, len(self))
-        while left:
-            for label in order:
-                if left and shares[label] < len(drawn[label]):
-                    shares[label] += 1
-                    left -= 1
-        return self.take(torch.cat([own[:share].sort().values for own, share in zip(drawn, shares)]))
 
     def sample(self, count: int, seed: int = 0) -> ImageSet:
         """min(count, N) images, spread evenly over the classes and drawn by `seed`, in class order.
@@ -222,7 +202,11 @@ def checked_size(size: object) -> tuple[int, int]:
 def first_double(names: Sequence[str]) -> str | None:
     """The first name that occurs a second time; None if all differ."""
     met: set[str] = set()
-    return next((name for name in names if name in met or met.add(name)), None)  # type: ignore[func-returns-value]
+    for name in names:
+        if name in met:
+            return name
+        met.add(name)
+    return None
 
 
 def _names(what: str, values: object) -> tuple[str, ...]:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import logging
+import numbers
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from xaibench.data.datasets import dataset_classes, load_dataset
-from xaibench.data.images import ImageSet
+from xaibench.data.images import ImageSet, checked_size
 from xaibench.data.subtasks import Subtask, subtask
 from xaibench.errors import ConfigError, DataError
 
-__all__ = ["Task", "load_task", "split_train"]
+__all__ = ["LARGEST_SEED", "Task", "load_task", "split_train"]
+
+LARGEST_SEED = 2**31 - 1
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +49,21 @@ def load_task(
     validation: float = 0.2,
     seed: int = 0,
 ) -> Task:
-    """Load the images of a subtask (see `subtask` and `load_dataset` for the names) and split them."""
+    """Load the images of a subtask (see `subtask` and `load_dataset` for the names) and split them.
+
+    size, fraction and validation are those of `load_dataset` and `split_train`; seed, 0 to 2^31 - 1, decides the split.
+    Images that occur in two splits are warned about in the log.
+
+    Raises ConfigError that names all options outside their range, and what the two functions raise.
+    """
+    wrong = list(_wrong_options(size, fraction, validation, seed))
+    if wrong:
+        raise ConfigError("; ".join(wrong))
     chosen = subtask(spec, dataset_classes(dataset, root, download=download))
     full = load_dataset(dataset, "train", root=root, size=size, download=download, classes=chosen.classes)
     test = load_dataset(dataset, "test", root=root, size=size, download=download, classes=chosen.classes)
     train, held_out = split_train(full, fraction=fraction, validation=validation, seed=seed)
+    _warn_of_copies({"training": train, "validation": held_out, "test": test}, dataset)
     return Task(train, held_out, test, chosen, dataset)
 
 
@@ -58,12 +75,11 @@ def split_train(
     validation  share of all images that is held out; the same images for every fraction
     fraction    share of the rest that is trained on; a smaller fraction's images are among a larger one's
 
-    Raises ConfigError for shares outside their range, DataError where a class would get no image.
+    Raises ConfigError for shares or a seed outside their range, DataError where a class would get no image.
     """
-    if not 0 < fraction <= 1:
-        raise ConfigError(f"fraction must be above 0 and at most 1, got {fraction}")
-    if not 0 < validation < 1:
-        raise ConfigError(f"validation must be above 0 and below 1, got {validation}")
+    wrong = list(_wrong_options(None, fraction, validation, seed))
+    if wrong:
+        raise ConfigError("; ".join(wrong))
     generator = torch.Generator().manual_seed(seed)
     train, held_out = [], []
     for label, name in enumerate(images.classes):
@@ -79,3 +95,41 @@ def split_train(
         held_out.append(order[:cut])
         train.append(order[cut : cut + keep])
     return images.take(torch.cat(train).sort().values), images.take(torch.cat(held_out).sort().values)
+
+
+def _wrong_options(size: object, fraction: object, validation: object, seed: object) -> Iterator[str]:
+    """What is wrong with each option."""
+    if size is not None:
+        try:
+            checked_size(size)
+        except DataError as error:
+            yield str(error)
+    if not _is_number(fraction, numbers.Real, lambda x: 0 < x <= 1):
+        yield f"fraction must be above 0 and at most 1, got {fraction!r:.60}"
+    if not _is_number(validation, numbers.Real, lambda x: 0 < x < 1):
+        yield f"validation must be above 0 and below 1, got {validation!r:.60}"
+    if not _is_number(seed, numbers.Integral, lambda x: 0 <= x <= LARGEST_SEED):
+        yield f"seed must be a whole number of 0 to {LARGEST_SEED}, got {seed!r:.60}"
+
+
+def _is_number(value: object, kind: type, holds: Callable[[float], bool]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and holds(value)  # type: ignore[arg-type]
+
+
+def _warn_of_copies(splits: dict[str, ImageSet], dataset: str) -> None:
+    met: dict[bytes, tuple[str, str]] = {}
+    doubles = []
+    for split, images in splits.items():
+        own: dict[bytes, tuple[str, str]] = {}
+        for key, pixels in zip(images.keys, images.images.numpy()):
+            digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+            own[digest] = split, key
+            if digest in met:
+                doubles.append((met[digest], own[digest]))
+        met |= own
+    if doubles:
+        (split, key), (other, copy) = doubles[0]
+        _log.warning(
+            "%d images of %s occur in two splits, so that scores on them say too much: %s (%s) and %s (%s) are equal",
+            *(len(doubles), dataset, key, split, copy, other),
+        )

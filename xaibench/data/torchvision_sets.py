@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 import torchvision
 
-from xaibench.data.folders import UNREADABLE, pixels_of, read_all
+from xaibench.data.folders import UNREADABLE, pixels_of, read_all, upright
 from xaibench.data.images import ImageSet
 from xaibench.data.subtasks import CLASS_LISTS
 from xaibench.errors import DataError, unknown_name
@@ -140,8 +140,7 @@ def torchvision_images(
     def read(k: int) -> npt.NDArray[np.uint8]:
         name = f"image {keys[k]} of {entry.name}"
         try:
-            image = data[chosen[k][0]][0]
-            image.load()
+            image = upright(data[chosen[k][0]][0])
         except UNREADABLE as error:
             raise DataError(f"cannot read {name} ({type(error).__name__}): fetch the set again") from error
         return pixels_of(image, name, size, grey=entry.grey)
