@@ -12,6 +12,7 @@ import xaibench
 PACKAGE = Path(xaibench.__file__).parent
 LAYERS = (
     ("errors",),
+    ("validation",),
     ("allocator", "files", "options", "progress"),
     ("data",),
     ("models",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class Maps:
     residual: Tensor | None = None
 
 
+@runtime_checkable
 class Explainer(Protocol):
     """An attribution method: a frozen dataclass of options with these members and one line in EXPLAINERS.
 
