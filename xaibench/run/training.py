@@ -27,11 +27,11 @@ from xaibench.run.folder import Run
 from xaibench.run.inputs import Assets, assets_of
 from xaibench.run.job import Job, StudentFolder
 from xaibench.run.ledger import digest
-from xaibench.run.manifest import library_versions
+from xaibench.run.manifest import asset_hashes, library_versions
 from xaibench.similarity.metrics.table import pool
 from xaibench.subspace.moments import LayerMoments, load_moments, save_moments
 
-__all__ = ["Moments", "check_trainable", "distill_students", "train"]
+__all__ = ["Moments", "check_trainable", "distill_students", "shared_moments", "train"]
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def distill_students(run: Run, assets: Assets, fabric: Fabric) -> None:
     if not missing:
         return
     fabric.launch()
-    moments = cache(partial(_shared_moments, run, assets, fabric))
+    moments = cache(partial(shared_moments, run, assets, fabric))
     for name, job in missing.items():
         train(job, run.student_folder(name).folder, assets=assets, moments=moments, fabric=fabric)
         fabric.barrier()
@@ -119,19 +119,21 @@ def check_trainable(config: RunConfig, assets: Assets) -> None:
     pool(torch.zeros(1, *few.shape[1:]), config.similarity.grid)
 
 
-def _shared_moments(run: Run, assets: Assets, fabric: Fabric) -> Mapping[str, LayerMoments]:
-    name, hashes = "subspace.safetensors", run.manifest["hashes"]
-    source = digest(hashes["teacher"], hashes["train"], run.manifest["layers"])
+def shared_moments(run: Run, assets: Assets, fabric: Fabric | None = None) -> Mapping[str, LayerMoments]:
+    """The moments of the teacher's layers on the training images: those in the run's folder, or measured and kept."""
+    name, hashes = "subspace.safetensors", asset_hashes(assets)
+    source = digest(hashes["teacher"], hashes["train"], list(map(str, assets.pair.layers)))
     try:
         return load_moments(run.ledger.require(name, "distill", source))
     except (CheckpointError, RunFolderError) as error:
         if (run.folder / name).is_file():
             _log.warning("%s: the moments are measured again", error)
     moments = measure_moments(assets.pair, assets.task.train, fabric)
-    if fabric.is_global_zero:
+    if fabric is None or fabric.is_global_zero:
         save_moments(run.folder / name, moments)
         run.ledger.record(name, source=source)
-    fabric.barrier()
+    if fabric is not None:
+        fabric.barrier()
     return load_moments(run.folder / name)
 
 
