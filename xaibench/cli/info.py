@@ -121,7 +121,7 @@ def _installed(name: Path) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    state, metadata = read_state(path)
+    state, metadata, _ = read_state(path)
     facts = _weights(path, state)
     if metadata is None:
         return facts | {"card": "none: give architecture, classes, mean and std to load it"}

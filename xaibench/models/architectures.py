@@ -8,6 +8,9 @@ Names
 ``resnet18:W1-W2-W3-W4[@STEM]`` the ImageNet form (7x7 stem, max-pooling) with these widths
 any torchvision classifier      ``resnet50``, ``vgg16_bn``, ``vit_b_16``, ...
 ``timm/NAME``                   any model of timm: ``timm/mobilenetv4_conv_small``, ``timm/efficientformerv2_s0``, ...
+``file.py:Class``, ``module:Class``  the user's own model, called with num_classes=K, and in_channels=C if it takes that
+
+GoogLeNet and Inception come without the auxiliary classifiers that torchvision gives them for training.
 """
 
 from __future__ import annotations
@@ -20,10 +23,13 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from xaibench.errors import ConfigError, ModelError, unknown_name
+from xaibench.models.own_models import build_own, is_own
 
 __all__ = ["build_model", "known_models"]
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
+_AUXILIARY = {"aux_logits": False, "init_weights": True}
+_OPTIONS = {"googlenet": _AUXILIARY, "inception_v3": _AUXILIARY}
 _SCALED = re.compile(r"(?P<base>resnet18(?:-cifar)?)(?::(?P<widths>[^@]*))?(?:@(?P<stem>.*))?$")
 
 
@@ -71,7 +77,7 @@ def build_model(name: str, num_classes: int, in_channels: int = 3, *, seed: int 
     Nothing is ever downloaded.
 
     Raises UnknownNameError for an unknown name, ConfigError for widths that are not four positive integers,
-    ModelError where the architecture does not take `in_channels`.
+    ModelError where the architecture does not take `in_channels` or the user's own code fails.
     """
     if num_classes < 2:
         raise ConfigError(f"a classifier needs at least 2 classes, got {num_classes}")
@@ -89,13 +95,17 @@ def _build(name: str, num_classes: int, in_channels: int) -> nn.Module:
         return ScaledResNet18(widths, stem, small, num_classes, in_channels)  # type: ignore[arg-type]
     if name.startswith("timm/"):
         return _timm(name, num_classes, in_channels)
+    if is_own(name):
+        return build_own(name, num_classes, in_channels)
     if name not in _torchvision_models():
         raise unknown_name("model", name, known_models())
     if in_channels != 3:
         raise ModelError(
             f"'{name}' takes 3 input channels, not {in_channels}: use resnet18-cifar:W1-W2-W3-W4 or timm/NAME"
         )
-    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    model: nn.Module = torchvision.models.get_model(
+        name, weights=None, num_classes=num_classes, **_OPTIONS.get(name, {})
+    )
     return model
 
 
@@ -117,7 +127,8 @@ def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
 
 
 def _torchvision_models() -> list[str]:
-    return torchvision.models.list_models(module=torchvision.models)
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
 
 
 def _integers(name: str, text: str, count: int) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Load and save model weights without ever executing code from a file.
 
 A checkpoint is a `.safetensors` file (ours; its metadata say how to rebuild the model), a state dict saved with
-`torch.save` (read with `weights_only=True`), or weights that come with an installed package.
+`torch.save` (see `state_files`), or weights that come with xaibench or an installed package.
 """
 
 from __future__ import annotations
@@ -14,22 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from xaibench.data.images import Preprocessing
+from xaibench.data.fashion import embedded
+from xaibench.data.images import Preprocessing, first_double
 from xaibench.data.subtasks import CLASS_LISTS
 from xaibench.errors import CheckpointError, ModelError
 from xaibench.files import write_atomically
 from xaibench.models.architectures import build_model
+from xaibench.models.class_slice import class_names
 from xaibench.models.description import Description, UndescribableError, tensor_bytes
 from xaibench.models.imagenet import installed_state
+from xaibench.models.own_models import is_own, same_code
+from xaibench.models.state_files import read_state, without_prefix
 
 __all__ = ["ModelCard", "load_checkpoint", "load_state", "read_state", "save_checkpoint", "state_hash"]
 
 _INSTALLED = "installed:"
+_EMBEDDED = "embedded:"
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception, which `build_model` makes without
 
 
 @dataclass(frozen=True)
@@ -37,15 +42,22 @@ class ModelCard:
     """What a checkpoint must say of itself for the model to be rebuilt and fed.
 
     architecture   a name for `build_model`
-    classes        class names in logit order
+    classes        different class names in logit order
     preprocessing  mean, std and input size
     notes          anything else worth keeping (accuracy, command, seed)
+
+    Raises ModelError for class names that are no texts or occur twice.
     """
 
     architecture: str
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", class_names(self.classes))
+        if (double := first_double(self.classes)) is not None:
+            raise ModelError(f"two classes of {self.architecture} are named '{double}': give each its own name")
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -87,37 +99,16 @@ def _described(value: object) -> str:
         return type(value).__qualname__
 
 
-def read_state(path: Path | str) -> tuple[dict[str, Tensor], str | None]:
-    """Read (state dict, metadata JSON or None) from a safetensors file or a `torch.save`d state dict."""
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}: give the path of a .safetensors or state-dict file")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                return tensors, (file.metadata() or {}).get("xaibench")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make the readers raise almost anything
-        if "safe_globals" in str(error):
-            raise CheckpointError(
-                f"checkpoint {path} holds more than tensors and is not loaded, since it could run code: "
-                "save model.state_dict() with torch.save, or a .safetensors file"
-            ) from error
-        raise CheckpointError(
-            f"cannot read checkpoint {path}: corrupt, truncated or no state dict ({type(error).__name__}): "
-            "fetch it again or save model.state_dict() with torch.save"
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"checkpoint {path} is not a state dict: save model.state_dict()")
-    return state, None
-
-
 def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load `state` into `model`; a mismatch names the first differing keys and shapes. NaN weights are refused."""
+    """Load `state` into `model`; a mismatch names the first differing keys and shapes. NaN weights are refused.
+
+    Of layers that share their weights, `state` may hold one only.
+    """
     own = model.state_dict()
+    shared = {value.data_ptr(): k for k, value in own.items() if k in state and value.numel()}
+    state = state | {
+        k: state[shared[v.data_ptr()]] for k, v in own.items() if k not in state and v.data_ptr() in shared
+    }
     missing = [k for k in own if k not in state]
     extra = [k for k in state if k not in own]
     differing = [k for k in own if k in state and own[k].shape != state[k].shape]
@@ -141,8 +132,18 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
 
 
 def save_checkpoint(path: Path | str, model: nn.Module, card: ModelCard, dtype: torch.dtype | None = None) -> Path:
-    """Write `model` and its card as safetensors, atomically. `dtype` (torch.float16) halves the file."""
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    """Write `model` and its card as safetensors, atomically. `dtype` (torch.float16) halves the file.
+
+    Weights that layers share are written for each of them. Raises ModelError for a model that saves more than tensors.
+    """
+    state = {}
+    for key, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"'{key}' of {type(model).__name__} is a {type(value).__name__}, and only tensors are saved: "
+                "keep it in the notes of its card"
+            )
+        state[key] = value.detach().to("cpu", copy=True).contiguous()  # a copy: safetensors takes no shared memory
     if dtype is not None:
         state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
     return write_atomically(path, lambda partial: save_file(state, partial, metadata={"xaibench": card.to_json()}))
@@ -156,19 +157,31 @@ def load_checkpoint(
 ) -> tuple[nn.Module, ModelCard]:
     """Rebuild the model of a checkpoint, in float32 and evaluation mode, with its card.
 
-    path  a file, or "installed:NAME" for weights that come with a package (see `imagenet`)
+    path  a file, "embedded:NAME" for one that comes with xaibench, or "installed:NAME" for weights that come with a
+          package (see `imagenet`)
 
     A file written by `save_checkpoint` and an installed model need nothing else. For a bare state dict give
     `architecture`, `classes` and `preprocessing`; where given for one of the others they must agree with its card.
+
+    A state dict may lie under a key of its file ("model", "state_dict") and its names may have a prefix ("module.");
+    the card's notes say under "unwrapped" what was taken off. A card that names the user's own code (`file.py:Class`)
+    runs it only if `architecture` names it too.
+
+    Raises CheckpointError for files that are missing, corrupt, could run code or do not fit.
     """
-    state, card = _read(path)
+    state, card, wrapper = _read(path)
     if card is None:
         if architecture is None or classes is None or preprocessing is None:
             raise CheckpointError(
                 f"{path} does not say what model it holds: give the architecture, the class names and mean/std"
             )
         card = ModelCard(architecture, tuple(classes), preprocessing)
-    if architecture is not None and architecture != card.architecture:
+    if architecture is None and is_own(card.architecture):
+        raise CheckpointError(
+            f"{path} names the code '{card.architecture}', which a file cannot make run: if you trust that code, give "
+            f"it as the architecture too"
+        )
+    if architecture is not None and not same_code(architecture, card.architecture):
         raise CheckpointError(f"{path} holds {card.architecture}, not {architecture}: drop or correct the model name")
     if classes is not None and tuple(classes) != card.classes:
         raise CheckpointError(
@@ -180,23 +193,33 @@ def load_checkpoint(
             f"{path} was trained with mean {card.preprocessing.mean} and std {card.preprocessing.std}, not with "
             f"{preprocessing.mean} and {preprocessing.std}: drop or correct them"
         )
-    model = build_model(card.architecture, len(card.classes), card.preprocessing.channels)
-    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    model = build_model(architecture or card.architecture, len(card.classes), card.preprocessing.channels)
+    own = model.state_dict()
+    state, prefix = without_prefix(state, own, str(path))
+    state = {
+        k: v.float() if v.is_floating_point() else v
+        for k, v in state.items()
+        if k in own or not k.startswith(_AUXILIARY)
+    }
     load_state(model, state, str(path))
+    taken_off = ", ".join(part for part in (wrapper, prefix) if part)
+    if taken_off:
+        card = dataclasses.replace(card, notes={**card.notes, "unwrapped": taken_off})
     return model.eval(), card
 
 
-def _read(path: Path | str) -> tuple[dict[str, Tensor], ModelCard | None]:
+def _read(path: Path | str) -> tuple[dict[str, Tensor], ModelCard | None, str | None]:
     name = str(path)
     if name.startswith(_INSTALLED):
         entry, state = installed_state(name.removeprefix(_INSTALLED))
-        return state, ModelCard(
-            entry.architecture, CLASS_LISTS["imagenet"], entry.preprocessing, {"weights": entry.package}
-        )
-    state, metadata = read_state(path)
+        notes = {"weights": entry.package}
+        return state, ModelCard(entry.architecture, CLASS_LISTS["imagenet"], entry.preprocessing, notes), None
+    if name.startswith(_EMBEDDED):
+        path = embedded(name.removeprefix(_EMBEDDED))
+    state, metadata, wrapper = read_state(path)
     if metadata is None:
-        return state, None
+        return state, None, wrapper
     try:
-        return state, ModelCard.from_json(metadata)
+        return state, ModelCard.from_json(metadata), wrapper
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} has an unreadable model card ({error}): save it again") from error

@@ -41,9 +41,16 @@ def class_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def class_indices(have: tuple[str, ...], want: tuple[str, ...]) -> tuple[int, ...]:
-    """Positions of the class names `want` in `have`; an unknown name raises with the nearest valid one."""
-    position = {name: i for i, name in enumerate(have)}
+    """Positions of the class names `want` in `have`.
+
+    Raises UnknownNameError with the nearest name for one that is missing, ModelError for one that two logits have.
+    """
     for name in want:
-        if name not in position:
+        if name not in have:
             raise unknown_name("class of the teacher", name, have)
-    return tuple(position[name] for name in want)
+        if have.count(name) > 1:
+            places = [i for i, other in enumerate(have) if other == name]
+            raise ModelError(
+                f"the teacher's classes {places[0]} and {places[1]} are both named '{name}': give each its own name"
+            )
+    return tuple(map(have.index, want))

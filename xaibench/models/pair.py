@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from xaibench.data.images import Preprocessing
+from xaibench.data.images import Preprocessing, first_double
+from xaibench.data.tasks import Task
 from xaibench.errors import ModelError
-from xaibench.models.checkpoints import state_hash
+from xaibench.models.architectures import build_model
+from xaibench.models.checkpoints import load_checkpoint, state_hash
 from xaibench.models.class_slice import ClassSlice, class_indices, class_names, unsliced
 from xaibench.models.copies import private_copy
-from xaibench.models.layer_outputs import Outputs, evaluating, forward_with_layers, layer_module
+from xaibench.models.layer_outputs import layer_module
 from xaibench.models.layer_pairs import LayerPair, parse_layers, suggest_layers
+from xaibench.models.trial import (
+    check_logits,
+    check_training,
+    check_weights,
+    explained,
+    outputs,
+    trial_images,
+    usual_size,
+    warn_of_softmax,
+)
 
 __all__ = [
     "ClassSlice",
@@ -25,9 +36,6 @@ __all__ = [
     "class_indices",
     "parse_layers",
 ]
-
-
-_USUAL_SIZE = (224, 224)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,33 +69,88 @@ class ModelPair:
         layers: Sequence[LayerPair | str] | Literal["auto"] | None = None,
         input_size: tuple[int, int] | None = None,
     ) -> ModelPair:
-        """Copy both models, slice the teacher's logits to `classes`, check that everything fits.
+        """Copy both models, slice the teacher's logits to `classes`, check by trial passes that everything fits.
 
         teacher_classes  the teacher's class names in logit order; None: they are `classes`
         layers           layer pairs or "teacher:student", as `parse_layers` reads it; None or "auto": those that
-                         `layers.suggest_layers` finds; () for none
-        input_size       (H, W) of the images, for a trial forward pass that checks logits and layer shapes
+                         `suggest_layers` finds; () for none
+        input_size       (H, W) of the images; None: that of `preprocessing`, else the first usual size both models take
+
+        Raises ModelError for models that are not float32 modules or do not give logits (N, K), in evaluation mode or,
+        the student, in training mode; for layers that give no maps, and for class names that do not fit the logits or
+        occur twice. A model that ends in softmax is warned about in the log.
         """
+        check_weights("teacher", teacher)
+        check_weights("student", student)
         classes = class_names(classes)
         known = classes if teacher_classes is None else class_names(teacher_classes)
-        if len(set(classes)) != len(classes) or len(classes) < 2:
+        if first_double(classes) is not None or len(classes) < 2:
             raise ModelError(f"a subtask needs at least 2 different classes, got {classes}")
         teacher = _frozen(teacher)
         if known != classes:
             teacher = ClassSlice(teacher, class_indices(known, classes)).eval()
         student = private_copy(student)
-        size = input_size or preprocessing.size
+        channels = preprocessing.channels
+        size = input_size or preprocessing.size or usual_size((teacher, student), channels)
         if layers is None or layers == "auto":
-            trial = size or _USUAL_SIZE
-            with _explained(trial, preprocessing.channels):
-                layers = suggest_layers(teacher, student, _zeros(student, preprocessing.channels, trial))
+            with explained(size, channels):
+                layers = suggest_layers(teacher, student, trial_images(student, channels, size))
         pair = cls(teacher, student, _layer_pairs(layers), preprocessing, classes)
         for t, s in pair.layers:
             layer_module(pair.teacher_network, t)
             layer_module(student, s)
-        if size is not None:
-            pair._try(size, None if teacher_classes is None else len(known))
+        pair._try(size, len(known))
         return pair
+
+    @classmethod
+    def load(
+        cls,
+        teacher: str | Path | nn.Module,
+        student: str | nn.Module,
+        task: Task,
+        *,
+        layers: Sequence[LayerPair | str] | Literal["auto"] | None = None,
+        seed: int = 0,
+        architecture: str | None = None,
+        classes: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> ModelPair:
+        """The pair of a teacher and a student for the images of `task`.
+
+        teacher        a module, or a checkpoint for `load_checkpoint`: a path, "embedded:NAME" or "installed:NAME"
+        student        a module, or an architecture for `build_model`, which is initialised from `seed`
+        layers         as in `create`
+        architecture, classes, preprocessing
+                       what the teacher is, where it does not say so itself: all three for a bare state dict,
+                       `preprocessing` for a module; classes=None: a module's logits are the task's classes
+
+        Raises CheckpointError for a checkpoint that cannot be loaded, and what `create` and `build_model` raise.
+        """
+        if isinstance(teacher, nn.Module):
+            if preprocessing is None:
+                raise ModelError(
+                    "the mean and std that the teacher was trained with are not known: give preprocessing, as in "
+                    "Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))"
+                )
+            known = task.subtask.classes if classes is None else tuple(classes)
+        else:
+            teacher, card = load_checkpoint(
+                teacher, architecture, None if classes is None else tuple(classes), preprocessing
+            )
+            known, preprocessing = card.classes, card.preprocessing
+        names, (_, height, width) = task.subtask.classes, task.train.shape
+        preprocessing(task.train.images[:1])  # channels and size agree, or a clear error
+        if isinstance(student, str):
+            student = build_model(student, len(names), preprocessing.channels, seed=seed)
+        return cls.create(
+            teacher,
+            student,
+            classes=names,
+            preprocessing=preprocessing,
+            teacher_classes=known,
+            layers=layers,
+            input_size=(height, width),
+        )
 
     @property
     def teacher_network(self) -> nn.Module:
@@ -122,26 +185,23 @@ class ModelPair:
 
     def layer_shapes(self, size: tuple[int, int]) -> dict[LayerPair, tuple[tuple[int, ...], tuple[int, ...]]]:
         """The shapes (d, H, W) that each pair's layers give for images of `size` (H, W): teacher's, student's."""
-        teacher, student = self._outputs(size)
+        channels = self.preprocessing.channels
+        teacher = outputs(self.teacher, self.teacher_layers, channels, size)
+        student = outputs(self.student, self.student_layers, channels, size)
         return {
             pair: (tuple(teacher.layers[pair.teacher].shape[1:]), tuple(student.layers[pair.student].shape[1:]))
             for pair in self.layers
         }
 
-    def _outputs(self, size: tuple[int, int]) -> tuple[Outputs, Outputs]:
-        x = _zeros(self.student, self.preprocessing.channels, size)
-        with torch.no_grad(), evaluating(self.student), _explained(size, self.preprocessing.channels):
-            teacher = forward_with_layers(self.teacher, x, self.teacher_layers)
-            return teacher, forward_with_layers(self.student, x, self.student_layers)
-
-    def _try(self, size: tuple[int, int], teacher_classes: int | None) -> None:
-        if teacher_classes is not None:
-            with torch.no_grad(), _explained(size, self.preprocessing.channels):
-                logits = self.teacher_network(_zeros(self.student, self.preprocessing.channels, size))
-            _check_logits("teacher", logits, teacher_classes)
-        teacher, student = self._outputs(size)
-        _check_logits("teacher", teacher.logits, len(self.classes))
-        _check_logits("student", student.logits, len(self.classes))
+    def _try(self, size: tuple[int, int], teacher_classes: int) -> None:
+        channels = self.preprocessing.channels
+        teacher = outputs(self.teacher_network, self.teacher_layers, channels, size)
+        student = outputs(self.student, self.student_layers, channels, size)
+        check_logits("teacher", teacher.logits, teacher_classes)
+        check_logits("student", student.logits, len(self.classes))
+        check_training(self.student, len(self.classes), channels, size)
+        for role, model, given in (("teacher", self.teacher_network, teacher), ("student", self.student, student)):
+            warn_of_softmax(role, model, given.logits, trial_images(model, channels, size))
         for t, s in self.layers:
             a, b = (tuple(values.shape[1:]) for values in (teacher.layers[t], student.layers[s]))
             if len(a) != 3 or len(b) != 3:
@@ -161,31 +221,6 @@ def _layer_pairs(layers: Sequence[LayerPair | str]) -> tuple[LayerPair, ...]:
         else:
             raise ModelError(f"{layer!r:.60} is no layer pair: write 'teacher:student' or LayerPair(teacher, student)")
     return tuple(pairs)
-
-
-def _zeros(model: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
-    return torch.zeros(2, channels, *size, device=next(model.parameters()).device)
-
-
-@contextmanager
-def _explained(size: tuple[int, int], channels: int) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, IndexError, AssertionError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"the models cannot process {size[0]}x{size[1]} images with {channels} channels "
-            f"({reason}): choose data or an architecture that fits"
-        ) from error
-
-
-def _check_logits(role: str, logits: object, classes: int) -> None:
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise ModelError(f"the {role} returns {type(logits).__name__}, not logits (N, K): wrap it so that it does")
-    if logits.shape[1] != classes:
-        raise ModelError(
-            f"the {role} has {logits.shape[1]} logits but there are {classes} classes: give the matching class list"
-        )
 
 
 def _frozen(model: nn.Module) -> nn.Module:
