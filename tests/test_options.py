@@ -71,9 +71,9 @@ def test_values_take_the_type_of_their_field() -> None:
         ("rich:steps=1.5", ConfigError, "option 'steps' of thing 'rich' must be a whole number, got '1.5'"),
         ("rich:weight=much", ConfigError, "must be a number, got 'much'"),
         ("rich:shuffle=maybe", ConfigError, "must be true or false, got 'maybe'"),
-        ("rich:limit=few", ConfigError, "must be a whole number, got 'few'"),
+        ("rich:limit=few", ConfigError, "must be a whole number or none, got 'few'"),
         ("rich:mode=peer", UnknownNameError, "did you mean 'peer_bn'"),
-        ("rich:pair=1", ConfigError, r"must be 2 values joined by '\+', got '1'"),
+        ("rich:pair=1", ConfigError, r"must be tuple\[float, float\], written a\+b, got '1'"),
         ("strict", ConfigError, "lacks the option 'size': write strict:size=VALUE"),
         ("strict:size=-1", ConfigError, "size must not be negative"),
     ],
@@ -107,9 +107,10 @@ def test_large_numbers_in_a_tuple_survive_its_plus_signs() -> None:
 
 def test_format_states_what_differs_from_the_defaults_or_everything() -> None:
     assert format_options(Rich()) == "rich"
-    assert format_options(Rich(steps=7, shuffle=True, pair=(0.5, 2.0))) == "rich:steps=7,shuffle=true,pair=0.5+2.0"
-    assert format_options(Rich(), full=True).startswith("rich:steps=50,weight=1.0,shuffle=false,label=black,")
+    assert format_options(Rich(steps=7, shuffle=True, pair=(0.5, 2.0))) == "rich:steps=7,shuffle=true,pair=0.5+2"
+    assert format_options(Rich(), full=True).startswith("rich:steps=50,weight=1,shuffle=false,label=black,")
     assert format_options(Strict(3)) == "strict:size=3"
+    assert format_options(Rich(weight=2, pair=(0, 2))) == format_options(parse("rich:weight=2,pair=0+2"))
 
 
 @pytest.mark.parametrize("label", ["a,b", " padded"])
@@ -126,15 +127,15 @@ def test_options_written_in_python_have_the_types_of_their_fields() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 10.5}, r"Rich\.steps must be a whole number of 64 bits, got 10\.5"),
-        ({"steps": True}, "steps must be a whole number of 64 bits, got True"),
-        ({"steps": 2**70}, "steps must be a whole number of 64 bits, got 11805"),
+        ({"steps": 10.5}, r"Rich\.steps must be a whole number, got 10\.5"),
+        ({"steps": True}, "steps must be a whole number, got True"),
+        ({"steps": 2**70}, r"steps must be a whole number, got 11805.* \(more than 64 bits\)"),
         ({"weight": "a"}, "weight must be a number, got 'a'"),
         ({"weight": None}, "weight must be a number, got None"),
         ({"shuffle": 1}, "shuffle must be True or False, got 1"),
         ({"label": 1}, "label must be a text, got 1"),
-        ({"mode": "peer"}, r"mode must be typing\.Literal\['mean', 'peer_bn'\], got 'peer'"),
-        ({"limit": "none"}, r"limit must be int \| None, got 'none'"),
+        ({"mode": "peer"}, r"mode must be one of 'mean', 'peer_bn', got 'peer'"),
+        ({"limit": "none"}, r"limit must be a whole number or None, got 'none'"),
         ({"widths": [1, 2]}, r"widths must be tuple\[int, \.\.\.\], got \[1, 2\]"),
         ({"widths": (1, 2.5)}, r"got \(1, 2\.5\)"),
         ({"pair": (1.0,)}, r"pair must be tuple\[float, float\], got \(1\.0,\)"),

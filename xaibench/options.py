@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import numbers
+import functools
 import types
 import typing
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from xaibench.errors import ConfigError, unknown_name
+from xaibench.validation import alternatives, require, words
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 __all__ = ["check_types", "format_options", "parse_options"]
 
 T = TypeVar("T")
-
-_BOOLEANS = {
-    "true": True,
-    "yes": True,
-    "on": True,
-    "1": True,
-    "false": False,
-    "no": False,
-    "off": False,
-    "0": False,
-}
 
 
 def parse_options(
@@ -90,43 +83,19 @@ def format_options(value: Any, *, full: bool = False, without: tuple[str, ...] =
             continue
         text = _text(have)
         try:
-            faithful = "," not in text and _convert(text.strip(), hints[field.name], field.name) == have
+            read = _convert(text.strip(), hints[field.name], field.name)
         except ConfigError:
-            faithful = False
-        if not faithful:
+            read = dataclasses.MISSING
+        if "," in text or read != have:
             raise ConfigError(f"{type(value).__name__}.{field.name}={have!r} cannot be written as text: choose another")
-        parts.append(f"{field.name}={text}")
+        parts.append(f"{field.name}={_text(read)}")  # as it will be read
     return f"{value.name}:{','.join(parts)}" if parts else str(value.name)
 
 
 def check_types(value: Any) -> None:
-    """Raise ConfigError where a field of a dataclass holds something else than its annotation says.
-
-    For the `__post_init__` of options that are also written in Python, before their ranges are checked. Fields may have
-    the types that `parse_options` knows; whole numbers must fit into 64 bits, and stand for numbers too.
-    """
-    for name, wanted in _field_types(type(value)).items():
-        have = getattr(value, name)
-        if not _fits(have, wanted):
-            shown = str(wanted)
-            noun = {int: "a whole number of 64 bits", float: "a number", bool: "True or False", str: "a text"}
-            raise ConfigError(f"{type(value).__name__}.{name} must be {noun.get(wanted, shown)}, got {have!r:.60}")
-
-
-def _fits(have: Any, wanted: Any) -> bool:
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin in (Union, types.UnionType):
-        return any(_fits(have, option) for option in arguments)
-    if origin is Literal:
-        return have in arguments
-    if origin is tuple:
-        each = arguments[:1] * len(have) if arguments[-1] is Ellipsis and isinstance(have, tuple) else arguments
-        return isinstance(have, tuple) and len(have) == len(each) and all(map(_fits, have, each))
-    if wanted is int:
-        return isinstance(have, numbers.Integral) and not isinstance(have, bool) and -(2**63) <= int(have) < 2**63
-    if wanted is float:
-        return isinstance(have, numbers.Real) and not isinstance(have, bool)
-    return isinstance(have, wanted)
+    """Raise ConfigError where a field of a dataclass holds something else than its annotation says."""
+    for name, hint in _field_types(type(value)).items():
+        require(getattr(value, name), hint, f"{type(value).__name__}.{name}")
 
 
 def _field_types(cls: type) -> dict[str, Any]:
@@ -139,44 +108,32 @@ def _text(value: object) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return "+".join(map(_text, value))
-    return repr(value).replace("e+", "e") if isinstance(value, float) else str(value)  # "+" joins tuples
+    if isinstance(value, float):
+        return repr(float(value)).replace("e+", "e").removesuffix(".0")  # "+" joins tuples
+    return str(value)
 
 
-def _convert(text: str, wanted: Any, what: str) -> Any:
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin in (Union, types.UnionType):
-        if type(None) in arguments and text.lower() == "none":
-            return None
-        errors = []
-        for option in arguments:
-            if option is type(None):
-                continue
-            try:
-                return _convert(text, option, what)
-            except ConfigError as error:
-                errors.append(error)
-        raise errors[-1]
-    if origin is Literal:
-        for option in arguments:
-            if _text(option) == text:
-                return option
-        raise unknown_name(f"value of {what}:", text, [_text(option) for option in arguments])
-    if origin is tuple:
-        pieces = text.split("+") if text else []
-        each = [arguments[0]] * len(pieces) if arguments[-1] is Ellipsis else list(arguments)
-        if len(each) != len(pieces):
-            raise ConfigError(f"{what} must be {len(each)} values joined by '+', got '{text}'")
-        return tuple(_convert(piece.strip(), kind, what) for piece, kind in zip(pieces, each))
-    if wanted is bool:
-        if text.lower() not in _BOOLEANS:
-            raise ConfigError(f"{what} must be true or false, got '{text}'")
-        return _BOOLEANS[text.lower()]
-    if wanted in (int, float):
-        try:
-            return wanted(text)
-        except ValueError as error:
-            noun = "a whole number" if wanted is int else "a number"
-            raise ConfigError(f"{what} must be {noun}, got '{text}'") from error
-    if wanted is str:
-        return text
-    raise ConfigError(f"{what} cannot be given as text: set it in Python")
+def _convert(text: str, hint: Any, what: str) -> Any:
+    """The value of type `hint` that a text stands for: "none" is None, "a+b" a tuple; the rest is pydantic's."""
+    options = alternatives(hint)
+    if isinstance(hint, type) and hint not in (int, float, bool, str):
+        raise ConfigError(f"{what} cannot be given as text: set it in Python")
+    plain: Any = text
+    if types.NoneType in options and text.lower() == "none":
+        plain = None
+    elif any(typing.get_origin(option) is tuple for option in options):
+        plain = [piece.strip() for piece in text.split("+")] if text else []
+    try:
+        return _adapter(hint).validate_python(plain)
+    except ValueError as error:
+        if typing.get_origin(hint) is Literal:
+            raise unknown_name(f"value of {what}:", text, map(_text, typing.get_args(hint))) from None
+        wanted = words(hint).lower() + (", written a+b" if isinstance(plain, list) else "")
+        raise ConfigError(f"{what} must be {wanted}, got '{text}'") from error
+
+
+@functools.cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(hint)

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, overload
 
 from xaibench.errors import ConfigError, XaibenchError
 
-__all__ = ["checked", "require", "words"]
+__all__ = ["alternatives", "checked", "require", "words"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -120,9 +120,12 @@ def _code(hint: Any) -> str:
 def _shown(value: object, hint: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}: write {value.__name__}()"
-    shown = _short(value) if value is None or isinstance(value, bool) else f"{_short(value)} ({type(value).__name__})"
+    kind = type(value).__name__
+    if isinstance(value, int) and value.bit_length() > 63:
+        kind = "more than 64 bits"
+    shown = _short(value) if value is None or isinstance(value, bool) else f"{_short(value)} ({kind})"
     if isinstance(value, (list, tuple)):
-        items = [item for item in map(_item_hint, _options(hint)) if item is not None]
+        items = [item for item in map(_item_hint, alternatives(hint)) if item is not None]
         wrong = next((i for i, v in enumerate(value) if items and not any(_test(item)(v) for item in items)), None)
         if wrong is not None:
             shown += f", where item {wrong} is {_short(value[wrong])}"
@@ -139,14 +142,15 @@ def _item_hint(option: Any) -> Any:
     return arguments[0] if typing.get_origin(option) in _CONTAINERS and len(arguments) == 1 else None
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; a type that is none, alone."""
     return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 @functools.cache
 def _test(hint: Any) -> Callable[[Any], bool]:
     """value -> is it of that type?"""
-    first, *others = map(_test_one, _options(hint))
+    first, *others = map(_test_one, alternatives(hint))
     return (lambda value: first(value) or any(test(value) for test in others)) if others else first
 
 

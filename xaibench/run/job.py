@@ -22,7 +22,7 @@ class StudentKey:
     """A student of a run. `str(key)` is its name, "kd/seed0"; equal methods and seeds make equal keys.
 
     >>> str(StudentKey.of("kd: temperature=2", 0))
-    'kd:temperature=2.0/seed0'
+    'kd:temperature=2/seed0'
     """
 
     method: Method
