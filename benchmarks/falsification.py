@@ -24,7 +24,7 @@ import pandas as pd
 
 from xaibench.run.folder import Run, open_run
 from xaibench.similarity.compare import compare
-from xaibench.similarity.intervals import Interval, bootstrap_mean, bootstrap_seeds
+from xaibench.similarity.intervals import Interval, bootstrap_mean, mean_interval
 from xaibench.similarity.metrics.table import METRICS
 
 
@@ -45,7 +45,7 @@ def check(run: Run, explainer: str, method: str, scores: pd.DataFrame, strict: f
             spans(partial(bootstrap_mean, (null.values(metric) - null.values(metric, over)).to_numpy()), strict)
             for over in ("mismatched images", "shifted maps")
         ]
-        gain = spans(partial(bootstrap_seeds, sets["matched"] - sets["random student"]), strict)
+        gain = spans(partial(mean_interval, sets["matched"] - sets["random student"]), strict)
         fails = [] if len(one) and (one == 1).all() else ["SELF"]
         usual, strictly = (min(pair[level].low for pair in gaps) > 0 for level in (0, 1))
         fails += ["NULL" if strictly else "null"] if usual else []

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 
 from xaibench.run.folder import open_run
-from xaibench.similarity.intervals import bootstrap_seeds
+from xaibench.similarity.intervals import mean_interval
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     rows = [f"| {options.method} minus | difference | pairs | undefined |", "|---|---|---|---|"]
     for method in dict.fromkeys(chosen["method"]):
         if method != options.method:
-            interval = bootstrap_seeds((own - table.loc[method]).to_numpy(dtype=np.float64))
+            interval = mean_interval((own - table.loc[method]).to_numpy(dtype=np.float64))
             text = f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
             rows.append(f"| {method} | {text} | {interval.n} | {interval.nan} |")
     sys.stdout.write("\n".join(rows) + "\n")

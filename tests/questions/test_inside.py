@@ -9,15 +9,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from xaibench.errors import ConfigError, RunFolderError, UnknownNameError
+from xaibench.errors import ConfigError, UnknownNameError
 from xaibench.questions.inside import inside_run
-from xaibench.questions.inside_rows import seed_interval
 from xaibench.run.folder import open_run
-from xaibench.run.pipeline import reopen
+from xaibench.similarity.intervals import seed_interval
 
 ASKED = "-layer1_layer1_layer4_layer4-fss"
 WRITTEN = {f"{stem}{ASKED}.{end}" for stem in ("inside", "directions") for end in ("csv", "pdf", "png")}
-WRITTEN -= {f"directions{ASKED}.csv"}
+WRITTEN = WRITTEN - {f"directions{ASKED}.csv"} | {f"inside{ASKED}.json"}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def folder(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(folder: Path, contents: Callable[[Path], dict[str, str]]) -> pd.DataFrame:
     before = contents(folder)
-    table = inside_run(folder, layers=["layer4:layer4", "layer1"], fss=True)
+    table = inside_run(open_run(folder), layers=["layer4:layer4", "layer1"], fss=True)
     after = contents(folder)
     assert {name: digest for name, digest in after.items() if name not in WRITTEN} == before
     assert set(after) - set(before) == WRITTEN
@@ -91,9 +90,9 @@ def test_likeness_lies_above_its_controls(found: pd.DataFrame) -> None:
 
 
 def test_choices(folder: Path, found: pd.DataFrame, contents: Callable[[Path], dict[str, str]]) -> None:
-    run, assets = reopen(open_run(folder))
+    run = open_run(folder)
     before = contents(folder)
-    table = inside_run(run, assets, layers=["layer4"], k=2, methods=["kd"], images=4)
+    table = inside_run(run, layers=["layer4"], k=2, methods=["kd"], images=4)
     assert set(table["method"]) == {"teacher", "kd", "untrained"}
     likeness = table[(table["method"] == "kd") & (table["measure"] == "relevance cosine")]
     assert set(likeness["k"]) == {2}
@@ -125,22 +124,20 @@ def test_the_table_takes_that_interval(found: pd.DataFrame) -> None:
 
 def test_gradients_where_lrp_is_not_valid(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xaibench.questions.inside.lrp_or_gradient", lambda *_: None)
-    table = inside_run(folder, layers=["layer4"], methods=["kd"], images=4)
+    table = inside_run(open_run(folder), layers=["layer4"], methods=["kd"], images=4)
     assert set(table["rule"]) == {"gradient x activation"}
     assert value(table, layer="layer4:layer4", method="kd", measure="linear CKA", pairing="matched") > 0
 
 
-def test_bad_input(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="no run in"):
-        inside_run(tmp_path)
+def test_bad_input(folder: Path) -> None:
     with pytest.raises(UnknownNameError, match="unknown method of this run 'kdd': did you mean 'kd'"):
-        inside_run(folder, methods=["kdd"])
-    run, assets = reopen(open_run(folder))
+        inside_run(open_run(folder), methods=["kdd"])
+    run = open_run(folder)
     with pytest.raises(UnknownNameError, match="unknown layer pair of this run 'layer9'"):
-        inside_run(run, assets, layers=["layer9"])
+        inside_run(run, layers=["layer9"])
     with pytest.raises(ConfigError, match="k=9 directions cannot be compared: the student's narrowest layer has 8"):
-        inside_run(run, assets, layers=["layer4"], k=9)
+        inside_run(run, layers=["layer4"], k=9)
     with pytest.raises(ConfigError, match="3 images are too few"):
-        inside_run(run, assets, images=3)
+        inside_run(run, images=3)
     with pytest.raises(ConfigError, match="99999 images were asked for, but this run explained 6: choose 1 to 6"):
-        inside_run(run, assets, images=99999)
+        inside_run(run, images=99999)

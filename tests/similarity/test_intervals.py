@@ -4,10 +4,20 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from xaibench.errors import ConfigError, DataError
-from xaibench.similarity.intervals import Interval, bootstrap_mean, bootstrap_seeds, paired_bootstrap
+from xaibench.similarity.intervals import (
+    Interval,
+    bootstrap_mean,
+    common_images,
+    curve_interval,
+    mean_interval,
+    paired_bootstrap,
+    ratio_interval,
+)
 
 
 def test_close_to_the_interval_of_a_normal_mean() -> None:
@@ -96,51 +106,130 @@ def test_bad_values() -> None:
 
 def test_one_seed_is_the_bootstrap_over_images() -> None:
     x = np.random.default_rng(6).normal(size=60)
-    got, plain = bootstrap_seeds(x[None]), bootstrap_mean(x)
+    got, plain = mean_interval(x[None]), bootstrap_mean(x)
     width = plain.high - plain.low
     assert got.mean == pytest.approx(plain.mean)
     assert (got.low, got.high) == pytest.approx((plain.low, plain.high), abs=0.04 * width)
     assert (got.n, got.nan) == (60, 0)
 
 
-def test_seeds_that_differ_widen_the_interval_and_equal_ones_do_not() -> None:
-    images = np.random.default_rng(7).normal(size=60)
-    plain = bootstrap_mean(images)
-    equal = bootstrap_seeds(np.stack([images] * 3))
-    spread = bootstrap_seeds(np.stack([images - 1, images, images + 1]))
-    assert equal.high - equal.low == pytest.approx(plain.high - plain.low, rel=0.05)
-    # Three seeds at -1, 0, 1: the variances of the two means add up.
-    expected = np.sqrt((plain.high - plain.low) ** 2 + (2 * 1.96 * np.sqrt(2 / 3 / 3)) ** 2)
-    assert spread.high - spread.low == pytest.approx(expected, rel=0.1)
+def two_way_by_hand(x: np.ndarray) -> tuple[float, float]:
+    """The interval with sums written out, term by term."""
+    seeds, images = x.shape
+    mean = sum(x[i, j] for i in range(seeds) for j in range(images)) / (seeds * images)
+    rows = [sum(x[i]) / images for i in range(seeds)]
+    columns = [sum(x[:, j]) / seeds for j in range(images)]
+    a = images * sum((row - mean) ** 2 for row in rows) / (seeds - 1)
+    b = seeds * sum((column - mean) ** 2 for column in columns) / (images - 1)
+    rest = ((x[i, j] - rows[i] - columns[j] + mean) ** 2 for i in range(seeds) for j in range(images))
+    e = sum(rest) / ((seeds - 1) * (images - 1))
+    v = max(a + b - e, a, b)
+    df = v**2 / (a**2 / (seeds - 1) + b**2 / (images - 1) + e**2 / ((seeds - 1) * (images - 1)))
+    half = stats.t.ppf(0.975, max(df, 1)) * (v / (seeds * images)) ** 0.5
+    return mean - half, mean + half
 
 
-def test_undefined_scores_of_seeds_are_left_out_and_counted() -> None:
-    x = np.array([[0.1, np.nan, 0.3], [0.2, np.nan, np.nan]])
-    got = bootstrap_seeds(x)
-    assert got.mean == pytest.approx(0.2)
-    assert (got.n, got.nan) == (3, 3)
-    assert got.low <= got.mean <= got.high
-    nothing = bootstrap_seeds(np.full((2, 3), np.nan))
+@given(seed=st.integers(0, 10**6), seeds=st.integers(2, 6), images=st.integers(2, 12), spread=st.floats(0, 3))
+@settings(deadline=None, max_examples=30)
+def test_the_two_way_interval_is_its_formula(seed: int, seeds: int, images: int, spread: float) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(seeds, images)) + spread * rng.normal(size=(seeds, 1)) + rng.normal(size=images)
+    got = mean_interval(x)
+    assert (got.low, got.high) == pytest.approx(two_way_by_hand(x), rel=1e-9, abs=1e-12)
+    assert got.mean == pytest.approx(x.mean())
+    scaled = mean_interval(2 - 3 * x[::-1, ::-1])
+    assert (scaled.low, scaled.high) == pytest.approx((2 - 3 * got.high, 2 - 3 * got.low), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("spread", [(0.0, 0.2, 0.1), (0.05, 0.2, 0.1), (0.1, 0.05, 0.1), (0.0, 0.0, 0.2)])
+def test_the_two_way_interval_covers_what_it_says(seeds: int, spread: tuple[float, float, float]) -> None:
+    rng = np.random.default_rng(0)
+    by_seed, by_image, rest = spread
+    hits = 0
+    for _ in range(1000):
+        x = by_seed * rng.normal(size=(seeds, 1)) + by_image * rng.normal(size=40) + rest * rng.normal(size=(seeds, 40))
+        one = mean_interval(x)
+        hits += one.low <= 0 <= one.high
+    assert hits / 300 >= 0.91  # a percentile bootstrap over seeds and images has .80 for three seeds that differ
+
+
+def test_curves_have_that_interval_at_each_point() -> None:
+    rng = np.random.default_rng(3)
+    for seeds in (1, 4):
+        curves = rng.normal(size=(seeds, 30, 5))
+        mean, low, high, n = curve_interval(curves, resamples=4000)
+        for point in range(5):
+            want = mean_interval(curves[..., point], resamples=4000)
+            assert (mean[point], low[point], high[point]) == pytest.approx((want.mean, want.low, want.high))
+        assert n == seeds * 30
+
+
+def test_a_ratio_over_seeds_covers_the_truth() -> None:
+    rng, hits = np.random.default_rng(4), 0
+    for _ in range(300):
+        below = rng.uniform(1, 3, 40) * rng.uniform(0.9, 1.1, (3, 1))
+        above = (0.4 + 0.05 * rng.normal(size=(3, 1)) + 0.1 * rng.normal(size=40)) * below
+        one = ratio_interval(above, below)
+        hits += one.low <= 0.4 <= one.high
+    assert hits / 300 >= 0.91
+
+
+def test_a_ratio_is_undefined_where_what_it_divides_by_may_be_0() -> None:
+    rng = np.random.default_rng(5)
+    above, near_0 = rng.normal(1, 0.1, (2, 3, 20))
+    unsure = ratio_interval(above, near_0 - 1 + 0.001)
+    assert np.isnan([unsure.low, unsure.high]).all()
+    assert np.isnan(ratio_interval(above, -near_0).mean)
+    with pytest.raises(DataError, match=r"one shape \(S, N\), got \(3, 20\) and \(3, 19\)"):
+        ratio_interval(above, near_0[:, 1:])
+
+
+def test_seeds_are_compared_on_the_images_that_all_have() -> None:
+    x = np.array([[0.1, np.nan, 0.3, 0.7], [0.2, 0.4, np.nan, 0.6], [np.nan] * 4])
+    got = mean_interval(x)
+    assert dataclasses.replace(got, nan=0) == mean_interval(x[:2, [0, 3]])
+    assert (got.n, got.nan) == (4, 6)
+    nothing = mean_interval(np.full((2, 3), np.nan))
     assert np.isnan([nothing.mean, nothing.low, nothing.high]).all()
-    assert np.isnan(bootstrap_seeds([[0.5]]).low)
+    assert (nothing.n, nothing.nan) == (0, 6)
+    assert np.isnan(mean_interval([[0.5]]).low)
+    apart = mean_interval([[0.5, np.nan], [np.nan, 0.5]])
+    assert (np.isnan(apart.mean), apart.n, apart.nan) == (True, 0, 2)
+
+
+def test_the_images_that_methods_have_in_common() -> None:
+    one, other = [[0.1, np.nan, 0.3], [0.4, 0.5, 0.6]], [[0.1, 0.2, 0.3]]
+    assert common_images(one, other).tolist() == [True, False, True]
+    assert common_images(other, [[np.nan] * 3]).tolist() == [True] * 3  # what is never defined does not take part
+    assert common_images([[np.nan] * 3]).tolist() == [False] * 3
+    assert common_images(other[0]).tolist() == [True] * 3
+
+
+def test_the_ends_stay_where_the_mean_can_lie() -> None:
+    wide = mean_interval([[0.9, 0.95], [0.2, 0.99]])
+    assert wide.high > 1
+    cut = wide.within(-1, 1)
+    assert (cut.mean, cut.low, cut.high) == (wide.mean, max(wide.low, -1), 1)
+    assert np.isnan(Interval(0.5, np.nan, np.nan, 1).within(0, 1).low)
 
 
 def test_bad_scores_of_seeds() -> None:
-    with pytest.raises(DataError, match=r"must be \(S, N\), got shape \(2,\)"):
-        bootstrap_seeds([0.1, 0.2])
+    with pytest.raises(DataError, match=r"scores \(S, N\), seeds by images.* got shape \(2,\)"):
+        mean_interval([0.1, 0.2])
     with pytest.raises(DataError, match="infinite values"):
-        bootstrap_seeds([[0.1, np.inf]])
+        mean_interval([[0.1, np.inf]])
     with pytest.raises(ConfigError, match="between 0 and 1"):
-        bootstrap_seeds([[0.1, 0.2]], level=95)
+        mean_interval([[0.1, 0.2]], level=95)
 
 
 def test_scores_of_one_image_have_no_interval_over_images() -> None:
     for scores in ([[np.nan, 0.3, np.nan]], [[np.nan, 0.3], [np.nan, 0.5], [np.nan, np.nan]]):
-        interval = bootstrap_seeds(scores)
+        interval = mean_interval(scores)
         assert interval.mean == pytest.approx(np.nanmean(scores))
         assert np.isnan([interval.low, interval.high]).all()
 
 
 def test_no_resamples() -> None:
     with pytest.raises(ConfigError, match="resamples must be at least 1, got 0"):
-        bootstrap_seeds([[0.1, 0.2]], resamples=0)
+        mean_interval([[0.1, 0.2]], resamples=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from xaibench.attribution.targets import Target, make_target
 from xaibench.data.cues import Cue, Marked, class_index, mark
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.models.predict import predict_logits
-from xaibench.similarity.intervals import bootstrap_seeds
+from xaibench.similarity.intervals import common_images, mean_interval
 from xaibench.similarity.localisation import LOCALISATIONS
 
 __all__ = ["CueExam", "summarise_cues"]
@@ -95,25 +94,32 @@ def summarise_cues(scores: pd.DataFrame) -> pd.DataFrame:
     scores  columns contamination, method, seed, explainer, quantity, image, value, chance; the rows of method "teacher"
             have contamination NaN
 
-    `difference` is the mean of student minus teacher on the same images, with its interval; NaN in the teacher's rows.
-    Intervals are bootstraps over images, and over seeds too where there are several; `n` counts scores, `nan` those
-    that are undefined and left out. `chance` is the mean of that column.
+    All are compared on the same `images`, those on which all have a defined score of this explainer and quantity
+    (`common_images`). `n` counts the scores that a mean rests on, `nan` the undefined ones. `chance` is the mean of
+    that column. `difference` is the mean of student minus teacher, with its interval; NaN in the teacher's rows.
     """
     kind = ["explainer", "quantity"]
-    of_teacher = scores[scores["method"] == "teacher"].groupby(kind)
-    teacher = {which: part.set_index("image")["value"] for which, part in of_teacher}
+    of_teacher = scores["method"] == "teacher"
+    goals = {which: part.set_index("image")["value"] for which, part in scores[of_teacher].groupby(kind)}
+    common = {which: _common(part) for which, part in scores.groupby(kind)}
     rows = []
     for (level, method, *which), part in scores.groupby(["contamination", "method", *kind], sort=False, dropna=False):
-        table = part.pivot(index="seed", columns="image", values="value")
-        values = table.to_numpy(dtype=np.float64)
-        goal = teacher[tuple(which)].reindex(table.columns).to_numpy(dtype=np.float64)
-        gap = bootstrap_seeds(values - goal if method != "teacher" else np.full_like(values, np.nan))
+        images = common[tuple(which)]
+        values, chance = (part.pivot(index="seed", columns="image", values=name) for name in ("value", "chance"))
+        score = mean_interval(values[images])
+        gap = mean_interval((values - goals[tuple(which)])[images] if method != "teacher" else [[np.nan]])
         row = {"contamination": level, "method": method, **dict(zip(kind, which)), "seeds": len(values)}
-        row |= {"images": values.shape[1], **dataclasses.asdict(bootstrap_seeds(values))}
-        row |= {"chance": part["chance"].mean()}
+        row |= {"images": len(images), "mean": score.mean, "low": score.low, "high": score.high, "n": score.n}
+        row |= {"nan": int(values.isna().sum().sum()), "chance": pd.Series(chance[images].to_numpy().ravel()).mean()}
         row |= {"difference": gap.mean, "difference_low": gap.low, "difference_high": gap.high}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _common(scores: pd.DataFrame) -> list[str]:
+    index = ["contamination", "method", "seed"]
+    table = scores.fillna({"contamination": -1}).pivot(index=index, columns="image", values="value")
+    return table.columns[common_images(table)].tolist()
 
 
 def _rows(

@@ -8,12 +8,10 @@ from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
-from scipy.special import stdtrit
 from torch import Tensor
 
 from xaibench.attribution.layers import LayerRelevance
-from xaibench.similarity.intervals import Interval, bootstrap_seeds
+from xaibench.similarity.intervals import Interval, mean_interval, ratio_interval, seed_interval
 from xaibench.similarity.nulls import derangement
 from xaibench.similarity.representations import distance_correlation, feature_similarity_score, linear_cka
 from xaibench.similarity.subspaces import (
@@ -21,7 +19,6 @@ from xaibench.similarity.subspaces import (
     Frame,
     Projection,
     at_one_size,
-    bootstrap_ratio,
     cosines,
     direction_cosines,
     locations,
@@ -33,7 +30,7 @@ from xaibench.similarity.subspaces import (
 from xaibench.subspace.bases import make_basis
 from xaibench.subspace.moments import LayerMoments
 
-__all__ = ["BASIS", "Seen", "likeness_rows", "seed_interval", "share_rows"]
+__all__ = ["BASIS", "Seen", "likeness_rows", "share_rows"]
 
 BASIS = "prcaposdef"
 _POINTS = 16
@@ -106,7 +103,7 @@ def likeness_rows(teacher: Seen, students: Sequence[Seen], seed: int = 0) -> lis
             sums = [residuals(own.activation, other.activation) for other in variants]
             errors.append(_mean([error for error, _ in sums]))
             energies.append(sums[0][1])
-        unexplained = bootstrap_ratio(errors, energies, seed=seed)
+        unexplained = ratio_interval(errors, energies, seed=seed)
         explained = Interval(1 - unexplained.mean, 1 - unexplained.high, 1 - unexplained.low, unexplained.n)
         rows += [
             _row("relevance cosine", pairing, k, _over_seeds(relevance, seed)),
@@ -121,19 +118,6 @@ def likeness_rows(teacher: Seen, students: Sequence[Seen], seed: int = 0) -> lis
     single = np.stack([direction_cosines(own.relevance, student.projection.relevance) for student in students])
     rows += [_row("direction cosine", "matched", j + 1, _over_seeds(single[:, :, j], seed)) for j in range(k)]
     return rows
-
-
-def seed_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
-    """Mean of one value a training seed, (S,), with its t interval: mean ± t(S - 1) s / sqrt(S).
-
-    For values over seeds alone: of 2 or 3 of them a bootstrap covers far less than it says. NaN bounds for S = 1.
-    """
-    x = np.asarray(values, dtype=np.float64)
-    mean = float(x.mean())
-    if len(x) < 2:
-        return Interval(mean, float("nan"), float("nan"), len(x))
-    half = float(stdtrit(len(x) - 1, (1 + level) / 2) * x.std(ddof=1) / np.sqrt(len(x)))
-    return Interval(mean, mean - half, mean + half, len(x))
 
 
 def _cka(teacher: Seen, student: Seen, pick: Any) -> float:
@@ -161,7 +145,7 @@ def _mean(values: list[Array]) -> Array:
 
 
 def _over_seeds(values: Any, seed: int) -> Interval:
-    return bootstrap_seeds(values, seed=seed, resamples=_RESAMPLES)
+    return mean_interval(values, seed=seed, resamples=_RESAMPLES)
 
 
 def _number(value: float) -> Interval:

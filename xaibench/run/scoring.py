@@ -48,7 +48,7 @@ def score_models(run: Run) -> None:
         raise ExplanationError(f"no student of {run.folder} has a valid explanation: see {run.folder / 'validity.csv'}")
     scores = pd.concat(parts, ignore_index=True)[_COLUMNS]
     summary = summarise(scores, report.grid, similarity.sign)
-    table = method_table(run.config.methods, summary, predictions)
+    table = method_table(summary, predictions)
     run.write_tables(scores=scores, summary=summary, table=table)
 
 

@@ -2,102 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
 from xaibench.similarity.compare import INDEPENDENT, PAIRINGS
-from xaibench.similarity.intervals import Interval, bootstrap_mean, bootstrap_seeds
-from xaibench.similarity.metrics.table import METRICS
+from xaibench.similarity.intervals import Interval, common_images, mean_interval
+from xaibench.similarity.metrics.table import METRICS, main_metric
 
 __all__ = ["method_table", "summarise"]
+
+_NOTHING = Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
 def summarise(scores: pd.DataFrame, grid: int, sign: str) -> pd.DataFrame:
     """One row a method, explainer and metric: mean over seeds and images with its 95% interval, chance, nulls.
 
-    The interval is a bootstrap over images, and over seeds too where there are several (both levels are resampled).
-    `n` counts scores, `nan` those that are undefined and left out. `lift` is the mean of score minus the independent
-    student's on the same image and seed.
+    Methods are compared on the same images: `images` of the `explained` ones, those on which all methods and seeds have
+    a defined score by this explainer and metric (`common_images`). `n` counts the scores that a mean rests on, `nan`
+    the method's undefined ones. Intervals are those of `mean_interval`: with one seed they speak for that student on
+    other images, with more for the method.
+
+    `lift` is the mean of score minus the independent student's on the same image and seed. Its interval is NaN for one
+    seed: two students say nothing about what the method brings.
     """
+    kind = ["explainer", "metric"]
+    matched = scores[scores["pairing"] == "matched"]
+    common = {which: _common(part) for which, part in matched.groupby(kind)}
     rows = []
-    for (method, explainer, metric), part in scores.groupby(["method", "explainer", "metric"], sort=False):
-        matched = _interval(part[part["pairing"] == "matched"])
+    for (method, explainer, metric), part in scores.groupby(["method", *kind], sort=False):
+        images, (least, most) = common[explainer, metric], METRICS[str(metric)].range
+        tables = {str(pairing): _table(one) for pairing, one in part.groupby("pairing")}
+        own = tables["matched"]
+        score = mean_interval(own[images]).within(least, most)
         chance, chance_sd = METRICS[str(metric)].chance(grid, sign)
         row = {"method": method, "explainer": explainer, "metric": metric, "grid": grid, "sign": sign}
-        row |= {"images": part["image"].nunique(), "seeds": part["seed"].nunique()}
-        row |= {
-            "mean": matched.mean,
-            "low": matched.low,
-            "high": matched.high,
-            "n": matched.n,
-            "nan": matched.nan,
-        }
-        row |= {"chance": chance, "chance_sd": chance_sd}
-        by_pairing = dict(tuple(part.groupby("pairing")))
-        lift = part.iloc[:0]
-        if INDEPENDENT in by_pairing:
-            keys = ["seed", "image"]
-            both = by_pairing["matched"].merge(by_pairing[INDEPENDENT], on=keys, suffixes=("", "_null"))
-            lift = both[keys].assign(value=both["value"] - both["value_null"])
+        row |= {"images": len(images), "explained": own.shape[1], "seeds": len(own)}
+        row |= {"mean": score.mean, "low": score.low, "high": score.high}
+        row |= {"n": score.n, "nan": own.size - int(own.count().sum()), "chance": chance, "chance_sd": chance_sd}
         for pairing, column in PAIRINGS.items():
             if column:
-                row |= _bounds(column, by_pairing.get(pairing, part.iloc[:0]))
-        rows.append(row | _bounds("lift", lift))
+                null = mean_interval(tables[pairing][images]) if pairing in tables else _NOTHING
+                row |= _columns(column, null.within(least, most), "_")
+        lift = _NOTHING
+        if INDEPENDENT in tables:
+            gains = (own - tables[INDEPENDENT])[images]
+            lift = mean_interval(gains).within(least - most, most - least)
+            if len(gains.dropna(how="all")) < 2:
+                lift = Interval(lift.mean, float("nan"), float("nan"), lift.n)
+        rows.append(row | _columns("lift", lift, "_"))
     return pd.DataFrame(rows)
 
 
-def method_table(methods: Sequence[str], summary: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row a method: accuracy and agreement with the teacher on the test set, cosine and lift of each explainer.
+def method_table(summary: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row a method: accuracy and agreement with the teacher on the test set, main score and lift of each explainer.
 
-    "X low" and "X high" are the ends of X's 95% interval, from the same bootstrap as in `summarise`. Where no
-    independent student was scored there is no lift.
+    "X low" and "X high" are the ends of X's 95% interval, see `mean_interval`; `seeds` says over how many. The score is
+    that of `main_metric`. Where no independent student was scored there is no lift.
     """
-    predictions = predictions.assign(method=predictions["model"].str.rpartition("/seed")[0])
-    teacher = predictions[predictions["model"] == "teacher"].set_index("image")
-    rows = [
-        {
-            "method": "teacher",
-            **_columns("accuracy", bootstrap_mean(teacher["correct"].astype(float).to_numpy())),
-        }
-    ]
-    for method in methods:
-        part = predictions[predictions["method"] == method]
-        correct = part.pivot(index="model", columns="image", values="correct").astype(float)
-        predicted = part.pivot(index="model", columns="image", values="predicted")
-        agree = predicted.eq(teacher["predicted"].reindex(predicted.columns), axis="columns").astype(float)
-        row: dict[str, object] = {
-            "method": method,
-            **_columns("accuracy", bootstrap_seeds(correct.to_numpy())),
-        }
-        row |= _columns("agreement", bootstrap_seeds(agree.to_numpy()))
-        cosines = summary[(summary["method"] == method) & (summary["metric"] == "cosine")]
+    correct, predicted = (
+        predictions.pivot(index="model", columns="image", values=name) for name in ("correct", "predicted")
+    )
+    models = pd.Series(predictions["model"].unique())
+    by_method = models.groupby(models.str.rpartition("/seed")[0], sort=False)
+    agree = predicted.eq(predicted.loc["teacher"], axis="columns").astype(float)
+    metric = main_metric(summary["metric"])
+    scores = summary[summary["metric"] == metric].set_index(["method", "explainer"])
+    rows = [{"method": "teacher", **_columns("accuracy", _share(correct, ["teacher"]))}]
+    for method, names in by_method:
+        if not method:  # neither teacher nor untrained student
+            continue
+        row: dict[str, object] = {"method": method, "seeds": len(names)}
+        row |= _columns("accuracy", _share(correct, list(names))) | _columns("agreement", _share(agree, list(names)))
         for explainer in summary["explainer"].unique():
-            found = cosines[cosines["explainer"] == explainer]
-            for name, start in (("cosine", ""), ("lift", "lift_")):
-                for suffix, column in (
-                    ("", start.removesuffix("_") or "mean"),
-                    (" low", f"{start}low"),
-                    (" high", f"{start}high"),
-                ):
-                    row[f"{explainer} {name}{suffix}"] = found[column].iloc[0] if len(found) else float("nan")
+            found = scores.loc[(method, explainer)] if (method, explainer) in scores.index else None
+            for name, column in ((metric, "mean"), ("lift", "lift")):
+                ends = ("low", "high") if column == "mean" else ("lift_low", "lift_high")
+                for suffix, key in zip(("", " low", " high"), (column, *ends)):
+                    row[f"{explainer} {name}{suffix}"] = float("nan") if found is None else found[key]
         rows.append(row)
-    table = pd.DataFrame(rows)
-    empty = [name for name in table if " lift" in str(name) and table[name].isna().all()]
-    return table.drop(columns=empty)
+    table = pd.DataFrame(rows).astype({"seeds": "Int64"})
+    empty = [name for name in map(str, table) if name.endswith(" lift") and table[name].isna().all()]
+    return table.drop(columns=[f"{name}{end}" for name in empty for end in ("", " low", " high")])
 
 
-def _bounds(column: str, part: pd.DataFrame) -> dict[str, float]:
-    nothing = Interval(float("nan"), float("nan"), float("nan"), 0, 0)
-    interval = _interval(part) if len(part) else nothing
-    return {column: interval.mean, f"{column}_low": interval.low, f"{column}_high": interval.high}
+def _common(matched: pd.DataFrame) -> list[str]:
+    """The images on which all students can be compared."""
+    table = matched.pivot(index=["method", "seed"], columns="image", values="value")
+    return list(table.columns[common_images(table)])
 
 
-def _interval(part: pd.DataFrame) -> Interval:
-    values = part.pivot(index="seed", columns="image", values="value").to_numpy(dtype=np.float64)
-    return bootstrap_seeds(values)
+def _table(part: pd.DataFrame) -> pd.DataFrame:
+    """Scores of one method: a row a seed, a column an image."""
+    return part.pivot(index="seed", columns="image", values="value").astype(np.float64)
 
 
-def _columns(name: str, interval: Interval) -> dict[str, object]:
-    return {name: interval.mean, f"{name} low": interval.low, f"{name} high": interval.high}
+def _share(answers: pd.DataFrame, models: list[str]) -> Interval:
+    return mean_interval(answers.loc[models].astype(float)).within(0, 1)
+
+
+def _columns(name: str, interval: Interval, gap: str = " ") -> dict[str, float]:
+    return {name: interval.mean, f"{name}{gap}low": interval.low, f"{name}{gap}high": interval.high}

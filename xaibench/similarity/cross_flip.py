@@ -16,14 +16,12 @@ from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, DataError, unknown_name
 from xaibench.models.pair import ModelPair
 from xaibench.similarity.flipping import FlipCurve, flip_curve
-from xaibench.similarity.intervals import Interval, bootstrap_seeds
+from xaibench.similarity.intervals import Interval, curve_interval, mean_interval, ratio_interval
 from xaibench.similarity.patch_order import patch_order, random_order
 
 __all__ = ["CrossFlip", "cross_flip", "cross_ratio", "curve_band", "curve_table", "flip_orders"]
 
 Array = npt.NDArray[np.float64]
-
-_CHUNK = 4_000_000  # numbers held in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +45,7 @@ class CrossFlip:
     @property
     def difference(self) -> Interval:
         """AUC in the teacher's order minus AUC in the student's own, mean over images: 0 where both orders do alike."""
-        return bootstrap_seeds((self.student["teacher"].auc - self.student["own"].auc)[None], seed=self.seed)
+        return mean_interval((self.student["teacher"].auc - self.student["own"].auc)[None], seed=self.seed)
 
     def agreement(self, order: str = "teacher") -> Array:
         """(N, S + 1) 1 where student and teacher agree on the same flipped image, else 0; NaN where undefined.
@@ -113,48 +111,27 @@ def cross_ratio(own: Any, teacher: Any, random: Any, *, seed: int = 0, resamples
     own, teacher, random  AUCs of one student, (N,), or of S training seeds, (S, N)
 
     1: the teacher's order harms the student as much as its own; 0: no more than a random order; above 1: more than its
-    own does. A ratio of means, as one image's own order may well be no better than chance. An image with a NaN among
-    its three is left out and counted. The ratio is NaN where the own order is not better than the random one; the
-    interval (bootstrap over images, and over seeds where S > 1) is NaN where that happens in 2.5% of the resamples.
+    own does. A ratio of means, as one image's own order may well be no better than chance: see `ratio_interval`. NaN
+    where the own order is not better than the random one.
     """
-    values = np.stack([np.atleast_2d(np.asarray(v, dtype=np.float64)) for v in (own, teacher, random)], axis=-1)
-    values[np.isnan(values).any(axis=-1)] = np.nan
-    gains = values[..., 2:] - values[..., [1, 0]]  # (S, N, 2)
-    defined = ~np.isnan(gains[..., 0])
-    n, nan = int(defined.sum()), int((~defined).sum())
-    above, below = gains[defined].mean(axis=0) if n else (np.nan, np.nan)
-    ratio = float(above / below) if below > 0 else float("nan")
-    if np.isnan(ratio) or defined.any(axis=0).sum() < 2:
-        return Interval(ratio, float("nan"), float("nan"), n, nan)
-    means = _resampled_means(gains, seed, resamples)
-    fine = means[:, 1] > 0
-    if fine.mean() < 0.975:
-        return Interval(ratio, float("nan"), float("nan"), n, nan)
-    low, high = np.quantile(means[fine, 0] / means[fine, 1], [0.025, 0.975])
-    return Interval(ratio, min(float(low), ratio), max(float(high), ratio), n, nan)
+    least, ours, chance = (np.atleast_2d(np.asarray(values, dtype=np.float64)) for values in (own, teacher, random))
+    undefined = np.isnan(least + ours + chance)
+    above, below = (np.where(undefined, np.nan, chance - one) for one in (ours, least))
+    return ratio_interval(above, below, seed=seed, resamples=resamples)
 
 
 def curve_band(outputs: Any, *, seed: int = 0, resamples: int = 2_000) -> pd.DataFrame:
     """Mean curve with its pointwise 95% interval: outputs (N, T), or (S, N, T) over S seeds -> T rows.
 
-    Columns mean, low, high, n, nan. Percentile bootstrap over images, and over seeds where S > 1; the same resamples at
-    every point. Undefined outputs (NaN) are left out and counted.
+    Columns mean, low, high, n, nan; see `curve_interval`.
     """
     values = np.asarray(outputs, dtype=np.float64)
     values = values[None] if values.ndim == 2 else values
     if values.ndim != 3:
         raise DataError(f"outputs of a curve must be (N, T) or (S, N, T), got {values.shape}")
-    defined = ~np.isnan(values)
-    n = defined.sum(axis=(0, 1))
-    total = np.where(defined, values, 0.0).sum(axis=(0, 1))
-    mean = np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
-    low, high = np.full((2, len(n)), np.nan)
-    some = defined.any(axis=0).sum(axis=0) > 1
-    if some.any():
-        means = _resampled_means(values[..., some], seed, resamples)
-        low[some], high[some] = np.nanquantile(means, [0.025, 0.975], axis=0)
-    low, high = np.minimum(low, mean), np.maximum(high, mean)
-    return pd.DataFrame({"mean": mean, "low": low, "high": high, "n": n, "nan": values.shape[0] * values.shape[1] - n})
+    mean, low, high, n = curve_interval(values, seed=seed, resamples=resamples)
+    nan = np.isnan(values).sum(axis=(0, 1))
+    return pd.DataFrame({"mean": mean, "low": low, "high": high, "n": n, "nan": nan})
 
 
 def curve_table(flips: Sequence[CrossFlip], student: str = "student", teacher: str | None = "teacher") -> pd.DataFrame:
@@ -182,23 +159,3 @@ def curve_table(flips: Sequence[CrossFlip], student: str = "student", teacher: s
                 about = {"model": model, "order": order, "measure": measure, "fill": one.options["fill"]}
                 parts.append(pd.DataFrame({**about, "fraction": one.fractions}).join(band))
     return pd.concat(parts, ignore_index=True)
-
-
-def _resampled_means(values: Array, seed: int, resamples: int) -> Array:
-    # (S, N, T) -> (resamples, T): means over seeds and images, both drawn with replacement; NaN left out.
-    seeds, images, points = values.shape
-    defined = ~np.isnan(values)
-    filled = np.where(defined, values, 0.0)
-    generator = np.random.default_rng(seed)
-    rows = generator.multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(np.float64)
-    means = np.empty((resamples, points))
-    step = max(1, _CHUNK // max(images, points))
-    for start in range(0, resamples, step):
-        part = slice(start, min(start + step, resamples))
-        columns = generator.multinomial(images, np.full(images, 1 / images), part.stop - start).astype(np.float64)
-        total, count = np.zeros((2, part.stop - start, points))
-        for s in range(seeds):
-            total += rows[part, s, None] * (columns @ filled[s])
-            count += rows[part, s, None] * (columns @ defined[s].astype(np.float64))
-        means[part] = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-    return means

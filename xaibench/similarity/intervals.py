@@ -1,22 +1,46 @@
-"""Means with intervals, over images or seeds."""
+"""Means with 95% intervals, over images, over training seeds, and over both; and the one rule for undefined scores.
+
+Which interval         | it speaks for
+-----------------------|------------------------------------------------------------------------------------------------
+bootstrap over images  | this student (or this pair of models) on other images of the same kind
+t over seeds           | other training seeds of the method
+two-way t              | other training seeds and other images
+
+Undefined scores (NaN) are left out and counted. What is compared (seeds, methods, a score and its null) is compared on
+the images that all have: an image with an undefined score in one of them is left out of all (`common_images`). A seed
+or method without any defined score does not take part.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 from xaibench.errors import ConfigError, DataError
 
-__all__ = ["Interval", "bootstrap_mean", "bootstrap_seeds", "paired_bootstrap"]
+__all__ = [
+    "Interval",
+    "bootstrap_mean",
+    "common_images",
+    "curve_interval",
+    "mean_interval",
+    "paired_bootstrap",
+    "ratio_interval",
+    "seed_interval",
+]
+
+Array = npt.NDArray[np.float64]
 
 _CHUNK = 4_000_000  # draws held in memory at a time
+_NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its interval: low <= mean <= high over n values; nan more were undefined and left out.
+    """A mean with its interval: low <= mean <= high over n values; nan more were undefined.
 
     low and high are NaN where n < 2: one value says nothing about its spread.
     """
@@ -27,32 +51,34 @@ class Interval:
     n: int
     nan: int = 0
 
+    def within(self, low: float, high: float) -> Interval:
+        """Its ends cut at the least and greatest value that the mean can have."""
+        least, most = np.clip([self.low, self.high], low, high).tolist()
+        return replace(self, low=least, high=most)
+
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def bootstrap_mean(values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> Interval:
-    """Mean and percentile bootstrap interval (Efron 1979) of independent values (N,); NaN are dropped and counted.
+    """Mean and percentile bootstrap interval (Efron 1979) of one value an image, (N,); NaN are left out and counted.
 
     The same seed gives the same interval. Raises ConfigError for a level outside (0, 1) or fewer than one resample,
     DataError for values that are not one-dimensional or are infinite.
     """
-    if not 0 < level < 1:
-        raise ConfigError(f"confidence level must lie between 0 and 1, got {level}: choose 0.95, say")
-    if resamples < 1:
-        raise ConfigError(f"resamples must be at least 1, got {resamples}: the default is 10000")
-    x = _vector(values)
+    _check(level, resamples)
+    x = _finite(values, "a vector (N,)", 1)
     kept = x[~np.isnan(x)]
     n, nan = len(kept), int(np.isnan(x).sum())
     if n < 2:
-        return Interval(float(kept[0]) if n else float("nan"), float("nan"), float("nan"), n, nan)
+        return Interval(float(kept[0]) if n else _NAN, _NAN, _NAN, n, nan)
     generator = np.random.default_rng(seed)
     means = np.empty(resamples)
     step = max(1, _CHUNK // n)
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
         means[start : start + rows] = kept[generator.integers(0, n, (rows, n))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, _tails(level))
     mean = float(kept.mean())
     return Interval(mean, min(float(low), mean), max(float(high), mean), n, nan)
 
@@ -60,58 +86,175 @@ def bootstrap_mean(values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_
 def paired_bootstrap(
     a: npt.ArrayLike, b: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
 ) -> Interval:
-    """Interval of mean(a - b) over pairs (N,): how far a lies above b on the same images or seeds.
+    """Bootstrap interval of mean(a - b) over images, (N,) twice: how far a lies above b.
 
-    A pair with a NaN on either side is dropped and counted. Raises DataError for vectors of different lengths.
+    An image with a NaN on either side is left out and counted. Raises DataError for vectors of different lengths.
     """
-    x, y = _vector(a), _vector(b)
+    x, y = (_finite(values, "a vector (N,)", 1) for values in (a, b))
     if len(x) != len(y):
         raise DataError(f"paired values must match one to one, got {len(x)} and {len(y)}: score the same images")
     return bootstrap_mean(x - y, seed=seed, resamples=resamples, level=level)
 
 
-def _vector(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 1 or np.isinf(x).any():
-        what = "infinite values" if x.ndim == 1 else f"shape {x.shape}"
-        raise DataError(f"a mean needs a vector of finite values (NaN allowed), got {what}")
-    return x
+def seed_interval(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
+    """Mean of one value a training seed, (S,), with its t interval: mean ± t(S - 1) s / sqrt(S).
 
-
-def bootstrap_seeds(values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> Interval:
-    """Mean and percentile bootstrap interval of scores (S, N): S training seeds, N images, NaN left out and counted.
-
-    Both are resampled, seeds as whole rows and images as whole columns, so the interval speaks of other seeds and other
-    images of the same kind. With S = 1 it is the bootstrap over images alone. `n` counts the defined scores. Without
-    two images that have one there is no interval (NaN).
+    NaN are left out and counted. (A bootstrap of so few values covers far less than it says.)
     """
-    x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 2:
-        raise DataError(f"scores over seeds and images must be (S, N), got shape {x.shape}")
+    _check(level, 1)
+    x = _finite(values, "a vector (S,)", 1)
+    kept = x[~np.isnan(x)]
+    n, nan = len(kept), int(np.isnan(x).sum())
+    mean = float(kept.mean()) if n else _NAN
+    if n < 2:
+        return Interval(mean, _NAN, _NAN, n, nan)
+    half = float(stdtrit(n - 1, (1 + level) / 2) * kept.std(ddof=1) / np.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n, nan)
+
+
+def mean_interval(values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> Interval:
+    """Mean and interval of scores (S, N): S training seeds, N images, on the images that all seeds have.
+
+    S = 1: percentile bootstrap over the images; it speaks for that student alone. S > 1: t interval of the two-way
+    random-effects model y = mu + a_seed + b_image + e. With mean squares A, B, E of seeds, images and residual,
+
+        SE^2 = v / (S N),  v = max(A + B - E, A, B),  df = v^2 / (A^2/(S-1) + B^2/(N-1) + E^2/((S-1)(N-1))), at least 1
+
+    (Satterthwaite 1946, doi 10.2307/3002019). `n` counts the scores used, `nan` the undefined ones; fewer than two
+    images give no interval (NaN). Raises DataError for another shape or infinite values.
+    """
+    _check(level, resamples)
+    x = _finite(values, "scores (S, N), seeds by images", 2)
+    kept = _complete(x[..., None])
+    mean, low, high = (float(one[0]) for one in _interval(kept, seed, resamples, level))
+    return Interval(mean, low, high, kept[..., 0].size, int(np.isnan(x).sum()))
+
+
+def curve_interval(
+    values: npt.ArrayLike, *, seed: int = 0, resamples: int = 2_000, level: float = 0.95
+) -> tuple[Array, Array, Array, int]:
+    """`mean_interval` at each point of curves (S, N, T): mean, low, high, (T,) each, and the number of curves used.
+
+    The bootstrap draws the same resamples at every point. An image that is undefined at any point is left out.
+    """
+    _check(level, resamples)
+    kept = _complete(_finite(values, "curves (S, N, T)", 3))
+    return *_interval(kept, seed, resamples, level), kept.shape[0] * kept.shape[1]
+
+
+def ratio_interval(
+    numerators: npt.ArrayLike,
+    denominators: npt.ArrayLike,
+    *,
+    seed: int = 0,
+    resamples: int = 2_000,
+    level: float = 0.95,
+) -> Interval:
+    """sum of numerators / sum of denominators with its interval; both (S, N), S training seeds, N images.
+
+    Sums before ratio: a single image's denominator may be near 0. S = 1: percentile bootstrap over the images; S > 1:
+    the interval of `mean_interval` for (numerator - ratio * denominator) / mean denominator (delta method). The ratio
+    is NaN where the denominators' sum is not above 0, its interval where their own interval reaches 0. NaN as in
+    `mean_interval`.
+    """
+    _check(level, resamples)
+    a, b = (_finite(values, "a ratio's terms (S, N), seeds by images", 2) for values in (numerators, denominators))
+    if a.shape != b.shape:
+        raise DataError(f"a ratio needs two arrays of one shape (S, N), got {a.shape} and {b.shape}")
+    both = np.stack([a, b], axis=-1)
+    kept = _complete(both)
+    n, nan = kept[..., 0].size, int(np.isnan(both).any(axis=-1).sum())
+    above, below = kept.sum(axis=(0, 1))
+    if not below > 0:
+        return Interval(_NAN, _NAN, _NAN, n, nan)
+    ratio = float(above / below)
+    seeds, images, _ = kept.shape
+    low = high = np.array([_NAN])
+    if seeds == 1 and images > 1:
+        means = _resampled_means(kept[0], seed, resamples)
+        fine = means[:, 1] > 0
+        if fine.mean() >= _tails(level)[1]:
+            low, high = np.quantile(means[fine, 0] / means[fine, 1], _tails(level))[:, None]
+    elif _interval(kept[..., 1:], seed, resamples, level)[1] > 0:
+        pulls = (kept[..., :1] - ratio * kept[..., 1:]) / kept[..., 1:].mean()
+        low, high = (ratio + end for end in _interval(pulls, seed, resamples, level)[1:])
+    return Interval(ratio, min(float(low[0]), ratio), max(float(high[0]), ratio), n, nan)
+
+
+def common_images(*scores: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """(N,) True for images on which all seeds of all methods can be compared; each of `scores` is (S, N).
+
+    An image counts where every row has a defined score; rows without any defined score do not take part. All False
+    where no row takes part.
+    """
+    rows = np.concatenate([np.atleast_2d(np.asarray(one, dtype=np.float64)) for one in scores])
+    undefined = np.isnan(rows)
+    absent = undefined.all(axis=1, keepdims=True)
+    common: npt.NDArray[np.bool_] = np.all(~undefined | absent, axis=0) & (not absent.all())
+    return common
+
+
+def _complete(values: Array) -> Array:
+    """(S, N, T) -> the seeds that take part, the images that they have in common."""
+    undefined = np.isnan(values).any(axis=-1)
+    scores = np.where(undefined, np.nan, 0.0)
+    return values[~undefined.all(axis=1)][:, common_images(scores)]
+
+
+def _interval(x: Array, seed: int, resamples: int, level: float) -> tuple[Array, Array, Array]:
+    """Complete values (S, N, T) -> mean, low and high over seeds and images, (T,) each."""
+    seeds, images, points = x.shape
+    nothing = np.full(points, np.nan)
+    if seeds == 0 or images == 0:
+        return nothing, nothing, nothing
+    mean = x.mean(axis=(0, 1))
+    if images < 2:
+        return mean, nothing, nothing
+    if seeds == 1:
+        low, high = np.quantile(_resampled_means(x[0], seed, resamples), _tails(level), axis=0)
+        return mean, np.minimum(low, mean), np.maximum(high, mean)
+    by_seed, by_image = x.mean(axis=1) - mean, x.mean(axis=0) - mean
+    rest = x - mean - by_seed[:, None] - by_image[None]
+    free = seeds - 1, images - 1, (seeds - 1) * (images - 1)
+    sums = images * (by_seed**2).sum(axis=0), seeds * (by_image**2).sum(axis=0), (rest**2).sum(axis=(0, 1))
+    a, b, e = (total / df for total, df in zip(sums, free))
+    v = np.maximum(a + b - e, np.maximum(a, b))
+    spread = sum(square**2 / df for square, df in zip((a, b, e), free))
+    df = np.maximum(np.divide(v**2, spread, out=np.ones(points), where=spread > 0), 1)
+    half = stdtrit(df, (1 + level) / 2) * np.sqrt(v / (seeds * images))
+    return mean, mean - half, mean + half
+
+
+def _resampled_means(values: Array, seed: int, resamples: int) -> Array:
+    """(N, T) -> (resamples, T): means over images drawn with replacement."""
+    images, points = values.shape
+    generator = np.random.default_rng(seed)
+    means = np.empty((resamples, points))
+    step = max(1, _CHUNK // max(images, points))
+    for start in range(0, resamples, step):
+        part = slice(start, min(start + step, resamples))
+        counts = generator.multinomial(images, np.full(images, 1 / images), part.stop - start)
+        means[part] = counts @ values / images
+    return means
+
+
+def _tails(level: float) -> list[float]:
+    return [(1 - level) / 2, (1 + level) / 2]
+
+
+def _check(level: float, resamples: int) -> None:
     if not 0 < level < 1:
         raise ConfigError(f"confidence level must lie between 0 and 1, got {level}: choose 0.95, say")
     if resamples < 1:
-        raise ConfigError(f"resamples must be at least 1, got {resamples}: choose 10000, say")
-    if np.isinf(x).any():
-        raise DataError("a mean needs finite values (NaN allowed), got infinite values")
-    defined = ~np.isnan(x)
-    n, nan = int(defined.sum()), int((~defined).sum())
-    if n == 0:
-        return Interval(float("nan"), float("nan"), float("nan"), 0, nan)
-    seeds, images = x.shape
-    mean = float(x[defined].mean())
-    if defined.any(axis=0).sum() < 2:
-        return Interval(mean, float("nan"), float("nan"), n, nan)
-    generator = np.random.default_rng(seed)
-    rows = generator.multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(np.float64)
-    filled = np.where(defined, x, 0.0)
-    means = np.empty(resamples)
-    step = max(1, _CHUNK // images)
-    for start in range(0, resamples, step):
-        part = slice(start, min(start + step, resamples))
-        columns = generator.multinomial(images, np.full(images, 1 / images), part.stop - start)
-        count = ((rows[part] @ defined) * columns).sum(1)
-        total = ((rows[part] @ filled) * columns).sum(1)
-        means[part] = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
-    low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, min(float(low), mean), max(float(high), mean), n, nan)
+        raise ConfigError(f"resamples must be at least 1, got {resamples}: the default will do")
+
+
+def _finite(values: npt.ArrayLike, what: str, dimensions: int) -> Array:
+    try:
+        x = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"an interval needs {what} of finite numbers (NaN allowed): {error}") from error
+    if x.ndim != dimensions or np.isinf(x).any():
+        got = "infinite values" if x.ndim == dimensions else f"shape {x.shape}"
+        raise DataError(f"an interval needs {what} of finite numbers (NaN allowed), got {got}")
+    return x

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from xaibench.errors import ConfigError, DataError
 from xaibench.models.maps import common_size, pool_to
-from xaibench.similarity.intervals import Interval
+from xaibench.similarity.intervals import Interval, ratio_interval
 from xaibench.similarity.metrics.table import cosine
 from xaibench.subspace.bases import Basis
 from xaibench.subspace.moments import MomentAccumulator
@@ -29,7 +29,6 @@ __all__ = [
     "FrameFit",
     "Projection",
     "at_one_size",
-    "bootstrap_ratio",
     "cosines",
     "direction_cosines",
     "locations",
@@ -168,7 +167,7 @@ def relevance_shares(parts: npt.ArrayLike, counts: Sequence[int], *, seed: int =
     """
     sums = np.asarray(parts, dtype=np.float64).cumsum(axis=1)
     whole = np.abs(sums[:, -1])[None]
-    return [bootstrap_ratio((np.sign(sums[:, -1]) * sums[:, k - 1])[None], whole, seed=seed) for k in counts]
+    return [ratio_interval((np.sign(sums[:, -1]) * sums[:, k - 1])[None], whole, seed=seed) for k in counts]
 
 
 def cosines(a: Tensor, b: Tensor) -> Array:
@@ -190,43 +189,13 @@ def residuals(target: Tensor, estimate: Tensor) -> tuple[Array, Array]:
     """Of each image, ||t - b e||^2 and ||t||^2 summed over coordinates and locations: (N,), (N,).
 
     b = <t e> / <e e> over all images: coordinates are compared up to one common scale, which rotations leave open.
-    1 - `bootstrap_ratio` of the two is the explained variance where t is centred.
+    1 - `ratio_interval` of the two is the explained variance where t is centred.
     """
     t, e = (maps.double() for maps in at_one_size(target, estimate))
     scale = (t * e).sum() / (e * e).sum() if bool(e.any()) else 0.0
     sums = ((t - scale * e).square(), t.square())
     error, energy = (np.asarray(part.sum(dim=(1, 2, 3)).cpu().numpy()) for part in sums)
     return error, energy
-
-
-def bootstrap_ratio(
-    numerators: npt.ArrayLike,
-    denominators: npt.ArrayLike,
-    *,
-    seed: int = 0,
-    resamples: int = 2_000,
-    level: float = 0.95,
-) -> Interval:
-    """sum of numerators / sum of denominators with its percentile bootstrap interval; both (S, N), S seeds, N images.
-
-    Sums before ratio: a single image's denominator may be near 0. Seeds and images are both resampled, as in
-    `bootstrap_seeds`. Raises DataError for other shapes or values that are not finite.
-    """
-    a, b = (np.asarray(values, dtype=np.float64) for values in (numerators, denominators))
-    if a.ndim != 2 or a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise DataError(f"a ratio needs two finite arrays (S, N), got shapes {a.shape} and {b.shape}")
-    if b.sum() == 0:
-        return Interval(float("nan"), float("nan"), float("nan"), a.size)
-    seeds, images = a.shape
-    ratio = float(a.sum() / b.sum())
-    if images < 2:
-        return Interval(ratio, float("nan"), float("nan"), a.size)
-    generator = np.random.default_rng(seed)
-    rows = generator.multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(np.float64)
-    columns = generator.multinomial(images, np.full(images, 1 / images), resamples)
-    ratios = ((rows @ a) * columns).sum(axis=1) / ((rows @ b) * columns).sum(axis=1)
-    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(ratio, min(float(low), ratio), max(float(high), ratio), a.size)
 
 
 def locations(maps: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ __all__ = [
     "default_grid",
     "feature_agreement",
     "kendall",
+    "main_metric",
     "pairwise_rank_agreement",
     "pearson",
     "pool",
@@ -146,3 +147,9 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
 DEFAULT_METRICS = ("cosine", "pearson", "spearman", "topk_iou")
 """What is scored where no metrics are named: of the common ones those that least take randomly initialised students for
 like the teacher on the data that they were tried on (docs/results.md)."""
+
+
+def main_metric(metrics: Iterable[str]) -> str:
+    """The one metric that sorts and headlines: the cosine, or the first one where it is not among them."""
+    names = list(metrics)
+    return "cosine" if "cosine" in names else names[0]
