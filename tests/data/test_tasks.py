@@ -91,11 +91,14 @@ def test_unknown_names():
 @pytest.mark.parametrize(
     ("options", "messages"),
     [
-        ({"seed": -1}, ["seed must be a whole number of 0 to 2147483647, got -1"]),
-        ({"seed": 2**31}, ["seed must be a whole number of 0 to 2147483647, got 2147483648"]),
-        ({"seed": 1.0}, ["seed must be a whole number"]),
+        ({"seed": -1}, ["seed must be 0 to 2147483647, got -1"]),
+        ({"seed": 2**31}, ["seed must be 0 to 2147483647, got 2147483648"]),
+        ({"seed": 1.0}, ["load_task: seed must be a whole number, got 1.0"]),
+        ({"seed": 2**43 * 10**9}, ["load_task: seed must be a whole number"]),
+        ({"size": "big"}, ["load_task: size must be"]),
         ({"size": (10**8, 10**8)}, [r"size must be \(height, width\) in pixels, each 1 to 8192, got"]),
-        ({"fraction": "x", "validation": None}, ["fraction must be .* got 'x'", "validation must be .* got None"]),
+        ({"fraction": "x"}, ["load_task: fraction must be a number, got 'x'"]),
+        ({"validation": float("nan")}, ["validation must be above 0 and below 1, got nan"]),
         (
             {"fraction": 2, "validation": 1, "seed": -1, "size": (0, 1)},
             ["size must be .*", "fraction must be .*", "validation must be .*", "seed must be"],

@@ -20,6 +20,7 @@ from torch import Tensor
 from xaibench.data.images import ImageSet, chosen_rows
 from xaibench.errors import ConfigError, DataError, unknown_name
 from xaibench.options import format_options, parse_options
+from xaibench.validation import checked
 
 __all__ = ["CORNERS", "CUES", "Cue", "Marked", "class_index", "contaminate", "mark", "parse_cue"]
 
@@ -32,6 +33,7 @@ _INK = 0.6  # opacity of the watermark
 Picture = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
+@checked
 @dataclass(frozen=True)
 class Cue(ABC):
     """A mark: what is drawn, how large and where. Its subclasses are in CUES.
@@ -113,6 +115,7 @@ CUES: dict[str, type[Cue]] = {cue.name: cue for cue in (Plus, Square, Stripes, T
 """All marks, by name."""
 
 
+@checked
 def parse_cue(text: str) -> Cue:
     """A mark from its name and options.
 
@@ -122,6 +125,7 @@ def parse_cue(text: str) -> Cue:
     return parse_options(text, CUES, "cue")
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Marked:
     """Images of which some carry the mark.
@@ -147,6 +151,7 @@ class Marked:
         return Marked(self.images.take(rows), self.masks[rows])
 
 
+@checked
 def class_index(images: ImageSet, name: str) -> int:
     """The label of a class by its name; UnknownNameError with the nearest one otherwise."""
     if name not in images.classes:
@@ -154,6 +159,7 @@ def class_index(images: ImageSet, name: str) -> int:
     return images.classes.index(name)
 
 
+@checked
 def mark(images: ImageSet, cue: Cue, chosen: Tensor | None = None, *, seed: int = 0) -> Marked:
     """Draw the mark onto the `chosen` images (N,) bool, whatever their class; None: onto all.
 
@@ -191,6 +197,7 @@ def mark(images: ImageSet, cue: Cue, chosen: Tensor | None = None, *, seed: int 
     return Marked(drawn, torch.from_numpy(masks))
 
 
+@checked
 def contaminate(images: ImageSet, cue: Cue, cue_class: str, contamination: float, *, seed: int = 0) -> Marked:
     """Draw the mark onto each image of `cue_class` with probability `contamination`, in 0..1.
 

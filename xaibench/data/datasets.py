@@ -20,6 +20,7 @@ from xaibench.data.images import ImageSet, Preprocessing, checked_size
 from xaibench.data.subtasks import CLASS_LISTS
 from xaibench.data.torchvision_sets import TORCHVISION, torchvision_images, torchvision_set
 from xaibench.errors import DataError, unknown_name
+from xaibench.validation import checked
 
 __all__ = [
     "CLASS_LISTS",
@@ -62,6 +63,7 @@ def _folder(path: str, root: Path | str | None) -> Path:
     return Path(root or "").expanduser() / Path(path).expanduser()
 
 
+@checked
 def preprocessing_for(name: str) -> Preprocessing:
     """Mean and std of a known set; ImageNet's for folders and other colour sets, one half for other grey ones.
 
@@ -76,6 +78,7 @@ def preprocessing_for(name: str) -> Preprocessing:
     return _IMAGENET
 
 
+@checked
 def dataset_classes(name: str, root: Path | str | None = None, *, download: bool = False) -> tuple[str, ...]:
     """The class names of a dataset, in label order.
 
@@ -89,12 +92,13 @@ def dataset_classes(name: str, root: Path | str | None = None, *, download: bool
     return folder_classes(_folder(rest, root))
 
 
+@checked
 def load_dataset(
     name: str,
     split: str,
     *,
     root: Path | str | None = None,
-    size: tuple[int, int] | None = None,
+    size: Sequence[int] | None = None,
     download: bool = False,
     classes: Sequence[str] | None = None,
 ) -> ImageSet:
@@ -108,20 +112,20 @@ def load_dataset(
     """
     if split not in ("train", "test"):
         raise unknown_name("split", split, ("train", "test"))
-    size = None if size is None else checked_size(size)
+    side = None if size is None else checked_size(size)
     kind, rest = _parse(name)
     available = dataset_classes(name, root, download=download)
     wanted = _chosen(classes, available)
     if kind == "imagefolder":
-        return _varied(image_folder(_folder(rest, root), split, wanted, size))
+        return _varied(image_folder(_folder(rest, root), split, wanted, side))
     if kind == "torchvision":
         entry = TORCHVISION[rest]
         return _varied(
-            torchvision_images(entry, split, root, download=download, available=available, classes=wanted, size=size)
+            torchvision_images(entry, split, root, download=download, available=available, classes=wanted, size=side)
         )
     found = _keep(embedded_fashion(split) if rest == "embedded" else full_fashion(split, root), wanted)
-    if size is not None:
-        found = ImageSet(resized(found.images, size), found.labels, found.classes, found.keys, found.source)
+    if side is not None:
+        found = ImageSet(resized(found.images, side), found.labels, found.classes, found.keys, found.source)
     return _varied(found)
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from torchvision.models import ResNet18_Weights
 
 from xaibench.errors import DataError, unknown_name
+from xaibench.validation import checked
 
 __all__ = ["CLASS_LISTS", "IMAGENET_FOLDERS", "SUBTASKS", "Subtask", "subtask"]
 
 
+@checked
 @dataclass(frozen=True)
 class Subtask:
     """A few classes of a dataset, in the order of the student's logits."""
@@ -103,6 +105,7 @@ SUBTASKS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
+@checked
 def subtask(spec: str | Sequence[str], available: Sequence[str]) -> Subtask:
     """The subtask that `spec` names among the classes `available` in the data.
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import numbers
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from xaibench.data.datasets import dataset_classes, load_dataset
 from xaibench.data.images import ImageSet, checked_size
 from xaibench.data.subtasks import Subtask, subtask
 from xaibench.errors import ConfigError, DataError
+from xaibench.validation import checked
 
 __all__ = ["LARGEST_SEED", "Task", "load_task", "split_train"]
 
@@ -38,12 +38,13 @@ class Task:
         return f"Task({self.dataset}, {self.subtask.name}: {', '.join(self.subtask.classes)}; {sizes})"
 
 
+@checked
 def load_task(
     dataset: str,
     spec: str | Sequence[str] = "all",
     *,
     root: Path | str | None = None,
-    size: tuple[int, int] | None = None,
+    size: Sequence[int] | None = None,
     download: bool = False,
     fraction: float = 1.0,
     validation: float = 0.2,
@@ -67,6 +68,7 @@ def load_task(
     return Task(train, held_out, test, chosen, dataset)
 
 
+@checked
 def split_train(
     images: ImageSet, *, fraction: float = 1.0, validation: float = 0.2, seed: int = 0
 ) -> tuple[ImageSet, ImageSet]:
@@ -97,23 +99,19 @@ def split_train(
     return images.take(torch.cat(train).sort().values), images.take(torch.cat(held_out).sort().values)
 
 
-def _wrong_options(size: object, fraction: object, validation: object, seed: object) -> Iterator[str]:
+def _wrong_options(size: Sequence[int] | None, fraction: float, validation: float, seed: int) -> Iterator[str]:
     """What is wrong with each option."""
     if size is not None:
         try:
             checked_size(size)
         except DataError as error:
             yield str(error)
-    if not _is_number(fraction, numbers.Real, lambda x: 0 < x <= 1):
-        yield f"fraction must be above 0 and at most 1, got {fraction!r:.60}"
-    if not _is_number(validation, numbers.Real, lambda x: 0 < x < 1):
-        yield f"validation must be above 0 and below 1, got {validation!r:.60}"
-    if not _is_number(seed, numbers.Integral, lambda x: 0 <= x <= LARGEST_SEED):
-        yield f"seed must be a whole number of 0 to {LARGEST_SEED}, got {seed!r:.60}"
-
-
-def _is_number(value: object, kind: type, holds: Callable[[float], bool]) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and holds(value)  # type: ignore[arg-type]
+    if not 0 < fraction <= 1:
+        yield f"fraction must be above 0 and at most 1, got {fraction}"
+    if not 0 < validation < 1:
+        yield f"validation must be above 0 and below 1, got {validation}"
+    if not 0 <= seed <= LARGEST_SEED:
+        yield f"seed must be 0 to {LARGEST_SEED}, got {seed}"
 
 
 def _warn_of_copies(splits: dict[str, ImageSet], dataset: str) -> None:

@@ -24,6 +24,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from xaibench.errors import ConfigError, ModelError, unknown_name
 from xaibench.models.own_models import build_own, is_own
+from xaibench.validation import checked
 
 __all__ = ["build_model", "known_models"]
 
@@ -71,6 +72,7 @@ def known_models() -> list[str]:
     return ["resnet18-cifar", *_torchvision_models(), *(f"timm/{name}" for name in timm.list_models())]
 
 
+@checked
 def build_model(name: str, num_classes: int, in_channels: int = 3, *, seed: int = 0) -> nn.Module:
     """Build a classifier initialised from `seed`; its logits are (N, num_classes). Global random state is left alone.
 

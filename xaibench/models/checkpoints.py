@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ from xaibench.data.subtasks import CLASS_LISTS
 from xaibench.errors import CheckpointError, ModelError
 from xaibench.files import write_atomically
 from xaibench.models.architectures import build_model
-from xaibench.models.class_slice import class_names
 from xaibench.models.description import Description, UndescribableError, tensor_bytes
 from xaibench.models.imagenet import installed_state
 from xaibench.models.own_models import is_own, same_code
 from xaibench.models.state_files import read_state, without_prefix
+from xaibench.validation import checked
 
 __all__ = ["ModelCard", "load_checkpoint", "load_state", "read_state", "save_checkpoint", "state_hash"]
 
@@ -37,6 +38,7 @@ _EMBEDDED = "embedded:"
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception, which `build_model` makes without
 
 
+@checked(error=ModelError)
 @dataclass(frozen=True)
 class ModelCard:
     """What a checkpoint must say of itself for the model to be rebuilt and fed.
@@ -46,7 +48,7 @@ class ModelCard:
     preprocessing  mean, std and input size
     notes          anything else worth keeping (accuracy, command, seed)
 
-    Raises ModelError for class names that are no texts or occur twice.
+    Raises ModelError for class names that occur twice.
     """
 
     architecture: str
@@ -55,7 +57,6 @@ class ModelCard:
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", class_names(self.classes))
         if (double := first_double(self.classes)) is not None:
             raise ModelError(f"two classes of {self.architecture} are named '{double}': give each its own name")
 
@@ -71,6 +72,7 @@ class ModelCard:
         return cls(raw["architecture"], tuple(raw["classes"]), preprocessing, raw["notes"])
 
 
+@checked(error=ModelError)
 def state_hash(model: nn.Module) -> str:
     """SHA-256 (first 16 hex digits) over the names, types, shapes and bytes of all parameters and buffers.
 
@@ -131,6 +133,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     model.load_state_dict(state)
 
 
+@checked(error=ModelError)
 def save_checkpoint(path: Path | str, model: nn.Module, card: ModelCard, dtype: torch.dtype | None = None) -> Path:
     """Write `model` and its card as safetensors, atomically. `dtype` (torch.float16) halves the file.
 
@@ -149,10 +152,11 @@ def save_checkpoint(path: Path | str, model: nn.Module, card: ModelCard, dtype: 
     return write_atomically(path, lambda partial: save_file(state, partial, metadata={"xaibench": card.to_json()}))
 
 
+@checked(error=ModelError)
 def load_checkpoint(
     path: Path | str,
     architecture: str | None = None,
-    classes: tuple[str, ...] | None = None,
+    classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> tuple[nn.Module, ModelCard]:
     """Rebuild the model of a checkpoint, in float32 and evaluation mode, with its card.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
 from xaibench.errors import ModelError, unknown_name
 
-__all__ = ["ClassSlice", "class_indices", "class_names", "unsliced"]
+__all__ = ["ClassSlice", "class_indices", "unsliced"]
 
 
 class ClassSlice(nn.Module):
@@ -30,14 +28,6 @@ class ClassSlice(nn.Module):
 def unsliced(model: nn.Module) -> nn.Module:
     """The model without its class slice: the module that layer names refer to."""
     return model.network if isinstance(model, ClassSlice) else model
-
-
-def class_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Class names as a tuple; ModelError for one string, which would be taken for its letters, and for no strings."""
-    given = tuple(names) if isinstance(names, Iterable) and not isinstance(names, str) else ()
-    if not given or not all(isinstance(name, str) for name in given):
-        raise ModelError(f"classes must be a list of names, got {names!r:.60}: write them as ('shirt', 'coat')")
-    return given
 
 
 def class_indices(have: tuple[str, ...], want: tuple[str, ...]) -> tuple[int, ...]:

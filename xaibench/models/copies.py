@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from xaibench.validation import checked
+
 __all__ = ["private_copy", "uncompiled", "untrained"]
 
 
@@ -31,6 +33,7 @@ def private_copy(model: nn.Module) -> nn.Module:
     return work
 
 
+@checked
 def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
     """A copy of `model` with fresh weights drawn from `seed`: the same architecture, nothing learned.
 

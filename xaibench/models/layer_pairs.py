@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from xaibench.errors import ModelError
 from xaibench.models.class_slice import unsliced
 from xaibench.models.layer_outputs import observe
+from xaibench.validation import checked
 
 __all__ = ["LayerPair", "parse_layers", "suggest_layers"]
 
@@ -34,7 +36,8 @@ class _Block(NamedTuple):
     channels: int
 
 
-def parse_layers(specs: list[str] | tuple[str, ...]) -> tuple[LayerPair, ...]:
+@checked(error=ModelError)
+def parse_layers(specs: Sequence[str]) -> tuple[LayerPair, ...]:
     """["layer1:layer1", "layer2"] -> layer pairs; a name without a colon stands for both models."""
     pairs = []
     for spec in specs:
@@ -45,6 +48,7 @@ def parse_layers(specs: list[str] | tuple[str, ...]) -> tuple[LayerPair, ...]:
     return tuple(pairs)
 
 
+@checked(error=ModelError)
 def suggest_layers(teacher: nn.Module, student: nn.Module, x: Tensor) -> tuple[LayerPair, ...]:
     """Up to four layer pairs, early to late, found by running both models once on x (B, C, H, W).
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
-from xaibench.data.images import Preprocessing, first_double
+from xaibench.data.images import Preprocessing, checked_size, first_double
 from xaibench.data.tasks import Task
 from xaibench.errors import ModelError
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import load_checkpoint, state_hash
-from xaibench.models.class_slice import ClassSlice, class_indices, class_names, unsliced
+from xaibench.models.class_slice import ClassSlice, class_indices, unsliced
 from xaibench.models.copies import private_copy
 from xaibench.models.layer_outputs import layer_module
 from xaibench.models.layer_pairs import LayerPair, parse_layers, suggest_layers
@@ -28,6 +27,7 @@ from xaibench.models.trial import (
     usual_size,
     warn_of_softmax,
 )
+from xaibench.validation import checked
 
 __all__ = [
     "ClassSlice",
@@ -37,7 +37,11 @@ __all__ = [
     "parse_layers",
 ]
 
+Layers = Sequence[tuple[str, str] | str] | str | None
+"""Layer pairs as (teacher, student) or "teacher:student"; None or "auto" for those that `suggest_layers` finds."""
 
+
+@checked(error=ModelError)
 @dataclass(frozen=True, eq=False)
 class ModelPair:
     """Teacher and student with everything needed to ask both the same question.
@@ -58,16 +62,17 @@ class ModelPair:
     classes: tuple[str, ...]
 
     @classmethod
+    @checked(error=ModelError)
     def create(
         cls,
         teacher: nn.Module,
         student: nn.Module,
         *,
-        classes: tuple[str, ...],
+        classes: Sequence[str],
         preprocessing: Preprocessing,
-        teacher_classes: tuple[str, ...] | None = None,
-        layers: Sequence[LayerPair | str] | Literal["auto"] | None = None,
-        input_size: tuple[int, int] | None = None,
+        teacher_classes: Sequence[str] | None = None,
+        layers: Layers = None,
+        input_size: Sequence[int] | None = None,
     ) -> ModelPair:
         """Copy both models, slice the teacher's logits to `classes`, check by trial passes that everything fits.
 
@@ -82,8 +87,8 @@ class ModelPair:
         """
         check_weights("teacher", teacher)
         check_weights("student", student)
-        classes = class_names(classes)
-        known = classes if teacher_classes is None else class_names(teacher_classes)
+        classes = tuple(classes)
+        known = classes if teacher_classes is None else tuple(teacher_classes)
         if first_double(classes) is not None or len(classes) < 2:
             raise ModelError(f"a subtask needs at least 2 different classes, got {classes}")
         teacher = _frozen(teacher)
@@ -91,7 +96,8 @@ class ModelPair:
             teacher = ClassSlice(teacher, class_indices(known, classes)).eval()
         student = private_copy(student)
         channels = preprocessing.channels
-        size = input_size or preprocessing.size or usual_size((teacher, student), channels)
+        size = preprocessing.size if input_size is None else checked_size(input_size)
+        size = size or usual_size((teacher, student), channels)
         if layers is None or layers == "auto":
             with explained(size, channels):
                 layers = suggest_layers(teacher, student, trial_images(student, channels, size))
@@ -103,13 +109,14 @@ class ModelPair:
         return pair
 
     @classmethod
+    @checked(error=ModelError)
     def load(
         cls,
         teacher: str | Path | nn.Module,
         student: str | nn.Module,
         task: Task,
         *,
-        layers: Sequence[LayerPair | str] | Literal["auto"] | None = None,
+        layers: Layers = None,
         seed: int = 0,
         architecture: str | None = None,
         classes: Sequence[str] | None = None,
@@ -134,9 +141,7 @@ class ModelPair:
                 )
             known = task.subtask.classes if classes is None else tuple(classes)
         else:
-            teacher, card = load_checkpoint(
-                teacher, architecture, None if classes is None else tuple(classes), preprocessing
-            )
+            teacher, card = load_checkpoint(teacher, architecture, classes, preprocessing)
             known, preprocessing = card.classes, card.preprocessing
         names, (_, height, width) = task.subtask.classes, task.train.shape
         preprocessing(task.train.images[:1])  # channels and size agree, or a clear error
@@ -211,16 +216,9 @@ class ModelPair:
                 )
 
 
-def _layer_pairs(layers: Sequence[LayerPair | str]) -> tuple[LayerPair, ...]:
-    pairs: list[LayerPair] = []
-    for layer in (layers,) if isinstance(layers, (str, LayerPair)) else layers:
-        if isinstance(layer, str):
-            pairs += parse_layers([layer])
-        elif isinstance(layer, tuple) and len(layer) == 2:
-            pairs.append(LayerPair(*layer))
-        else:
-            raise ModelError(f"{layer!r:.60} is no layer pair: write 'teacher:student' or LayerPair(teacher, student)")
-    return tuple(pairs)
+def _layer_pairs(layers: Sequence[tuple[str, str] | str] | str) -> tuple[LayerPair, ...]:
+    given = [layers] if isinstance(layers, (str, LayerPair)) else layers
+    return tuple(parse_layers([layer])[0] if isinstance(layer, str) else LayerPair(*layer) for layer in given)
 
 
 def _frozen(model: nn.Module) -> nn.Module:

@@ -9,10 +9,12 @@ from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.errors import ModelError
 from xaibench.models.copies import private_copy
 from xaibench.models.layer_outputs import evaluating
+from xaibench.validation import checked
 
 __all__ = ["predict_logits"]
 
 
+@checked(error=ModelError)
 def predict_logits(
     model: nn.Module,
     images: ImageSet,

@@ -30,10 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_weights(role: str, model: nn.Module) -> None:
-    """ModelError for what is no module of float32 weights that can be read layer by layer."""
-    if not isinstance(model, nn.Module):
-        shown = f"the class {model.__name__}" if isinstance(model, type) else f"{model!r:.60}"
-        raise ModelError(f"the {role} must be a torch.nn.Module, got {shown}: build the model first")
+    """ModelError for TorchScript, for weights of another type than float32 and for a student without any."""
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ModelError(
             f"the {role} holds TorchScript code, whose layers cannot be read: give the module that it was made from"
