@@ -23,7 +23,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from xaibench.errors import ConfigError, ModelError, unknown_name
-from xaibench.models.own_models import build_own, is_own
+from xaibench.models.own_models import build_own, find_own, is_own
 from xaibench.validation import checked
 
 __all__ = ["build_model", "known_models"]
@@ -84,6 +84,8 @@ def build_model(name: str, num_classes: int, in_channels: int = 3, *, seed: int 
     if num_classes < 2:
         raise ConfigError(f"a classifier needs at least 2 classes, got {num_classes}")
     with torch.random.fork_rng(devices=[]):
+        if is_own(name):
+            find_own(name)  # it is imported before the seed is set: that may draw random numbers too
         torch.manual_seed(seed)
         return _build(name, num_classes, in_channels)
 

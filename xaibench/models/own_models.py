@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from torch import nn
 
 from xaibench.errors import ModelError, unknown_name
 
-__all__ = ["build_own", "is_own", "located", "same_code"]
+__all__ = ["build_own", "find_own", "is_own", "located", "same_code"]
 
 _OWN = re.compile(r"(?P<home>.+\.py|[A-Za-z_]\w*(?:\.\w+)*):(?P<name>[A-Za-z_]\w*)")
 
@@ -47,21 +48,29 @@ def same_code(a: str, b: str) -> bool:
     return a == b or (all(files) and len({(Path(f["home"]).name, f["name"]) for f in files if f}) == 1)
 
 
-def build_own(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    """Call the class or function that `name` stands for.
+def find_own(name: str) -> Callable[..., Any]:
+    """The class or function that `name` stands for; its file is run, once.
 
-    It is given the keywords `num_classes` and `in_channels` where it takes them. Raises ModelError for code that cannot
-    be found, fails, or returns no module, and UnknownNameError with the nearest name of the file.
+    Raises ModelError for a file or module that is missing or fails, UnknownNameError with the nearest name in it.
     """
     found = _OWN.fullmatch(name)
     if found is None:
         raise ModelError(f"'{name}' names no code: write file.py:Class or module:Class")
     home = found["home"]
     code = _from_file(Path(home).expanduser()) if home.endswith(".py") else _imported(home)
-    make = getattr(code, found["name"], None)
+    make: Callable[..., Any] | None = getattr(code, found["name"], None)
     if not callable(make):
         names = [key for key, value in vars(code).items() if callable(value) and not key.startswith("_")]
         raise unknown_name(f"model of {home}", found["name"], names)
+    return make
+
+
+def build_own(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    """Call the class or function with the keywords `num_classes` and `in_channels`, where it takes them.
+
+    Raises ModelError for code that fails or returns no module, and what `find_own` raises.
+    """
+    make = find_own(name)
     given = {"num_classes": num_classes, "in_channels": in_channels}
     try:
         model = make(**_taken(make, given))
@@ -106,7 +115,7 @@ def _imported(name: str) -> ModuleType:
         ) from error
 
 
-def _taken(make: Any, given: dict[str, int]) -> dict[str, int]:
+def _taken(make: Callable[..., Any], given: dict[str, int]) -> dict[str, int]:
     try:
         parameters = inspect.signature(make).parameters
     except (TypeError, ValueError):

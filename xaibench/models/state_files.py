@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,9 @@ _HARMLESS: list[Any] = [  # what training scripts keep beside the weights: accur
 ]
 
 
+_reading = threading.Lock()  # what torch allows to be read is a setting of the process
+
+
 class StateFile(NamedTuple):
     """A state dict, the model card beside it (JSON) and the key under which the file held it, or None for those."""
 
@@ -50,7 +54,7 @@ def read_state(path: Path | str) -> StateFile:
             with safe_open(path, framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
                 return StateFile(tensors, (file.metadata() or {}).get("xaibench"))
-        with torch.serialization.safe_globals(_HARMLESS):
+        with _reading, torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the readers raise almost anything
         raise _unreadable(path, str(error), type(error).__name__) from error
