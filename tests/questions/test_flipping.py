@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,25 +12,14 @@ import pandas as pd
 import pytest
 import torch
 
-from xaibench.errors import ConfigError, RunFolderError, UnknownNameError
+from xaibench.errors import ConfigError, ExplanationError, RunFolderError, UnknownNameError
 from xaibench.figures.style import new_figure
 from xaibench.models.checkpoints import load_checkpoint, save_checkpoint
 from xaibench.questions import flipping
 from xaibench.questions.flipping import flip_footnote, flip_run, flip_table
-from xaibench.run.folder import Run, open_run
-from xaibench.run.inputs import Assets, load_assets
+from xaibench.run.folder import Run
 from xaibench.similarity import cross_flip as crossing
 from xaibench.similarity.flipping import flip_curve
-
-
-@pytest.fixture(scope="module")
-def assets(tiny_run: Path) -> Assets:
-    return load_assets(open_run(tiny_run).config)
-
-
-@pytest.fixture
-def run(tiny_run: Path, tmp_path: Path) -> Run:
-    return open_run(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -43,9 +31,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 ENDS = (".csv", "-auc.csv", ".json", ".pdf", ".png")
 
 
-def test_a_row_a_model_with_curves_and_figure(run: Run, assets: Assets) -> None:
+def test_a_row_a_model_with_curves_and_figure(run: Run) -> None:
     before = {p.relative_to(run.folder) for p in run.folder.rglob("*")}
-    table = flip_run(run, assets, methods=["kd", "subdistill"], grid=3)
+    table = flip_run(run, methods=["kd", "subdistill"], grid=3)
     made = {p.relative_to(run.folder).as_posix() for p in run.folder.rglob("*")} - {p.as_posix() for p in before}
     stem = "flipping-lrp-inpaint-3x3-kd_subdistill"
     assert made == {f"{stem}{end}" for end in ENDS}
@@ -72,20 +60,18 @@ def test_a_row_a_model_with_curves_and_figure(run: Run, assets: Assets) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_second_call_reads_and_other_options_compute(
-    run: Run, assets: Assets, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_call_reads_and_other_options_compute(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     real = crossing.cross_flip
     monkeypatch.setattr(flipping, "cross_flip", lambda *a, **k: calls.append(k["fill"]) or real(*a, **k))
     options = {"methods": ["kd"], "grid": 2, "seeds": [0]}
-    first = flip_run(run, assets, **options)
+    first = flip_run(run, **options)
     assert calls == ["inpaint"]
-    pd.testing.assert_frame_equal(flip_run(run, None, **options), first)
+    pd.testing.assert_frame_equal(flip_run(run, **options), first)
     assert calls == ["inpaint"]
-    flip_run(run, assets, fill="blur", **options)
+    flip_run(run, fill="blur", **options)
     assert calls == ["inpaint", "blur"]
-    pd.testing.assert_frame_equal(flip_run(run, None, **options), first)
+    pd.testing.assert_frame_equal(flip_run(run, **options), first)
     assert calls == ["inpaint", "blur"]
     for change in (
         {"grid": 3},
@@ -94,21 +80,19 @@ def test_a_second_call_reads_and_other_options_compute(
         {"methods": ["subdistill"]},
         {"explainer": run.explainers[1]},
     ):
-        flip_run(run, assets, **(options | change))
+        flip_run(run, **(options | change))
         assert len(calls) == 3, change
         calls.pop()
 
 
 @pytest.mark.usefixtures("quick")
-def test_another_question_overwrites_no_result(
-    run: Run, assets: Assets, contents: Callable[[Path], dict[str, str]]
-) -> None:
-    flip_run(run, assets, steps=1)
+def test_another_question_overwrites_no_result(run: Run, contents: Callable[[Path], dict[str, str]]) -> None:
+    flip_run(run, steps=1)
     before = contents(run.folder)
     assert "flipping-lrp-inpaint-1steps.csv" in before
     for smaller in ({"images": 2}, {"grid": 2}, {"methods": ["kd"]}, {"steps": 2}):
-        flip_run(run, assets, **({"steps": 1} | smaller))
-    flip_run(run, assets, steps=1, images=6, grid=7, methods=["subdistill", "kd", "student-only"], seeds=[0])
+        flip_run(run, **({"steps": 1} | smaller))
+    flip_run(run, steps=1, images=6, grid=7, methods=["subdistill", "kd", "student-only"], seeds=[0])
     after = contents(run.folder)
     assert {name: after[name] for name in before} == before
     added = {name.removesuffix(".json") for name in set(after) - set(before) if name.endswith(".json")}
@@ -117,62 +101,73 @@ def test_another_question_overwrites_no_result(
 
 @pytest.mark.parametrize("damage", [f"flipping-lrp-inpaint-2x2-kd{end}" for end in (".csv", ".json", "-auc.csv")])
 @pytest.mark.usefixtures("quick")
-def test_a_damaged_result_is_made_again(
-    run: Run, assets: Assets, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_result_is_made_again(run: Run, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     options = {"methods": ["kd"], "grid": 2}
-    first = flip_run(run, assets, **options)
+    first = flip_run(run, **options)
     (run.folder / damage).unlink()
-    pd.testing.assert_frame_equal(flip_run(run, assets, **options), first)
+    pd.testing.assert_frame_equal(flip_run(run, **options), first)
     (run.folder / damage).write_text("{" if damage.endswith("json") else "", encoding="utf-8")
     with caplog.at_level(logging.WARNING):
-        again = flip_run(run, assets, **options)
+        again = flip_run(run, **options)
     pd.testing.assert_frame_equal(again, first)
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_provenance_names_options_weights_and_versions(run: Run, assets: Assets) -> None:
-    flip_run(run, assets, methods=["kd"], images=3, fill="inpaint", grid=2, steps=2)
+def test_the_provenance_names_options_weights_and_versions(run: Run) -> None:
+    flip_run(run, methods=["kd"], images=3, fill="inpaint", grid=2, steps=2)
     stem = "flipping-lrp-inpaint-2x2-3images-2steps-kd"
     about = json.loads((run.folder / f"{stem}.json").read_text(encoding="utf-8"))
-    assert (about["explainer"], about["fill"], about["grid"], about["steps"]) == ("lrp", "inpaint", 2, 2)
-    assert about["weights"]["kd/seed0"] == run.attribution("kd/seed0", "lrp").model_hash
+    asked = about["options"]
+    assert (asked["explainer"], asked["fill"], asked["grid"], asked["steps"]) == ("lrp", "inpaint", 2, 2)
+    maps = run.explanations()["lrp"]
+    assert about["made_from"]["maps"] == {name: maps[name] for name in ("teacher", "kd/seed0")}
     keys = run.images.keys
-    assert about["images"] == [keys[0], keys[2], keys[5]]
+    assert asked["images"] == [keys[0], keys[2], keys[5]]
     assert "torch" in about["versions"]
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_refused_student_is_left_out(run: Run, assets: Assets, caplog: pytest.LogCaptureFixture) -> None:
-    run.attribution_path("kd/seed0", "lrp").unlink()
-    with caplog.at_level(logging.WARNING):
-        table = flip_run(run, assets, methods=["kd", "subdistill"], grid=2)
-    assert "kd" not in set(table["method"])
-    assert "kd/seed0 has no valid explanation by lrp and is left out" in caplog.text
-    with pytest.raises(RunFolderError, match=r"no student of .* was explained by lrp"):
-        flip_run(run, assets, methods=["kd"], grid=2)
+def test_a_refused_student_is_shown_as_undefined(run: Run, refuse: Callable[..., None]) -> None:
+    refuse(run, "kd/seed0", "lrp")
+    table = flip_run(run, methods=["kd", "subdistill"], grid=2).set_index("method")
+    assert table.loc["kd", ["n", "nan"]].tolist() == [0, 6]
+    assert table.loc["kd"].drop(["n", "nan"]).isna().all()
+    assert table.loc["subdistill", ["n", "nan"]].tolist() == [6, 0]
+    with pytest.raises(ExplanationError, match=r"none of the students that were asked for has a valid explanation by"):
+        flip_run(run, methods=["kd"], grid=2)
 
 
 @pytest.mark.usefixtures("quick")
-def test_flagged_images_are_undefined(run: Run, assets: Assets) -> None:
+def test_missing_and_outdated_maps_are_refused(run: Run) -> None:
+    path = run.attribution_path("kd/seed0", "lrp")
+    path.unlink()
+    with pytest.raises(RunFolderError, match=r"the maps of kd/seed0 by lrp are missing .*: run 'xaibench explain"):
+        flip_run(run, methods=["kd", "subdistill"], grid=2)
+    (run.folder / "explanations.json").unlink()
+    with pytest.raises(RunFolderError, match=r"explanations.json does not exist yet: run 'xaibench explain"):
+        flip_run(run, methods=["subdistill"], grid=2)
+
+
+@pytest.mark.usefixtures("quick")
+def test_flagged_images_are_undefined(run: Run) -> None:
     path = run.attribution_path("kd/seed0", "lrp")
     whole = run.attribution("kd/seed0", "lrp")
     object.__setattr__(whole.validity, "flagged", (1, 4))
     whole.save(path)
-    table = flip_run(run, assets, methods=["kd"], grid=2).set_index("method")
+    table = flip_run(run, methods=["kd"], grid=2).set_index("method")
     assert (table.loc["kd", "n"], table.loc["kd", "nan"]) == (4, 2)
-    assert (table.loc["teacher", "n"], table.loc["teacher", "nan"]) == (6, 0)
+    assert (table.loc["teacher", "n"], table.loc["teacher", "nan"]) == (4, 0)  # compared on the same images
 
 
 @pytest.mark.usefixtures("quick")
-def test_other_weights_are_refused(run: Run, assets: Assets) -> None:
+def test_other_weights_are_refused(run: Run) -> None:
     path = run.student_path("kd/seed0")
     model, card = load_checkpoint(path)
     with torch.no_grad():
         next(model.parameters()).add_(1)
     save_checkpoint(path, model, card)
-    with pytest.raises(RunFolderError, match="kd/seed0 was explained with other weights: run 'xaibench explain"):
-        flip_run(run, assets, methods=["kd"], grid=2)
+    with pytest.raises(RunFolderError, match=r"student.safetensors is not what was written .*: run 'xaibench distill"):
+        flip_run(run, methods=["kd"], grid=2)
 
 
 @pytest.mark.parametrize(
@@ -191,51 +186,50 @@ def test_other_weights_are_refused(run: Run, assets: Assets) -> None:
 def test_bad_options_are_refused(
     run: Run, options: dict[str, object], error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flipping, "load_assets", lambda _: pytest.fail("refused only after the work had begun"))
+    monkeypatch.setattr(flipping, "reopen", lambda _: pytest.fail("refused only after the work had begun"))
     with pytest.raises(error, match=message):
         flip_run(run, **options)
     assert not list(run.folder.glob("flipping*"))
 
 
-def test_the_table_pairs_images_over_seeds() -> None:
+def test_the_table_compares_all_on_the_same_images() -> None:
     rng = np.random.default_rng(0)
     values = rng.random((2, 3, 5)) + np.array([0.0, 1.0, 2.0])[:, None]
     values[1, 2, 3] = np.nan
     rows = [
-        {"model": f"kd:T=2/seed{s}", "order": order, "image": f"{9 - i}", "auc": values[s, o, i]}
+        {"method": "kd:T=2", "seed": s, "order": order, "image": f"{9 - i}", "auc": values[s, o, i]}
         for s in range(2)
         for o, order in enumerate(("own", "teacher", "random"))
         for i in range(5)
     ]
     rows += [
-        {"model": "teacher", "order": order, "image": str(i), "auc": auc}
+        {"method": "teacher", "seed": 0, "order": order, "image": f"{9 - i}", "auc": auc + i}
         for order, auc in (("own", 1.0), ("random", 4.0))
         for i in range(5)
     ]
     table = flip_table(pd.DataFrame(rows)).set_index("method")
     assert list(table.index) == ["kd:T=2", "teacher"]
     row = table.loc["kd:T=2"]
-    kept = ~np.isnan(values).any(axis=1)
-    assert row["own"] == pytest.approx(values[:, 0][kept].mean())
-    assert row["difference"] == pytest.approx((values[:, 1] - values[:, 0])[kept].mean())
-    assert row["gain"] == pytest.approx((values[:, 2] - values[:, 0])[kept].mean())
-    gains = (values[:, 2] - values[:, 1])[kept].mean() / (values[:, 2] - values[:, 0])[kept].mean()
-    assert row["cross ratio"] == pytest.approx(gains)
-    assert (row["n"], row["nan"]) == (9, 1)
-    assert (table.loc["teacher", "own"], table.loc["teacher", "gain"], table.loc["teacher", "n"]) == (1, 3, 5)
+    own, teacher, random = np.delete(values, 3, axis=2).swapaxes(0, 1)
+    assert row["own"] == pytest.approx(own.mean())
+    assert row["difference"] == pytest.approx((teacher - own).mean())
+    assert row["gain"] == pytest.approx((random - own).mean())
+    assert row["cross ratio"] == pytest.approx((random - teacher).mean() / (random - own).mean())
+    assert (row["n"], row["nan"]) == (8, 1)
+    assert table.loc["teacher", ["own", "gain", "n", "nan"]].tolist() == [1 + 7 / 4, 3, 4, 0]
 
 
 def test_a_footnote_says_why_a_ratio_is_undefined() -> None:
     rng = np.random.default_rng(0)
     levels = {"good": (0.0, 1.0, 2.0), "no better": (2.0, 1.0, 1.0), "nearly": (0.93, 1.0, 1.0)}
     rows = [
-        {"model": f"{method}/seed0", "order": order, "image": str(i), "auc": level + 0.2 * rng.standard_normal()}
+        {"method": method, "seed": 0, "order": order, "image": str(i), "auc": level + 0.2 * rng.standard_normal()}
         for method, by_order in levels.items()
         for order, level in zip(("own", "teacher", "random"), by_order)
         for i in range(8)
     ]
     teacher = [
-        {"model": "teacher", "order": order, "image": str(i), "auc": 1.0}
+        {"method": "teacher", "seed": 0, "order": order, "image": str(i), "auc": 1.0}
         for order in ("own", "random")
         for i in range(8)
     ]

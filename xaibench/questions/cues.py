@@ -4,55 +4,55 @@ A study lies in a run folder (see `run`), beside whatever a run of the same conf
 
 students/                   trained without the mark: those of the run itself
 contamination-C/students/   trained with the mark on the share C of one class's training and validation images
-cues/EXPLAINER/             relevance of marked test images under the teacher and every student
+attributions/               among others, relevance of marked test images under the teacher and every student
+cues.json                   what the answer was made from: the mark, its class, contaminations, explainers, weights
 cues-scores.csv  cues.csv  cues.{pdf,png}  cues-gallery.{pdf,png}
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
-from xaibench.attribution.explain import explain_model, parse_explainer
-from xaibench.attribution.result import Attribution
+from xaibench.attribution.explain import explain_model
 from xaibench.data.cues import Cue, class_index, contaminate, mark, parse_cue
 from xaibench.distillation.distill import make_fabric
-from xaibench.errors import ConfigError, ExplanationError, RunFolderError, XaibenchError, unknown_name
+from xaibench.errors import ConfigError, ExplanationError, RunFolderError
 from xaibench.figures.cues import cues_figure
 from xaibench.figures.gallery import gallery
-from xaibench.figures.style import explainer_label, save_figure
-from xaibench.files import write_json, write_text
-from xaibench.models.checkpoints import state_hash
+from xaibench.figures.style import explainer_label
 from xaibench.options import format_options
 from xaibench.progress import progress
 from xaibench.questions.cue_scores import CueExam, summarise_cues
+from xaibench.questions.question import Question, choose, read_record
 from xaibench.run.config import RunConfig
-from xaibench.run.folder import Run, file_name
+from xaibench.run.folder import TEACHER, Run
 from xaibench.run.inputs import Assets
-from xaibench.run.pipeline import create_run
+from xaibench.run.pipeline import create_run, leave_to_one_process
 from xaibench.run.training import distill_students
 from xaibench.similarity.localisation import relevance_mass
+from xaibench.validation import checked
 
 __all__ = ["CONTAMINATIONS", "cue_study"]
 
 _log = logging.getLogger(__name__)
 
 CONTAMINATIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_TEACHER = "teacher"
 _EXTENSIBLE = ("contaminations", "explainers")
+_COLUMNS = ["contamination", "method", "seed", "explainer", "quantity", "image", "value", "chance"]
 _GALLERY_ROWS, _GALLERY_COLUMNS = 3, 6
 
 
+@checked
 def cue_study(
     config: RunConfig | str | Path,
     folder: Path | str,
@@ -95,47 +95,54 @@ def cue_study(
     Raises RunFolderError for a folder with other contents, a run of another configuration or a study of another mark.
     """
     config = config if isinstance(config, RunConfig) else RunConfig.load(config)
-    drawn, levels, seed = parse_cue(cue), _levels(contaminations), config.data.seed
-    explainers = tuple(explainers or config.explain.explainers[:1])
-    for name in explainers:
-        if name not in config.explain.explainers:
-            raise unknown_name("explainer of this configuration", name, config.explain.explainers)
+    drawn, levels, seed, folder = parse_cue(cue), _levels(contaminations), config.data.seed, Path(folder)
+    explainers = choose("explainer", explainers or config.explain.explainers[:1], config.explain.explainers)
     fabric = make_fabric(config.train, accelerator, devices, launch=False)
-    held = _held(Path(folder))
+    held = read_record(folder / "cues.json").get("options", {})
     if extend:
         levels = tuple(sorted({*held.get("contaminations", ()), *levels}))
-        explainers = tuple(dict.fromkeys([*held.get("explainers", ()), *explainers]))
+        explainers = list(dict.fromkeys([*held.get("explainers", ()), *explainers]))
 
     def fitting(assets: Assets) -> dict[str, Any]:
         test = assets.task.test
         options: dict[str, Any] = {"cue": format_options(drawn, full=True), "class": cue_class or test.classes[0]}
-        options |= {"contaminations": list(levels), "explainers": list(explainers)}
-        _require_same(Path(folder), held, options, extend)
+        options |= {"contaminations": list(levels), "explainers": explainers}
+        _require_same(folder, held, options, extend)
         class_index(test, options["class"])
         mark(test.take([0]), drawn)
         return options
 
     run, assets = create_run(config, folder, extend=extend, check=fitting)
     options = fitting(assets)
-    if held != options:
-        write_json(run.folder / "cues.json", options)
-    pair, cue_class = assets.pair, options["class"]
-    exam = CueExam.create(
-        assets.task.test, pair.teacher, pair.preprocessing, drawn, cue_class, images=config.explain.images, seed=seed
-    )
+    label = options["class"]
     parts = {level: run if level == 0 else Run(run.folder / f"contamination-{level}", config) for level in levels}
     for level, part in parts.items():
-        distill_students(part, _contaminated(assets, drawn, cue_class, level, seed), fabric)
-    measured = [_measure(run, exam, explainers, pair.teacher)]
-    for level, part in parts.items():
-        measured += [_measure(run, exam, explainers, part.student(name), name, level) for name in part.students]
-    scores = pd.concat(measured, ignore_index=True)
-    table = summarise_cues(scores)
-    write_text(run.folder / "cues-scores.csv", scores.to_csv(index=False))
-    write_text(run.folder / "cues.csv", table.to_csv(index=False))
-    save_figure(cues_figure(table), run.folder / "cues")
-    save_figure(_gallery(run, exam, explainers[0], max(levels)), run.folder / "cues-gallery")
-    return table
+        marked = _contaminated(assets, drawn, label, level, seed)
+        _require_own(part, marked)
+        distill_students(part, marked, fabric)
+    leave_to_one_process(fabric)
+    students = {
+        str(level): {name: part.student_folder(name).contents() for name in part.students}
+        for level, part in parts.items()
+    }
+    made_from = {**run.manifest["hashes"], "students": students, "images": config.explain.images, "seed": seed}
+    question = Question(run.folder, "cues", options, made_from)
+    answer = question.answer()
+    if answer is None:
+        exam = CueExam.create(
+            assets.task.test,
+            assets.pair.teacher,
+            assets.pair.preprocessing,
+            drawn,
+            label,
+            images=config.explain.images,
+            seed=seed,
+        )
+        scores, maps = _examine(run, parts, exam, explainers, assets.pair.teacher)
+        table = summarise_cues(scores)
+        figures = {"cues": cues_figure(table), "cues-gallery": _gallery(run, exam, explainers[0], max(levels), maps)}
+        answer = question.keep({"cues-scores": scores, "cues": table}, figures)
+    return answer["cues"]
 
 
 def _levels(contaminations: Sequence[float]) -> tuple[float, ...]:
@@ -148,19 +155,12 @@ def _levels(contaminations: Sequence[float]) -> tuple[float, ...]:
     return levels
 
 
-def _held(folder: Path) -> dict[str, Any]:
-    """The study that stands in the folder's manifest, if there is one."""
-    path = folder / "cues.json"
-    held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return held
-
-
 def _require_same(folder: Path, held: dict[str, Any], options: dict[str, Any], extend: bool) -> None:
-    for key, value in held.items():
-        if value != options[key] and not (extend and key in _EXTENSIBLE):
+    for key, value in options.items():
+        if held and held.get(key) != value and not (extend and key in _EXTENSIBLE):
             remedy = ", or add --extend to keep its students" if key in _EXTENSIBLE else ""
             raise RunFolderError(
-                f"{folder} holds a cue study of another setting ({key} was {value!r}, now {options[key]!r}): "
+                f"{folder} holds a cue study of another setting ({key} was {held.get(key)!r}, now {value!r}): "
                 f"choose another folder{remedy}"
             )
 
@@ -173,69 +173,77 @@ def _contaminated(assets: Assets, cue: Cue, cue_class: str, level: float, seed: 
     return dataclasses.replace(assets, task=dataclasses.replace(task, train=train, validation=validation))
 
 
-def _measure(
-    run: Run,
-    exam: CueExam,
-    explainers: Sequence[str],
-    model: nn.Module,
-    student: str = _TEACHER,
-    level: float = float("nan"),
-) -> pd.DataFrame:
-    parts = [exam.predictions(model)]
-    who = student if student == _TEACHER else f"{student} ({level:g} marked)"
-    for explainer in explainers:
-        path = _attribution_path(run, explainer, student, level)
-        try:
-            maps = _explained(path, exam, model, explainer, who).scored_heatmaps
-        except ExplanationError as error:
-            if student == _TEACHER:
-                raise
-            _log.warning("%s has no valid explanation and gets no score: %s", who, error)
-        else:
-            parts.append(exam.localisations(maps, explainer))
-    method, _, seed = student.rpartition("/seed") if student != _TEACHER else (student, "", "0")
-    about = pd.DataFrame({"contamination": [level], "method": [method], "seed": [int(seed)]})
-    return about.merge(pd.concat(parts, ignore_index=True), how="cross")
+def _require_own(part: Run, assets: Assets) -> None:
+    """Students that were trained on other images than those of `assets` are never taken for what they are not."""
+    images = assets.task.train.content_hash()
+    for name in part.students:
+        folder = part.student_folder(name)
+        if not folder.trouble and folder.about()["hashes"]["train"] != images:
+            raise RunFolderError(
+                f"{folder.folder} was trained on other images, as of another mark: choose another folder"
+            )
 
 
-def _explained(path: Path, exam: CueExam, model: nn.Module, name: str, who: str) -> Attribution:
-    explainer = parse_explainer(name)
-    with suppress(XaibenchError):  # not there, damaged or of another version: it is made again
-        held = Attribution.load(path)
-        if (held.model_hash, held.explainer) == (state_hash(model), explainer) and held.target.same_as(exam.target):
-            return held
+def _examine(
+    run: Run, parts: Mapping[float, Run], exam: CueExam, explainers: Sequence[str], teacher: nn.Module
+) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+    """The scores of all models, and what the gallery shows: maps by the first explainer, of the teacher and of the
+    first seed's students at the highest contamination.
+    """
+    measured = _measure(run, exam, explainers, teacher, TEACHER)
+    tables = [measured.scores.assign(contamination=math.nan, method=TEACHER, seed=0)]
+    shown = {TEACHER: measured.maps[explainers[0]]}
+    for level, part in parts.items():
+        for key in part.keys:
+            measured = _measure(run, exam, explainers, part.student(str(key)), f"{key} ({level:g} marked)")
+            tables.append(measured.scores.assign(contamination=level, method=key.method_name, seed=key.seed))
+            if level == max(parts) and key.seed == run.config.seeds[0]:
+                shown[key.method_name] = measured.maps[explainers[0]]
+    return pd.concat(tables, ignore_index=True)[_COLUMNS], shown
+
+
+class _Measured(NamedTuple):
+    scores: pd.DataFrame
+    maps: dict[str, Tensor]  # by explainer; all NaN where the explanation was refused
+
+
+def _measure(run: Run, exam: CueExam, explainers: Sequence[str], model: nn.Module, who: str) -> _Measured:
     x = exam.preprocessing(exam.shown.images.images)
-    with progress(f"{name} of {who}", len(x)) as advance:
-        made = explain_model(model, x, exam.target, explainer, exam.preprocessing, on_batch=advance)
-    made.save(path)
-    return made
+    maps = {}
+    for explainer in explainers:
+        with progress(f"{explainer} of {who}", len(x)) as advance:
+            try:
+                found = explain_model(
+                    model, x, exam.target, explainer, exam.preprocessing, on_batch=advance, store=run.store
+                )
+            except ExplanationError as error:
+                if who == TEACHER:
+                    raise
+                _log.warning("%s has no valid explanation, its scores are undefined: %s", who, error)
+                maps[explainer] = torch.full((len(x), *x.shape[2:]), math.nan)
+            else:
+                maps[explainer] = found.scored_heatmaps
+    scores = [exam.predictions(model), *(exam.localisations(one, explainer) for explainer, one in maps.items())]
+    return _Measured(pd.concat(scores, ignore_index=True), maps)
 
 
 def _share_text(share: float) -> str:
     return "undefined" if math.isnan(share) else f"net {share:+.0%} on the mark"
 
 
-def _attribution_path(run: Run, explainer: str, student: str, level: float) -> Path:
-    name = student if student == _TEACHER else f"contamination-{level}/{file_name(student).replace('/', '-')}"
-    return run.folder / "cues" / file_name(explainer) / f"{name}.safetensors"
-
-
-def _gallery(run: Run, exam: CueExam, explainer: str, level: float) -> Figure:
+def _gallery(run: Run, exam: CueExam, explainer: str, level: float, maps: dict[str, Tensor]) -> Figure:
     """A marked image of the cue's class and of two others, under the teacher and the most contaminated students."""
     classes, labels = exam.clean.classes, exam.shown.images.labels
     order = sorted(set(labels.tolist()), key=lambda label: (label != exam.label, label))[:_GALLERY_ROWS]
     rows = [int((labels == label).nonzero()[0]) for label in order]
-    names = {_TEACHER: _TEACHER, **{m: f"{m}/seed{run.config.seeds[0]}" for m in run.config.methods}}
-    paths = {title: _attribution_path(run, explainer, name, level) for title, name in names.items()}
-    kept = [title for title, path in paths.items() if path.is_file()][: _GALLERY_COLUMNS + 1]
-    shown = {title: Attribution.load(paths[title]).take(rows) for title in kept}
-    maps = {title: attribution.scored_heatmaps for title, attribution in shown.items()}
+    valid = [title for title, part in maps.items() if not part.isnan().all()][: _GALLERY_COLUMNS + 1]
+    shown = {title: maps[title][rows] for title in valid}
     masks = exam.shown.masks[rows]
-    shares = {title: relevance_mass(part, masks, "net") for title, part in maps.items()}
+    shares = {title: relevance_mass(part, masks, "net") for title, part in shown.items()}
     return gallery(
         exam.shown.images.images[rows].float() / 255,
-        maps.pop(_TEACHER),
-        maps,
+        shown.pop(TEACHER),
+        shown,
         heading=f"{explainer_label(explainer)}, students of seed {run.config.seeds[0]}, {level:.0%} marked",
         titles=[f"{classes[label]}, marked\nwhat speaks for {classes[exam.label]}" for label in order],
         scores={title: list(map(_share_text, values)) for title, values in shares.items()},

@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from torch import nn
+from matplotlib.figure import Figure
 
-from xaibench.attribution.result import Attribution
-from xaibench.errors import RunFolderError, unknown_name
+from xaibench.errors import unknown_name
 from xaibench.figures.flipping import flip_figure
-from xaibench.figures.style import save_figure
-from xaibench.files import write_json, write_text
-from xaibench.models.checkpoints import state_hash
 from xaibench.progress import progress
-from xaibench.run.folder import Run, file_name, variant
-from xaibench.run.inputs import Assets, load_assets
-from xaibench.run.manifest import library_versions
+from xaibench.questions.question import Question, attributions, choose, choose_students
+from xaibench.run.folder import TEACHER, Run, file_name
+from xaibench.run.job import StudentKey
 from xaibench.run.page import spread_methods
+from xaibench.run.pipeline import reopen
 from xaibench.similarity.cross_flip import CrossFlip, cross_flip, cross_ratio, curve_table
 from xaibench.similarity.fills import FILLS
 from xaibench.similarity.flipping import FlipCurve
-from xaibench.similarity.intervals import bootstrap_seeds
+from xaibench.similarity.intervals import common_images, mean_interval
 from xaibench.similarity.patch_order import patch_side
+from xaibench.validation import checked
 
 __all__ = ["flip_footnote", "flip_run", "flip_table"]
-
-_log = logging.getLogger(__name__)
 
 _SHOWN = 5  # students in the figure, beside the teacher
 _ORDERS = ("own", "teacher", "random")
 
 
+@checked
 def flip_run(
     run: Run,
-    assets: Assets | None = None,
     *,
     explainer: str | None = None,
     fill: str = "inpaint",
@@ -52,7 +45,6 @@ def flip_run(
 ) -> pd.DataFrame:
     """Flip the run's explained images under teacher and students; return `flip_table`.
 
-    assets     what the run works on, where it is loaded already
     explainer  whose heatmaps give the orders; None: the run's first
     fill       "inpaint", "blur", "mean" or "black"
     grid       patches a side; None: the run's grid for scores
@@ -62,74 +54,83 @@ def flip_run(
     steps      steps of a curve; None: one patch a step
 
     Writes flipping-EXPLAINER-FILL.csv (curves: model, order, measure, fill, fraction, mean, low, high, n, nan),
-    flipping-EXPLAINER-FILL-auc.csv (one row a model, order and image), both as .pdf and .png (the teacher and up to 5
-    methods, evenly from most to least alike), and a .json with options, weights and versions; other options than the
-    defaults stand in the names (`variant`). Where the .json says the same as would be written now, the curves are read
-    back instead of computed.
+    flipping-EXPLAINER-FILL-auc.csv (one row a student, order and image), the first as .pdf and .png too (the teacher
+    and up to 5 methods, evenly from most to least alike), and a record; other options than the defaults stand in the
+    names. An answer that still stands is read back (`Question`).
 
-    Students without a valid explanation are left out with a warning. Raises RunFolderError where results are missing or
-    were made with other weights, UnknownNameError for names that the run does not have or a fill that there is not,
-    ConfigError for a grid or a number of images out of range.
+    Curves of a student whose explanation was refused are undefined: it is counted in the table's `nan`. Raises
+    RunFolderError where results are missing or out of date, ExplanationError where no student has a valid explanation,
+    UnknownNameError for names that the run does not have or a fill that there is not, ConfigError for a grid or a
+    number of images out of range.
     """
-    explainer = explainer or run.explainers[0]
+    (explainer,) = choose("explainer", [explainer or run.explainers[0]], run.explainers)
     if fill not in FILLS:
         raise unknown_name("fill", fill, FILLS)
     _, height, width = run.images.shape
     usual = patch_side(height, width, run.config.similarity.grid)
     grid = usual if grid is None else patch_side(height, width, grid)
     run.require_images(images)
-    methods, seeds = _known(methods, run.config.methods, "method"), _known(seeds, run.config.seeds, "seed")
-    teacher = run.attribution("teacher", explainer)
-    students = _students(run, explainer, methods, seeds)
-    rows = np.linspace(0, len(teacher) - 1, len(teacher) if images is None else images).round().astype(int).tolist()
-    keys = [run.images.keys[row] for row in rows]
-    weights = {name: attribution.model_hash for name, attribution in {"teacher": teacher, **students}.items()}
-    about: dict[str, Any] = {"explainer": explainer, "fill": fill, "grid": grid, "steps": steps, "images": keys}
-    about |= {"weights": weights, "versions": library_versions()}
-    asked = variant(
-        grid != usual and f"{grid}x{grid}",
-        len(rows) < len(teacher) and f"{len(rows)}images",
-        steps and f"{steps}steps",
-        methods != list(run.config.methods) and " ".join(methods),
-        seeds != list(run.config.seeds) and f"seed{'_'.join(map(str, seeds))}",
+    students = choose_students(run, methods, seeds)
+    keys = [key for group in students.values() for key in group]
+    chosen = list(dict.fromkeys(key.seed for key in keys))
+    n = len(run.images)
+    rows = np.linspace(0, n - 1, images or n).round().astype(int).tolist()
+    names = [run.images.keys[row] for row in rows]
+    maps = run.explanations()[explainer]
+    question = Question(
+        run.folder,
+        f"flipping-{file_name(explainer)}-{file_name(fill)}",
+        {"explainer": explainer, "fill": fill, "grid": grid, "steps": steps, "images": names},
+        {"seed": run.config.data.seed, "maps": {name: maps[name] for name in (TEACHER, *map(str, keys))}},
+        (
+            grid != usual and f"{grid}x{grid}",
+            len(rows) < n and f"{len(rows)}images",
+            steps and f"{steps}steps",
+            len(students) < len(run.config.methods) and " ".join(students),
+            len(chosen) < len(run.config.seeds) and f"seed{'_'.join(map(str, chosen))}",
+        ),
     )
-    stem = run.folder / f"flipping-{file_name(explainer)}-{file_name(fill)}{asked}"
-    aucs = _stored(stem, about)
-    if aucs is None:
-        assets = assets or load_assets(run.config)
-        flips = _flip(run, assets, teacher, students, rows, fill=fill, grid=grid, steps=steps)
-        aucs = _write(run, stem, explainer, flips, keys)
-        write_json(stem.with_name(f"{stem.name}.json"), about)
-    return flip_table(aucs, seed=run.config.data.seed)
+    answer = question.answer()
+    if answer is None:
+        flips = _flip(run, keys, explainer, rows, fill=fill, grid=grid, steps=steps)
+        curves = _curves(flips)
+        tables = {question.stem: curves, f"{question.stem}-auc": _aucs(flips, keys, names)}
+        answer = question.keep(tables, {question.stem: _figure(run, curves, explainer)})
+    return flip_table(answer[f"{question.stem}-auc"], seed=run.config.data.seed)
 
 
 def flip_table(aucs: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """One row a model: mean AUCs of its curves and how far the teacher's order carries, with 95% intervals.
+    """One row a method: mean AUCs of its curves and how far the teacher's order carries, with 95% intervals.
 
-    aucs  columns model ("teacher", "kd/seed0"), order, image, auc
+    aucs  columns method (the teacher's rows: "teacher"), seed, order, image, auc
 
     own, teacher order, random: mean output over the flipping in that order; lower means that the patches removed first
     mattered more. gain: random - own; where its interval reaches 0 the model's heatmaps find what it relies on no
     better than chance. difference: teacher order - own. cross ratio: see `cross_flip.cross_ratio`. Each with "X low",
-    "X high". All over the same n images (times seeds): those with a curve in every order; nan others are left out.
+    "X high". All over the n curves (images times seeds) of the images that have one in every order, of every method's
+    every seed; nan counts the method's undefined ones.
     """
+    images = aucs["image"].unique()
+    stacks = {}
+    for method, part in aucs.groupby("method", sort=False):
+        by_order = {order: part[part["order"] == order] for order in _ORDERS if order in set(part["order"])}
+        stacks[method] = dict(zip(by_order, np.stack([_matrix(one, images) for one in by_order.values()])))
+    common = common_images(*(np.sum(list(values.values()), axis=0) for values in stacks.values()))
     rows = []
-    for method, part in aucs.groupby(aucs["model"].map(_method), sort=False):
-        have = [order for order in _ORDERS if order in set(part["order"])]
-        stacked = np.stack([_matrix(part[part["order"] == order]) for order in have])
-        stacked[:, np.isnan(stacked).any(axis=0)] = np.nan
-        values = dict(zip(have, stacked))
+    for method, stack in stacks.items():
+        values = {order: np.where(common, auc, np.nan) for order, auc in stack.items()}
         measures = {"teacher order" if order == "teacher" else order: auc for order, auc in values.items()}
         measures["gain"] = values["random"] - values["own"]
         if "teacher" in values:
             measures["difference"] = values["teacher"] - values["own"]
-        intervals = {name: bootstrap_seeds(auc, seed=seed) for name, auc in measures.items()}
+        intervals = {name: mean_interval(auc, seed=seed) for name, auc in measures.items()}
         if "teacher" in values:
             intervals["cross ratio"] = cross_ratio(values["own"], values["teacher"], values["random"], seed=seed)
         row: dict[str, object] = {"method": method}
         for name, interval in intervals.items():
             row |= {name: interval.mean, f"{name} low": interval.low, f"{name} high": interval.high}
-        rows.append(row | {"n": intervals["own"].n, "nan": intervals["own"].nan})
+        undefined = np.isnan(np.sum(list(stack.values()), axis=0))
+        rows.append(row | {"n": intervals["own"].n, "nan": int(undefined.sum())})
     table = pd.DataFrame(rows)
     return table[[*(c for c in table.columns if c not in ("n", "nan")), "n", "nan"]]
 
@@ -145,100 +146,61 @@ def flip_footnote(table: pd.DataFrame) -> str:
 
 
 def _flip(
-    run: Run, assets: Assets, teacher: Attribution, students: dict[str, Attribution], rows: list[int], **options: Any
-) -> dict[str, CrossFlip]:
+    run: Run, students: Sequence[StudentKey], explainer: str, rows: list[int], **options: Any
+) -> dict[StudentKey, CrossFlip]:
+    teacher, maps = attributions(run, students, explainer)
+    pair = reopen(run)[1].pair
     x = run.preprocessing(run.images.take(rows).images)
     asked = teacher.take(rows)
-    _require_weights(run, "teacher", assets.pair.teacher, teacher)
-    flips: dict[str, CrossFlip] = {}
+    flips: dict[StudentKey, CrossFlip] = {}
     known: dict[str, FlipCurve] | None = None
     with progress("cross flipping", len(students)) as advance:
-        for name, attribution in students.items():
-            model, own = run.student(name), attribution.take(rows)
-            _require_weights(run, name, model, attribution)
-            flips[name] = cross_flip(
-                assets.pair.with_student(model),
-                x,
-                asked.scored_heatmaps,
-                own.scored_heatmaps,
-                asked.target,
-                student_target=own.target,
-                teacher=known,
-                seed=run.config.data.seed,
-                **options,
-            )
-            known = flips[name].teacher
-            advance(note=name)
+        for key, found in zip(students, maps):
+            if found is not None:
+                own = found.take(rows)
+                flips[key] = cross_flip(
+                    pair.with_student(run.student(str(key))),
+                    x,
+                    asked.scored_heatmaps,
+                    own.scored_heatmaps,
+                    asked.target,
+                    student_target=own.target,
+                    teacher=known,
+                    seed=run.config.data.seed,
+                    **options,
+                )
+                known = flips[key].teacher
+            advance(note=str(key))
     return flips
 
 
-def _write(run: Run, stem: Path, explainer: str, flips: dict[str, CrossFlip], keys: Sequence[str]) -> pd.DataFrame:
-    parts: dict[str, list[CrossFlip]] = {}
-    for name, flip in flips.items():
-        parts.setdefault(_method(name), []).append(flip)
-    tables = [curve_table(p, method, None if i else "teacher") for i, (method, p) in enumerate(parts.items())]
-    curves = pd.concat(tables, ignore_index=True)
-    write_text(stem.with_name(f"{stem.name}.csv"), curves.to_csv(index=False))
+def _curves(flips: Mapping[StudentKey, CrossFlip]) -> pd.DataFrame:
+    groups: dict[str, list[CrossFlip]] = {}
+    for key, flip in flips.items():
+        groups.setdefault(key.method_name, []).append(flip)
+    tables = [curve_table(group, name, None if i else TEACHER) for i, (name, group) in enumerate(groups.items())]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _aucs(flips: Mapping[StudentKey, CrossFlip], students: Sequence[StudentKey], images: list[str]) -> pd.DataFrame:
     teacher = next(iter(flips.values())).teacher
-    all_curves = {"teacher": teacher, **{name: flip.student for name, flip in flips.items()}}
-    aucs = pd.concat(
-        [
-            pd.DataFrame({"model": name, "order": order, "image": keys, "auc": curve.auc})
-            for name, by_order in all_curves.items()
-            for order, curve in by_order.items()
-        ],
-        ignore_index=True,
-    )
-    write_text(stem.with_name(f"{stem.name}-auc.csv"), aucs.to_csv(index=False))
-    shown = list(parts)
-    if len(shown) > _SHOWN:
-        shown = spread_methods(run.summary(), explainer, tuple(shown), _SHOWN)
-    save_figure(flip_figure(curves[curves["model"].isin(["teacher", *shown])]), stem)
-    return aucs
+    parts = [(TEACHER, 0, order, curve.auc) for order, curve in teacher.items()]
+    undefined = np.full(len(images), np.nan)
+    for key in students:
+        aucs = {order: flips[key].student[order].auc if key in flips else undefined for order in _ORDERS}
+        parts += [(key.method_name, key.seed, order, auc) for order, auc in aucs.items()]
+    columns = ("method", "seed", "order", "auc")
+    tables = [pd.DataFrame(dict(zip(columns, part)), index=pd.Index(images, name="image")) for part in parts]
+    return pd.concat(tables).reset_index()
 
 
-def _stored(stem: Path, about: dict[str, Any]) -> pd.DataFrame | None:
-    paths = [stem.with_name(f"{stem.name}{end}") for end in (".json", ".csv", "-auc.csv", ".pdf", ".png")]
-    if not all(path.is_file() for path in paths):
-        return None
-    try:
-        if json.loads(paths[0].read_text(encoding="utf-8")) != about:
-            return None
-        aucs = pd.read_csv(paths[2], dtype={"image": str})
-    except (OSError, ValueError) as error:
-        _log.warning("%s cannot be read and is made again: %s", stem.name, error)
-        return None
-    return aucs if set(aucs) == {"model", "order", "image", "auc"} else None
+def _figure(run: Run, curves: pd.DataFrame, explainer: str) -> Figure:
+    methods = [name for name in curves["model"].unique() if name != TEACHER]
+    if len(methods) > _SHOWN:
+        methods = spread_methods(run.summary(), explainer, tuple(methods), _SHOWN, metric=run.metric)
+    return flip_figure(curves[curves["model"].isin([TEACHER, *methods])])
 
 
-def _students(run: Run, explainer: str, methods: Sequence[str], seeds: Sequence[int]) -> dict[str, Attribution]:
-    found = {}
-    for name in (f"{method}/seed{seed}" for method in methods for seed in seeds):
-        if run.attribution_path(name, explainer).is_file():
-            found[name] = run.attribution(name, explainer)
-        else:
-            _log.warning("%s has no valid explanation by %s and is left out", name, explainer)
-    if not found:
-        raise RunFolderError(f"no student of {run.folder} was explained by {explainer}: run 'xaibench explain' first")
-    return found
-
-
-def _known(given: Sequence[Any] | None, have: Sequence[Any], kind: str) -> list[Any]:
-    for name in given or ():
-        if name not in have:
-            raise unknown_name(f"{kind} of this run", name, map(str, have))
-    return [name for name in have if given is None or name in given]
-
-
-def _require_weights(run: Run, name: str, model: nn.Module, attribution: Attribution) -> None:
-    if state_hash(model) != attribution.model_hash:
-        raise RunFolderError(f"{name} was explained with other weights: run 'xaibench explain {run.folder}' again")
-
-
-def _method(model: str) -> str:
-    return model.rpartition("/seed")[0] or model
-
-
-def _matrix(part: pd.DataFrame) -> npt.NDArray[np.float64]:
-    # (S, N): a row a seed, columns in the images' order.
-    return part.pivot(index="model", columns="image", values="auc").to_numpy(dtype=np.float64)
+def _matrix(part: pd.DataFrame, images: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    # (S, N): a row a seed.
+    return part.pivot(index="seed", columns="image", values="auc")[images].to_numpy(dtype=np.float64)

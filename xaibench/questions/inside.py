@@ -4,9 +4,9 @@ are to it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,26 +19,27 @@ from xaibench.attribution.layers import LayerRelevance, direction_heatmaps, laye
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target, make_target
 from xaibench.data.images import ImageSet
-from xaibench.distillation.distill import measure_moments
 from xaibench.errors import ConfigError, unknown_name
 from xaibench.figures.directions import directions_figure
 from xaibench.figures.inside import inside_figure
-from xaibench.figures.style import save_figure
-from xaibench.files import write_text
 from xaibench.models.layer_outputs import evaluating, forward_with_layers
-from xaibench.models.layer_pairs import LayerPair
+from xaibench.models.layer_pairs import LayerPair, parse_layers
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
 from xaibench.questions.inside_rows import BASIS, Seen, likeness_rows, share_rows
-from xaibench.run.folder import UNTRAINED, Run, open_run, variant
+from xaibench.questions.question import Question, choose, choose_students
+from xaibench.run.folder import TEACHER, UNTRAINED, Run
 from xaibench.run.inputs import Assets
+from xaibench.run.job import StudentKey
 from xaibench.run.pipeline import reopen
+from xaibench.run.training import shared_moments
 from xaibench.similarity.metrics.table import cosine, pool
 from xaibench.similarity.representations import relevant_part
 from xaibench.similarity.subspaces import Frame, FrameFit
 from xaibench.subspace.bases import Basis, make_basis
-from xaibench.subspace.moments import LayerMoments, load_moments
+from xaibench.subspace.moments import LayerMoments
+from xaibench.validation import checked
 
 __all__ = ["inside_run"]
 
@@ -47,9 +48,10 @@ _DIRECTIONS, _ROWS = 3, 4
 _BATCH, _FITTED_ON = 64, 1000
 
 
+@checked
 def inside_run(
-    run: Run | Path | str,
-    assets: Assets | None = None,
+    run: Run,
+    *,
     layers: Sequence[str] | None = None,
     k: int | None = None,
     methods: Sequence[str] | None = None,
@@ -58,9 +60,8 @@ def inside_run(
 ) -> pd.DataFrame:
     """Measure relevance and features in the teacher's subspace (`prcaposdef`) for a finished run; write inside.csv,
     inside.{pdf,png} and directions.{pdf,png} into its folder and return the table. Other options than the defaults
-    stand in the names (`variant`).
+    stand in the names. An answer that still stands is read back (`Question`).
 
-    assets   what the run works on; None: loaded, and checked to be what the run was made with
     layers   pairs to look at, by the teacher's or the student's name or as "teacher:student"; None: all
     k        leading directions in which students are compared; None: as many as their layers have channels
     methods  of the run; None: all
@@ -89,81 +90,116 @@ def inside_run(
     The student's directions are fitted to the teacher's on up to 1000 training images (`FrameFit`): checkpoints keep
     no rotation, and most methods have none. All heatmaps ask for the label against the teacher's runner-up.
 
-    Raises RunFolderError for a folder that holds no run or lacks a student, UnknownNameError for methods and layers
-    that the run does not have, ConfigError for k or images out of range.
+    Raises RunFolderError for a folder that lacks a student, UnknownNameError for methods and layers that the run does
+    not have, ConfigError for k or images out of range.
     """
-    run = run if isinstance(run, Run) else open_run(run)
     run.require_images(images)
-    models = _students(run, methods)
-    chosen = list(models)
-    assets = assets or reopen(run)[1]
-    pair = assets.pair
-    models[UNTRAINED] = [assets.student_pair(max(run.config.seeds) + 1).student.eval()]
-    models = {method: [pair.with_student(model).student for model in group] for method, group in models.items()}
-    everyone = [model for group in models.values() for model in group]
-    pairs = _chosen(pair.layers, layers)
+    students = choose_students(run, methods)
+    known = parse_layers(run.manifest["layers"])
+    pairs = _chosen(known, layers)
     pictures = run.images if images is None else run.images.sample(images, run.config.data.seed)
     if len(pictures) < _LEAST:
         raise ConfigError(f"{len(pictures)} images are too few to compare features over images: take {_LEAST} or more")
-    x = pair.preprocessing(pictures.images)
-    target = make_target(predict_logits(pair.teacher, pictures, pair.preprocessing), pictures.labels)
-    rule = _rule(run, [pair.teacher, everyone[0]], x, target)
-    moments = _moments(run, assets)
-    bases = _bases(assets, pairs, moments, k)
-    seed = run.config.data.seed
-
-    def look(model: nn.Module, names: dict[LayerPair, str], frames: dict[LayerPair, Frame]) -> dict[LayerPair, Seen]:
-        found = layer_relevance(model, x, target, rule, pair.preprocessing, tuple(names.values()))
-        kept = {name: _kept(model, x, name, layer) for name, layer in found.items()} if fss else {}
-        return {p: Seen(found[name], frames[p].first(k), kept.get(name)) for p, name in names.items()}
-
-    rows = []
-    with progress("inside", 1 + len(everyone)) as advance:
-        fitted = _fitted(pair, everyone, bases, assets.task.train.sample(_FITTED_ON, seed))
-        frames = {p: Frame.of_basis(basis) for p, basis in bases.items()}
-        teacher = look(pair.teacher, {p: p.teacher for p in pairs}, frames)
-        advance(note="teacher")
-        for p, seen in teacher.items():
-            width = seen.frame.directions.shape[1]
-            found = share_rows(seen.layer, moments[p.teacher], width, seed)
-            rows += [{"layer": str(p), "method": "teacher"} | row for row in found]
-        turn = iter(fitted)
-        for method, group in models.items():
-            students = []
-            for model in group:
-                students.append(look(model, {p: p.student for p in pairs}, next(turn)))
-                advance(note=method)
-            for p in pairs:
-                found = likeness_rows(teacher[p], [student[p] for student in students], seed)
-                rows += [{"layer": str(p), "method": method} | row for row in found]
-    table = pd.DataFrame(rows).assign(rule="lrp" if rule else "gradient x activation")
-    asked = variant(
-        len(pairs) < len(pair.layers) and " ".join(map(str, pairs)),
-        k and f"{k}directions",
-        chosen != list(run.config.methods) and " ".join(chosen),
-        len(pictures) < len(run.images) and f"{len(pictures)}images",
-        fss and "fss",
+    rule = _rule(run)
+    trained = [str(key) for group in students.values() for key in group]
+    question = Question(
+        run.folder,
+        "inside",
+        {"layers": list(map(str, pairs)), "k": k, "images": pictures.keys, "fss": fss, "lrp": repr(rule)},
+        {
+            **run.manifest["hashes"],
+            "images": pictures.content_hash(),
+            "students": {name: run.student_folder(name).contents() for name in trained},
+            "untrained": [run.config.student.architecture, _untrained_seed(run)],
+            "seed": run.config.data.seed,
+        },
+        (
+            len(pairs) < len(known) and " ".join(map(str, pairs)),
+            k and f"{k}directions",
+            len(students) < len(choose_students(run)) and " ".join(students),
+            len(pictures) < len(run.images) and f"{len(pictures)}images",
+            fss and "fss",
+        ),
     )
-    write_text(run.folder / f"inside{asked}.csv", table.to_csv(index=False))
-    save_figure(inside_figure(table), run.folder / f"inside{asked}")
-    names = [method for method, group in models.items() for _ in group]
-    shown = next((i for i, method in enumerate(names) if method.split(":")[0] == "subdistill"), 0)
-    last = pairs[-1]
-    ask = _Question(pair, pictures, target, rule)
-    figure = _directions(ask, last, Frame.of_basis(bases[last]), everyone[shown], names[shown], fitted[shown][last])
-    save_figure(figure, run.folder / f"directions{asked}")
-    return table
+    answer = question.answer()
+    if answer is None:
+        table, directions = _look(run, pairs, pictures, students, rule, k, fss)
+        figures = {question.stem: inside_figure(table), f"directions{question.variant}": directions}
+        answer = question.keep({question.stem: table}, figures)
+    return answer[question.stem]
 
 
-class _Question(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """The images and the question that all models are asked."""
+
     pair: ModelPair
     images: ImageSet
+    x: Tensor
     target: Target
     rule: LRP | None
 
+    @classmethod
+    def create(cls, pair: ModelPair, images: ImageSet, lrp: LRP) -> _Asked:
+        """With LRP where it is valid for both models: one rule for all, or likeness would compare two rules."""
+        x = pair.preprocessing(images.images)
+        target = make_target(predict_logits(pair.teacher, images, pair.preprocessing), images.labels)
+        rules = [lrp_or_gradient(model, x, target, pair.preprocessing, lrp) for model in (pair.teacher, pair.student)]
+        return cls(pair, images, x, target, None if None in rules else lrp)
+
+    def look(
+        self, model: nn.Module, names: dict[LayerPair, str], frames: dict[LayerPair, Frame], k: int | None, fss: bool
+    ) -> dict[LayerPair, Seen]:
+        layers = tuple(names.values())
+        found = layer_relevance(model, self.x, self.target, self.rule, self.pair.preprocessing, layers)
+        kept = {name: _kept(model, self.x, name, layer) for name, layer in found.items()} if fss else {}
+        return {p: Seen(found[name], frames[p].first(k), kept.get(name)) for p, name in names.items()}
+
+
+def _look(
+    run: Run,
+    pairs: Sequence[LayerPair],
+    images: ImageSet,
+    students: dict[str, list[StudentKey]],
+    lrp: LRP,
+    k: int | None,
+    fss: bool,
+) -> tuple[pd.DataFrame, Figure]:
+    """The table, and the figure of single directions in the last layer."""
+    assets = reopen(run)[1]
+    trained = {method: [run.student(str(key)) for key in group] for method, group in students.items()}
+    models = trained | {UNTRAINED: [assets.student_pair(_untrained_seed(run)).student.eval()]}
+    everyone = [(method, model) for method, group in models.items() for model in group]
+    ask = _Asked.create(assets.pair.with_student(everyone[0][1]), images, lrp)
+    moments, seed = shared_moments(run, assets), run.config.data.seed
+    bases = _bases(assets, pairs, moments, k)
+    rows: list[dict[str, Any]] = []
+    with progress("inside", 1 + len(everyone)) as advance:
+        train = assets.task.train.sample(_FITTED_ON, seed)
+        fitted = _fitted(assets.pair, [model for _, model in everyone], bases, train)
+        frames = {p: Frame.of_basis(basis) for p, basis in bases.items()}
+        teacher = ask.look(assets.pair.teacher, {p: p.teacher for p in pairs}, frames, k, fss)
+        advance(note=TEACHER)
+        for p, seen in teacher.items():
+            found = share_rows(seen.layer, moments[p.teacher], seen.frame.directions.shape[1], seed)
+            rows += [{"layer": str(p), "method": TEACHER} | row for row in found]
+        own = iter(fitted)
+        for method, group in models.items():
+            looks = []
+            for model in group:
+                looks.append(ask.look(model, {p: p.student for p in pairs}, next(own), k, fss))
+                advance(note=method)
+            for p in pairs:
+                found = likeness_rows(teacher[p], [look[p] for look in looks], seed)
+                rows += [{"layer": str(p), "method": method} | row for row in found]
+    shown = next((i for i, (method, _) in enumerate(everyone) if method.split(":")[0] == "subdistill"), 0)
+    (name, student), last = everyone[shown], pairs[-1]
+    figure = _directions(ask, last, frames[last], student, name, fitted[shown][last])
+    return pd.DataFrame(rows).assign(rule="lrp" if ask.rule else "gradient x activation"), figure
+
 
 def _directions(
-    ask: _Question, layers: LayerPair, teacher_frame: Frame, student: nn.Module, name: str, student_frame: Frame
+    ask: _Asked, layers: LayerPair, teacher_frame: Frame, student: nn.Module, name: str, student_frame: Frame
 ) -> Figure:
     rows = torch.linspace(0, len(ask.images) - 1, min(_ROWS, len(ask.images))).long()
     images, target = ask.images.take(rows), ask.target.take(rows)
@@ -190,37 +226,26 @@ def _directions(
     )
 
 
-def _students(run: Run, methods: Sequence[str] | None) -> dict[str, list[nn.Module]]:
-    for method in methods or ():
-        if method not in run.config.methods:
-            raise unknown_name("method of this run", method, run.config.methods)
-    chosen = [method for method in run.config.methods if methods is None or method in methods]
-    return {method: [run.student(f"{method}/seed{seed}") for seed in run.config.seeds] for method in chosen}
-
-
 def _chosen(pairs: tuple[LayerPair, ...], names: Sequence[str] | None) -> list[LayerPair]:
     known = {name: pair for pair in pairs for name in (pair.student, pair.teacher, str(pair))}
     for name in names or ():
         if name not in known:
             raise unknown_name("layer pair of this run", name, known)
-    return [pair for pair in pairs if not names or pair in {known[name] for name in names}]
+    return choose("layer pair", None if names is None else [known[name] for name in names], pairs)
 
 
-def _rule(run: Run, models: Sequence[nn.Module], x: Tensor, target: Target) -> LRP | None:
-    # The run's own LRP, if it has one; the same for all models, or likeness would compare two rules.
+def _rule(run: Run) -> LRP:
+    """The run's own LRP, if it has one."""
     options = (parse_explainer(text) for text in run.explainers)
-    lrp = next((option for option in options if isinstance(option, LRP)), LRP())
-    valid = [lrp_or_gradient(model, x, target, run.preprocessing, lrp) is not None for model in models]
-    return lrp if all(valid) else None
+    return next((option for option in options if isinstance(option, LRP)), LRP())
 
 
-def _moments(run: Run, assets: Assets) -> dict[str, LayerMoments]:
-    path = run.folder / "subspace.safetensors"
-    return load_moments(path) if path.is_file() else measure_moments(assets.pair, assets.task.train)
+def _untrained_seed(run: Run) -> int:
+    return max(run.config.seeds) + 1
 
 
 def _bases(
-    assets: Assets, pairs: Sequence[LayerPair], moments: dict[str, LayerMoments], k: int | None
+    assets: Assets, pairs: Sequence[LayerPair], moments: Mapping[str, LayerMoments], k: int | None
 ) -> dict[LayerPair, Basis]:
     _, height, width = assets.task.train.shape
     shapes = assets.pair.layer_shapes((height, width))

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import torch
 from torch import Tensor
 
-from xaibench.errors import ConfigError, ExplanationError, unknown_name
+from xaibench.errors import ConfigError, unknown_name
 from xaibench.figures.pooling import pooling_figure
-from xaibench.figures.style import save_figure
-from xaibench.files import write_text
-from xaibench.run.folder import Run, file_name, variant
+from xaibench.questions.question import Question, attributions, choose, choose_students
+from xaibench.run.folder import TEACHER, Run, file_name
+from xaibench.run.job import StudentKey
 from xaibench.run.page import spread_methods
-from xaibench.similarity.intervals import bootstrap_seeds
-from xaibench.similarity.maps import map_size
+from xaibench.similarity.intervals import common_images, mean_interval
 from xaibench.similarity.metrics.table import METRICS, pool, with_sign
 from xaibench.similarity.nulls import derangement, shifted
 from xaibench.similarity.pooling import default_grids
+from xaibench.validation import checked
 
 __all__ = ["pool_run"]
 
 
+@checked
 def pool_run(
     run: Run,
     *,
@@ -32,59 +37,84 @@ def pool_run(
 ) -> pd.DataFrame:
     """Score the run's heatmaps on several grids; write pooling-EXPLAINER-METRIC.{csv,pdf,png} and return the table.
 
-    Other methods or grids than the defaults stand in the files' names (`variant`).
+    Other methods or grids than the defaults stand in the files' names. An answer that still stands is read back
+    (`Question`).
 
     explainer  None: the run's first
-    methods    None: up to 6, evenly from most to least alike; all their students with a valid explanation count
+    methods    None: up to 6, evenly from most to least alike
     grids      cells a side; None: `similarity.pooling.default_grids`
 
     A row a method and grid: [method, grid, mean, low, high, n, nan, seeds, chance, chance_sd, mismatched, shifted].
-    mean over the n defined scores of all seeds and images with its bootstrap 95% interval (both resampled); nan counts
-    undefined scores, those of images whose explanation is incomplete among them; mismatched and shifted are the means
-    of the nulls. Raises UnknownNameError for names that the run does not have, ConfigError for grids, ExplanationError
-    where none of the methods has a valid explanation.
+    mean over the n scores of all seeds on the images on which the scores of all methods are defined, with its 95%
+    interval; nan counts the method's undefined ones, all of a student whose explanation was refused. seeds: students
+    with a valid explanation. mismatched and shifted are the means of the nulls.
+
+    Raises UnknownNameError for names that the run does not have, ConfigError for grids, RunFolderError where results
+    are missing or out of date, ExplanationError where no student has a valid explanation.
     """
-    explainer = explainer or run.explainers[0]
+    (explainer,) = choose("explainer", [explainer or run.explainers[0]], run.explainers)
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
-    for method in methods or ():
-        if method not in run.config.methods:
-            raise unknown_name("method of this run", method, run.config.methods)
-    usual = spread_methods(run.summary(), explainer, run.config.methods)
-    methods = list(methods or usual)
-    teacher = run.attribution("teacher", explainer).scored_heatmaps
-    every = default_grids(*map_size(teacher))
-    chosen = every if grids is None else tuple(grids)
+    every = choose_students(run)
+    usual = spread_methods(run.summary(), explainer, tuple(every), metric=run.metric)
+    students = choose_students(run, usual if methods is None else methods)
+    _, height, width = run.images.shape
+    known = default_grids(height, width)
+    chosen = known if grids is None else tuple(grids)
     if not chosen or len(set(chosen)) != len(chosen):
         raise ConfigError(f"grids must be given once each, at least one, got {list(chosen)}")
-    parts = []
-    for method in methods:
-        names = [f"{method}/seed{seed}" for seed in run.config.seeds]
-        valid = [name for name in names if run.attribution_path(name, explainer).is_file()]
-        students = [run.attribution(name, explainer).scored_heatmaps for name in valid]
-        if students:
-            rows = [_row(teacher, students, metric, grid, run) for grid in chosen]
-            parts.append(pd.DataFrame([{"method": method, **row} for row in rows]))
-    if not parts:
-        raise ExplanationError(f"no student in {run.folder} has a valid explanation by {explainer}: see validity.csv")
-    table = pd.concat(parts, ignore_index=True)
-    asked = variant(methods != usual and " ".join(methods), chosen != every and "_".join(map(str, chosen)))
-    stem = run.folder / f"pooling-{file_name(explainer)}-{file_name(metric)}{asked}"
-    write_text(stem.with_name(f"{stem.name}.csv"), table.to_csv(index=False))
-    curves = {str(method): curve for method, curve in table.groupby("method", sort=False)}
-    save_figure(pooling_figure(curves, metric), stem)
-    return table
+    keys = [key for group in students.values() for key in group]
+    maps = run.explanations()[explainer]
+    question = Question(
+        run.folder,
+        f"pooling-{file_name(explainer)}-{file_name(metric)}",
+        {"explainer": explainer, "metric": metric, "grids": chosen, "sign": run.config.similarity.sign},
+        {"seed": run.config.data.seed, "maps": {name: maps[name] for name in (TEACHER, *map(str, keys))}},
+        (list(students) != usual and " ".join(students), chosen != known and "_".join(map(str, chosen))),
+    )
+    answer = question.answer()
+    if answer is None:
+        table = _table(run, keys, explainer, metric, chosen)
+        drawn = table[table["seeds"] > 0].groupby("method", sort=False)
+        curves = {str(method): curve for method, curve in drawn}
+        answer = question.keep({question.stem: table}, {question.stem: pooling_figure(curves, metric)})
+    return answer[question.stem]
 
 
-def _row(teacher: Tensor, students: Sequence[Tensor], metric: str, grid: int, run: Run) -> dict[str, float]:
+def _table(run: Run, students: Sequence[StudentKey], explainer: str, metric: str, grids: Sequence[int]) -> pd.DataFrame:
+    teacher, found = attributions(run, students, explainer)
+    undefined = torch.full_like(teacher.heatmaps, np.nan)
+    groups: dict[str, list[Tensor]] = {}
+    for key, maps in zip(students, found):
+        groups.setdefault(key.method_name, []).append(undefined if maps is None else maps.scored_heatmaps)
+    by_grid = {grid: _rows(teacher.scored_heatmaps, groups, metric, grid, run) for grid in grids}
+    return pd.DataFrame([by_grid[grid][method] for method in groups for grid in grids])
+
+
+def _rows(
+    teacher: Tensor, groups: Mapping[str, Sequence[Tensor]], metric: str, grid: int, run: Run
+) -> dict[str, dict[str, object]]:
+    """Method -> its row for one grid."""
     sign, seed = run.config.similarity.sign, run.config.data.seed
-    theirs, *maps = (with_sign(pool(one, grid), sign) for one in (teacher, *students))
-    others = [one[derangement(len(one), seed)] for one in maps] if len(theirs) > 1 else []
-    moved = [shifted(one, seed) for one in maps] if grid > 1 else []
-    score = bootstrap_seeds([METRICS[metric](theirs, one) for one in maps], seed=seed)
+    theirs = with_sign(pool(teacher, grid), sign)
+    pooled = {method: [with_sign(pool(one, grid), sign) for one in maps] for method, maps in groups.items()}
+
+    def scores(maps: Sequence[Any]) -> npt.NDArray[np.float64]:
+        return np.array([METRICS[metric](theirs, one) for one in maps], dtype=np.float64).reshape(len(maps), -1)
+
+    matched = {method: scores(maps) for method, maps in pooled.items()}
+    common = common_images(*matched.values())
     chance, chance_sd = METRICS[metric].chance(grid, sign)
-    row = {"grid": grid, "mean": score.mean, "low": score.low, "high": score.high, "n": score.n, "nan": score.nan}
-    row |= {"seeds": len(maps), "chance": chance, "chance_sd": chance_sd}
-    for name, null in (("mismatched", others), ("shifted", moved)):
-        row[name] = float(pd.Series([v for one in null for v in METRICS[metric](theirs, one)], dtype=float).mean())
-    return row
+    rows: dict[str, dict[str, object]] = {}
+    for method, maps in pooled.items():
+        others = [one[derangement(len(one), seed)] for one in maps] if len(theirs) > 1 else []
+        moved = [shifted(one, seed) for one in maps] if grid > 1 else []
+        score = mean_interval(np.where(common, matched[method], np.nan), seed=seed)
+        row = {"method": method, "grid": grid}
+        undefined = np.isnan(matched[method])
+        row |= {"mean": score.mean, "low": score.low, "high": score.high, "n": score.n, "nan": int(undefined.sum())}
+        row |= {"seeds": int((~undefined).any(axis=1).sum()), "chance": chance, "chance_sd": chance_sd}
+        for name, null in (("mismatched", others), ("shifted", moved)):
+            row[name] = pd.Series(scores(null).ravel()).mean()
+        rows[method] = row
+    return rows
