@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+import xaibench as xb
+
 ROOT = Path(__file__).parents[1]
 CARRIED = (
     *(f"_embedded/fashion-mnist/{name}" for name in ("train.png", "test.png", "LICENSE", "teacher.safetensors")),
     *(f"report/assets/report.{kind}" for kind in ("css", "js")),
     "run/presets/demo.toml",
     "py.typed",
+    "__init__.pyi",
     "pytest_plugin.py",
 )
 FAST = [
@@ -72,9 +75,11 @@ def test_the_wheel_carries_data_assets_presets_and_its_types(wheel):
         points = archive.read(entry).decode()
         assert "xaibench = xaibench.cli:main" in points
         assert "[pytest11]" in points
+        (metadata,) = (name for name in names if name.endswith("METADATA"))
+        assert f"\nVersion: {xb.__version__}\n" in archive.read(metadata).decode()
         assert sum(name.endswith("LICENSE") and ".dist-info" in name for name in names) == 2
         for name in names:
-            if name.endswith((".py", ".toml", ".md")):
+            if name.endswith((".py", ".pyi", ".toml", ".md")):
                 assert str(ROOT) not in archive.read(name).decode()
     assert wheel.stat().st_size < 25e6
 
