@@ -205,7 +205,7 @@ def test_mean_and_std_are_finite_numbers(name, bad):
 
 @pytest.mark.parametrize("size", [(0, 28), (28,), (10**8, 10**8), (28, -1), 28, "ab", (28.0, 28), (True, 5)])
 def test_sizes_that_no_image_has(size):
-    with pytest.raises(DataError, match=r"size must be \(height, width\) in pixels, each 1 to 8192, got"):
+    with pytest.raises(DataError, match=r"size must be \(height, width\) in pixels, each 1 to 4096, got"):
         Preprocessing((0.5,), (0.5,), size)
 
 

@@ -96,7 +96,7 @@ def test_unknown_names():
         ({"seed": 1.0}, ["load_task: seed must be a whole number, got 1.0"]),
         ({"seed": 2**43 * 10**9}, ["load_task: seed must be a whole number"]),
         ({"size": "big"}, ["load_task: size must be"]),
-        ({"size": (10**8, 10**8)}, [r"size must be \(height, width\) in pixels, each 1 to 8192, got"]),
+        ({"size": (10**8, 10**8)}, [r"size must be \(height, width\) in pixels, each 1 to 4096, got"]),
         ({"fraction": "x"}, ["load_task: fraction must be a number, got 'x'"]),
         ({"validation": float("nan")}, ["validation must be above 0 and below 1, got nan"]),
         (

@@ -16,7 +16,7 @@ from xaibench.errors import DataError
 
 __all__ = ["LARGEST_SIDE", "ImageSet", "Preprocessing", "checked_size", "chosen_rows", "first_double"]
 
-LARGEST_SIDE = 8192
+LARGEST_SIDE = 4096
 """The longest side of an image, in pixels, that can be asked for."""
 
 

@@ -162,7 +162,7 @@ class Run:
         """The trained student, in evaluation mode."""
         path = self._trained(name).checkpoint
         try:
-            return load_checkpoint(path)[0]
+            return load_checkpoint(path, self.config.student.architecture)[0]
         except CheckpointError as error:
             raise RunFolderError(f"{error}: run 'xaibench distill {self.folder}' to train it again") from error
 
