@@ -16,7 +16,6 @@ Answers to further questions lie beside them, see `questions`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ from xaibench.run.job import Job, StudentFolder, StudentKey, jobs_of
 from xaibench.run.ledger import Ledger, digest
 from xaibench.run.manifest import read_manifest
 
-__all__ = ["TEACHER", "UNTRAINED", "Run", "file_name", "open_run", "variant"]
+__all__ = ["TEACHER", "UNTRAINED", "Run", "file_name", "open_run"]
 
 TEACHER = "teacher"
 UNTRAINED = "untrained"
@@ -295,15 +294,3 @@ def open_run(folder: Path | str) -> Run:
 def file_name(name: str) -> str:
     """The name of a method or explainer as part of a path: its options' punctuation becomes "_"."""
     return re.sub(r"[^A-Za-z0-9._/-]+", "_", name)
-
-
-def variant(*asked: object) -> str:
-    """What options add to the file names of a question, so that another question gets other files.
-
-    asked  a text for each option that differs from its default; what is empty or None counts for nothing
-
-    >>> variant("2x2", None, "kd subdistill:layer_weight=50")
-    '-2x2-kd_subdistill_layer_weight_50'
-    """
-    text = "".join(f"-{file_name(str(part)).replace('/', '_')}" for part in asked if part)
-    return text if len(text) <= 80 else f"-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
