@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xaibench.data.images import ImageSet
-from xaibench.data.tasks import load_task, split_train
+from xaibench.data.subtasks import Subtask
+from xaibench.data.tasks import Task, load_task, split_train
 from xaibench.errors import ConfigError, DataError, UnknownNameError
 
 
@@ -121,3 +122,21 @@ def test_images_that_occur_in_two_splits_are_warned_about(make_folder, caplog):
     assert "1 images of imagefolder:" in record.getMessage()
     assert "test/bee/0.png (test) are equal" in record.getMessage()
     assert "train/ant/7.png" in record.getMessage()
+
+
+def test_the_three_parts_of_a_task_have_one_shape_and_the_classes_of_the_subtask():
+    images = image_set([3, 3])
+    task = Task(images, images, images, Subtask("made", ("c0", "c1")), "made")
+    assert task.subtask.classes == images.classes
+    turned = ImageSet(images.images, images.labels, ("c1", "c0"), images.keys)
+    with pytest.raises(
+        DataError, match=r"the test images have classes \('c1', 'c0'\), but those of the task are \('c0'"
+    ):
+        Task(images, images, turned, task.subtask, "made")
+    large = ImageSet(torch.zeros(6, 1, 4, 4, dtype=torch.uint8), images.labels, images.classes, images.keys)
+    with pytest.raises(
+        DataError, match=r"the validation images have shape \(1, 4, 4\), but the training images \(1, 2"
+    ):
+        Task(images, large, images, task.subtask, "made")
+    with pytest.raises(DataError, match=r"Task\.train must be an ImageSet, got None"):
+        Task(None, images, images, task.subtask, "made")

@@ -12,12 +12,14 @@ from PIL import Image
 from xaibench.data.images import ImageSet
 from xaibench.data.subtasks import CLASS_LISTS
 from xaibench.errors import DataError
+from xaibench.validation import checked
 
 __all__ = ["embedded", "embedded_fashion", "full_fashion"]
 
 _CLASSES = CLASS_LISTS["fashion-mnist"]
 
 
+@checked
 def embedded(name: str) -> Path:
     """Path of a file that comes with xaibench ("fashion-mnist/teacher.safetensors"), in a wheel or a checkout."""
     package = Path(__file__).resolve().parents[1]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xaibench.errors import DataError
+from xaibench.validation import checked
 
 __all__ = ["LARGEST_SIDE", "ImageSet", "Preprocessing", "checked_size", "chosen_rows", "first_double"]
 
@@ -75,14 +76,15 @@ class ImageSet:
         keys = tuple(self.keys[i] for i in index.tolist())
         return ImageSet(self.images[index], self.labels[index], self.classes, keys, self.source)
 
+    @checked(error=DataError)
     def sample(self, count: int, seed: int = 0) -> ImageSet:
         """min(count, N) images, spread evenly over the classes and drawn by `seed`, in class order.
 
         A class with fewer images than its share gives all it has, and the others make up for it. With fewer images than
         classes, the classes are drawn by `seed` too. Raises DataError for a count below 1.
         """
-        if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < 1:
-            raise DataError(f"the number of images to sample must be a whole number of at least 1, got {count!r:.60}")
+        if count < 1:
+            raise DataError(f"the number of images to sample must be at least 1, got {count}")
         generator = torch.Generator().manual_seed(seed)
         members = [(self.labels == label).nonzero().flatten() for label in range(len(self.classes))]
         drawn = [rows[torch.randperm(len(rows), generator=generator)].tolist() for rows in members]

@@ -23,15 +23,33 @@ LARGEST_SEED = 2**31 - 1
 _log = logging.getLogger(__name__)
 
 
+@checked(error=DataError)
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Training, validation and test images of a subtask. Training and validation come from the set's training split."""
+    """Training, validation and test images of a subtask. Training and validation come from the set's training split.
+
+    Raises DataError where the three differ in the shape of their images, or in their classes from the subtask's.
+    """
 
     train: ImageSet
     validation: ImageSet
     test: ImageSet
     subtask: Subtask
     dataset: str
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validation", "test"):
+            images: ImageSet = getattr(self, name)
+            if images.classes != self.subtask.classes:
+                raise DataError(
+                    f"the {name} images have classes {images.classes!s:.80}, but those of the task are "
+                    f"{self.subtask.classes!s:.80}: give all of them the same, in one order"
+                )
+            if images.shape != self.train.shape:
+                raise DataError(
+                    f"the {name} images have shape {images.shape}, but the training images {self.train.shape}: "
+                    "load both with one size"
+                )
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} + {len(self.validation)} + {len(self.test)} images"
