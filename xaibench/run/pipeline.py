@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 
 from xaibench.distillation.distill import make_fabric
@@ -55,7 +56,7 @@ def run_config(
 
 def leave_to_one_process(fabric: Fabric) -> None:
     """End every process of a training on several devices but the first: what follows is explained and written once."""
-    if fabric.world_size > 1:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():  # else nothing was trained
         fabric.barrier()
         if not fabric.is_global_zero:
             sys.exit(0)
