@@ -40,7 +40,7 @@ def test_more_methods_keep_the_students_and_other_images_are_explained_anew(tiny
     assert {name: after[name] for name in before} == before
     run = open_run(folder)
     assert len(run.manifest["extended"]) == 1
-    assert run.manifest["finished"] >= run.manifest["extended"][0]["when"]
+    assert run.finished
     assert "at:kd_weight=0,task_weight=1/seed0" in run.students
     assert len(run.images) == 4
     assert run.explainers == ("lrp",)
@@ -97,4 +97,4 @@ def test_a_distillation_can_extend_too(tiny_run, cli, tmp_path, config, contents
     after = contents(folder / "students")
     assert {name: after[name] for name in before} == before
     assert any(name.startswith("at_") for name in after)
-    assert open_run(folder).manifest["finished"] is None
+    assert not open_run(folder).finished

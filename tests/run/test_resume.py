@@ -1,4 +1,4 @@
-"""A run that was interrupted or killed goes on to the student of an uninterrupted one, and loses nothing."""
+"""A run that was interrupted or killed goes on to the results of an uninterrupted one, and loses nothing."""
 
 import errno
 import os
@@ -13,12 +13,10 @@ import pytest
 import torch
 
 from xaibench.distillation import trainer
-from xaibench.distillation.distill import make_fabric
 from xaibench.errors import RunFolderError
 from xaibench.files import write_atomically
 from xaibench.run.config import RunConfig
-from xaibench.run.pipeline import create_run
-from xaibench.run.training import distill_students
+from xaibench.run.pipeline import run_config
 
 CONFIG = """
 methods = ["subdistill:layer_weight=1"]
@@ -34,35 +32,50 @@ images = 3
 explainers = ["lrp"]
 """
 STUDENT = "students/subdistill_layer_weight_1/seed0"
-# Runs the command line in a process that meets its end at the second write of the trainer's state.
+# Runs the command line in a process that is killed when it is about to put the n-th file of a name into place, or that
+# can write only small files.
 PROGRAM = """
 import os, resource, signal, sys
-import xaibench.distillation.trainer as trainer
+from pathlib import Path
 from xaibench.cli import main
-write, calls = trainer.write_atomically, []
-def last_words(path, function):
-    write(path, function)
-    calls.append(path)
-    if len(calls) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-ending, *arguments = sys.argv[1:]
+ending, name, count, *arguments = sys.argv[1:]
 if ending == "kill":
-    trainer.write_atomically = last_words
+    replace, seen = Path.replace, []
+    def last_words(self, target):
+        if name in str(target):
+            seen.append(target)
+            if len(seen) == int(count):
+                os.kill(os.getpid(), signal.SIGKILL)
+        return replace(self, target)
+    Path.replace = last_words
 else:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 sys.argv = ["xaibench", *arguments]
 main()
 """
+# A kill in each phase: moments, training, the student's files, explaining, tables, drawing.
+KILLS = (
+    ("subspace.safetensors", 1),
+    ("resume.pt", 2),
+    ("job.json", 1),
+    ("attributions/", 2),
+    ("explanations.json", 1),
+    ("summary.csv", 1),
+    ("similarity.png", 1),
+    ("report.html", 1),
+)
+# What holds no times and no paths of the run.
+SAME = ("images", "subspace", "explanations", "predictions", "validity", "scores", "summary", "table")
 
 
 def bytes_of(folder):
     return (folder / STUDENT / "student.safetensors").read_bytes()
 
 
-def doomed(ending, *arguments):
+def doomed(ending, name, count, *arguments):
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-c", PROGRAM, ending, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=environment)
+    command = [sys.executable, "-c", PROGRAM, ending, name, str(count), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -74,22 +87,27 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def uninterrupted(config):
-    run, assets = create_run(RunConfig.load(config), config.parent / "whole")
-    distill_students(run, assets, make_fabric(run.config.train, "cpu"))
-    return run.folder
+    return run_config(RunConfig.load(config), config.parent / "whole", accelerator="cpu").folder
 
 
-def test_a_killed_run_resumes_to_the_identical_student(config, uninterrupted, cli, tmp_path):
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_every_phase_gives_the_same_results(config, uninterrupted, cli, tmp_path, contents):
     folder = tmp_path / "run"
-    command = ("distill", config, "--out", folder, "--accelerator", "cpu")
-    done = doomed("kill", *command)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert (folder / STUDENT / "resume.pt").is_file()
-    assert not (folder / STUDENT / "student.safetensors").exists()
+    command = ("run", config, "--out", folder, "--accelerator", "cpu")
+    for name, count in KILLS:
+        done = doomed("kill", name, count, *command)
+        assert done.returncode == -signal.SIGKILL, (name, done.stderr)
+        assert list(folder.rglob(".*.partial*")), name
     called = cli(*command)
     assert called.code == 0, called.err
+    assert not list(folder.rglob(".*.partial*"))
+    assert not list(folder.rglob("resume.pt"))
+    ours, theirs = contents(folder), contents(uninterrupted)
+    assert set(ours) == set(theirs)
+    kept = [name for name in theirs if name.startswith("attributions/") or name.partition(".")[0] in SAME]
+    assert len(kept) >= len(SAME) + 3
+    assert {name: ours[name] for name in kept} == {name: theirs[name] for name in kept}
     assert bytes_of(folder) == bytes_of(uninterrupted)
-    assert not (folder / STUDENT / "resume.pt").exists()
     history = (folder / STUDENT / "history.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in history[1:]] == ["0", "1", "2"]
 
@@ -116,7 +134,7 @@ def test_an_interrupted_run_exits_with_130_and_resumes(config, uninterrupted, cl
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(config, uninterrupted, cli, tmp_path, contents):
     folder = tmp_path / "run"
     command = ("distill", config, "--out", folder, "--accelerator", "cpu")
-    done = doomed("full", *command)
+    done = doomed("full", "", 0, *command)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     last = done.stderr.splitlines()[-1]
@@ -143,8 +161,9 @@ def test_the_state_of_training_survives_a_full_disk(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["resume.pt"]
 
 
-def test_a_damaged_resume_file_is_named(config, uninterrupted, cli, tmp_path, contents):
+def test_a_damaged_resume_file_is_named_and_its_remedy_works(config, uninterrupted, cli, tmp_path, contents):
     folder = shutil.copytree(uninterrupted, tmp_path / "run")
+    (folder / STUDENT / "job.json").unlink()
     (folder / STUDENT / "student.safetensors").rename(folder / STUDENT / "resume.pt")
     before = contents(folder)
     called = cli("distill", folder, "--accelerator", "cpu")
@@ -152,3 +171,6 @@ def test_a_damaged_resume_file_is_named(config, uninterrupted, cli, tmp_path, co
     assert "resume.pt" in called.error
     assert "delete it to train from the start" in called.error
     assert contents(folder) == before
+    (folder / STUDENT / "resume.pt").unlink()
+    assert cli("distill", folder, "--accelerator", "cpu").code == 0
+    assert bytes_of(folder) == bytes_of(uninterrupted)

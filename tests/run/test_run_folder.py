@@ -12,31 +12,28 @@ import torch
 from PIL import Image
 
 from xaibench.attribution.gradcam import GradCAM
-from xaibench.attribution.gradients import IntegratedGradients, gradient_checks
+from xaibench.attribution.differentiation import gradient_checks
+from xaibench.attribution.gradients import IntegratedGradients
 from xaibench.attribution.patches import ShapleySampling
 from xaibench.attribution.targets import Target
 from xaibench.errors import RunFolderError, UnknownNameError
 from xaibench.models.checkpoints import load_checkpoint, state_hash
-from xaibench.run.folder import open_run, variant
+from xaibench.run.folder import open_run
 from xaibench.similarity.compare import PAIRINGS
 
 METHODS = ("student-only", "kd", "subdistill")
-EXPLAINERS = ("lrp", "ig_max_steps_1600")
 PICTURES = ("gallery", "gallery-ig_max_steps_1600", "league", "similarity", "scores", "history")
 FILES = {
     "manifest.json",
+    "files.json",
+    "explanations.json",
     "images.safetensors",
     "subspace.safetensors",
     "report.html",
     "table.tex",
     *(f"{name}.csv" for name in ("predictions", "scores", "summary", "validity", "table")),
     *(f"{name}.{kind}" for name in PICTURES for kind in ("pdf", "png")),
-    *(f"students/{m}/seed0/{f}" for m in METHODS for f in ("student.safetensors", "history.csv", "run.json")),
-    *(
-        f"attributions/{e}/{m}.safetensors"
-        for e in EXPLAINERS
-        for m in ("teacher", "untrained", *(f"{m}-seed0" for m in METHODS))
-    ),
+    *(f"students/{m}/seed0/{f}" for m in METHODS for f in ("student.safetensors", "history.csv", "job.json")),
 }
 BOUNDS = ("", "_low", "_high")
 COLUMNS = {
@@ -95,7 +92,13 @@ class Links(HTMLParser):
 
 
 def test_the_folder_holds_the_promised_files_and_no_others(tiny_run, contents):
-    assert set(contents(tiny_run)) == FILES
+    files = set(contents(tiny_run))
+    maps = {name for name in files if name.startswith("attributions/")}
+    assert files - maps == FILES
+    entries = json.loads((tiny_run / "explanations.json").read_text())
+    assert len(entries) == 2
+    assert {model for models in entries.values() for model in models} == set(open_run(tiny_run).models)
+    assert maps == {f"attributions/{one['key']}.safetensors" for models in entries.values() for one in models.values()}
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -170,7 +173,8 @@ def test_the_manifest_reproduces_the_run(tiny_run):
     assert manifest["images"] == {"train": 640, "validation": 800, "test": 800}
     assert set(manifest["hashes"]) == {"teacher", "train", "validation", "test"}
     assert {"torch", "captum", "zennit", "xaibench"} <= set(manifest["versions"])
-    assert manifest["started"] <= manifest["finished"]
+    assert manifest["started"]
+    assert open_run(tiny_run).finished
     assert {"command", "precision", "machine", "layers", "preprocessing"} <= set(manifest)
 
 
@@ -180,7 +184,7 @@ def test_a_student_can_be_loaded_and_is_the_one_that_was_explained(tiny_run):
     assert card.classes == run.classes
     assert card.architecture == "resnet18-cifar:4-6-8-8@8"
     assert run.attribution("subdistill/seed0", "lrp").model_hash == state_hash(model)
-    about = json.loads(run.student_path("subdistill/seed0").with_name("run.json").read_text())
+    about = json.loads(run.student_path("subdistill/seed0").with_name("job.json").read_text())
     history = run.history("subdistill/seed0")
     assert history["validation_accuracy"][about["best_epoch"]] == history["validation_accuracy"].max()
 
@@ -209,6 +213,7 @@ def test_what_is_not_there_says_how_to_make_it(tiny_run, tmp_path):
         (run.scores, "score"),
         (run.predictions, "explain"),
         (lambda: run.history("kd/seed0"), "distill"),
+        (lambda: run.attribution("teacher", "lrp"), "explain"),
     ):
         with pytest.raises(RunFolderError, match=f"does not exist yet: run 'xaibench {step} "):
             read()
@@ -245,11 +250,3 @@ def test_maps_that_were_flagged_are_not_scored(tiny_run):
     assert torch.equal(part.heatmaps, whole.heatmaps)
     assert part.scored_heatmaps.isnan().all(dim=(1, 2)).tolist() == [i in (1, 4) for i in range(len(whole))]
     assert torch.equal(part.scored_heatmaps.nan_to_num(), whole.heatmaps.index_fill(0, torch.tensor([1, 4]), 0.0))
-
-
-def test_options_that_differ_make_other_file_names():
-    assert variant() == variant(None, False, "") == ""
-    assert variant("2x2", None, "kd subdistill:layer_weight=50") == "-2x2-kd_subdistill_layer_weight_50"
-    long = variant(" ".join(f"method-{i}" for i in range(40)))
-    assert len(long) < 20
-    assert long != variant(" ".join(f"method-{i}" for i in range(41)))

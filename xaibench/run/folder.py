@@ -186,7 +186,8 @@ class Run:
 
     def explained(self, explainer: str) -> tuple[str, ...]:
         """The models with a valid explanation by `explainer`; RunFolderError where one is missing."""
-        entries = self.explanations()[self._known_explainer(explainer)]
+        self._require_explainer(explainer)
+        entries = self.explanations()[explainer]
         valid = tuple(model for model in self.models if "key" in entries[model])
         for model in valid:
             self._map_path(entries[model]["key"], model, explainer)
@@ -196,7 +197,8 @@ class Run:
         """The file of a model's maps. ExplanationError if they were refused, RunFolderError if they are missing."""
         if model not in self.models:
             raise unknown_name("model of this run", model, self.models)
-        entry = self.explanations()[self._known_explainer(explainer)][model]
+        self._require_explainer(explainer)
+        entry = self.explanations()[explainer][model]
         if "refused" in entry:
             raise ExplanationError(f"{model} has no valid explanation by {explainer}: {entry['refused']}")
         return self._map_path(entry["key"], model, explainer)
@@ -265,10 +267,9 @@ class Run:
             raise RunFolderError(f"{folder.trouble}: run 'xaibench distill {self.folder}'")
         return folder
 
-    def _known_explainer(self, explainer: str) -> str:
+    def _require_explainer(self, explainer: str) -> None:
         if explainer not in self.explainers:
             raise unknown_name("explainer of this run", explainer, self.explainers)
-        return explainer
 
     def _map_path(self, key: str, model: str, explainer: str) -> Path:
         path = self.store.folder / f"{key}.safetensors"
