@@ -7,7 +7,7 @@ from typing import Any
 
 import griffe
 
-_ITEM = re.compile(r"(?P<name>[\w*]+(?:, [\w*.]+)*)(?:  +(?P<meaning>\S.*)|$)")
+_ITEM = re.compile(r"\S.*?  +(?=\S)")  # a name and the space before its meaning; all meanings begin in one column
 
 
 class Docstrings(griffe.Extension):
@@ -21,7 +21,7 @@ class Docstrings(griffe.Extension):
 def as_markdown(text: str) -> str:
     """A docstring as Markdown.
 
-    >>> print(as_markdown("Sum.\\n\\na     the first\\nb, c  the others,\\n      added"))
+    >>> print(as_markdown("Sum.\\n\\na     the first\\nb, c  the others,\\n      added\\nSource: a book."))
     Sum.
     <BLANKLINE>
     `a`
@@ -30,6 +30,8 @@ def as_markdown(text: str) -> str:
     `b, c`
     :   the others,
         added
+    <BLANKLINE>
+    Source: a book.
     """
     return "\n\n".join(map(_block, re.split(r"\n\s*\n", text.strip())))
 
@@ -38,23 +40,19 @@ def _block(block: str) -> str:
     lines = block.splitlines()
     if lines[0].startswith(">>>"):
         return "\n".join(["```pycon", *lines, "```"])
-    if not _is_list(lines):
+    found = next(filter(None, map(_ITEM.match, lines)), None)
+    if found is None:
         return block
     items: list[list[str]] = []
-    for line in lines:
-        found = _ITEM.fullmatch(line)
-        if found is None:
+    column, rest = found.end(), []
+    for line, after in zip(lines, [*lines[1:], ""]):
+        if items and not rest and not line[:column].strip():
             items[-1].append(line.strip())
+        elif not rest and line[column - 1 : column] == " " and not line[:column].strip().endswith(","):
+            items.append([line[:column].strip(), line[column:]])
+        elif not rest and after and not after[:column].strip():  # names alone, their meaning below
+            items.append([line])
         else:
-            items.append([found["name"], *([found["meaning"]] if found["meaning"] else [])])
-    return "\n\n".join(f"`{name}`\n:   " + "\n    ".join(meaning) for name, *meaning in items)
-
-
-def _is_list(lines: list[str]) -> bool:
-    """Whether each line is "name    meaning", a lone name above an indented meaning, or an indented continuation."""
-    first = _ITEM.fullmatch(lines[0])
-    following = [*lines[1:], ""]
-    return first is not None and all(
-        line.startswith("  ") or ((item := _ITEM.fullmatch(line)) and (item["meaning"] or after.startswith("  ")))
-        for line, after in zip(lines, following)
-    )
+            rest.append(line)
+    definitions = [f"`{name}`\n:   " + "\n    ".join(meaning) for name, *meaning in items]
+    return "\n\n".join([*definitions, *(["\n".join(rest)] if rest else [])])
