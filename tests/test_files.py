@@ -3,12 +3,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from xaibench.errors import RunFolderError
-from xaibench.files import sha256_of_file, write_atomically, write_json, write_text
+from xaibench.files import sha256_of_file, sweep_partials, write_atomically, write_json, write_text
 
 
 def test_text_and_json_come_back_and_folders_are_made(tmp_path: Path) -> None:
@@ -75,3 +79,39 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     data = bytes(range(256)) * 1000
     (tmp_path / "x").write_bytes(data)
     assert sha256_of_file(tmp_path / "x") == hashlib.sha256(data).hexdigest()
+
+
+def left_by(process: int, folder: Path, host: str | None = None) -> Path:
+    """A temporary file as `write_atomically` names it, of a process that did not get to rename it."""
+    names: list[str] = []
+    write_atomically(folder / "x.csv", lambda partial: names.append(partial.name))
+    (folder / "x.csv").unlink()
+    name = names[0].replace(f"-{os.getpid()}-", f"-{process}-")
+    if host is not None:
+        name = re.sub(r"\.[0-9a-f]{8}-", f".{host}-", name)
+    path = folder / name
+    path.write_text("half")
+    return path
+
+
+def test_what_killed_processes_left_is_swept_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    (tmp_path / "students").mkdir()
+    dead, alive, own = (left_by(process, tmp_path / "students") for process in (child.pid, os.getppid(), os.getpid()))
+    users = [tmp_path / ".notes.partial", tmp_path / "thesis.partial.csv"]
+    for path in users:
+        path.write_text("mine")
+    assert sweep_partials(tmp_path) == [dead]
+    assert alive.exists()
+    assert own.exists()
+    assert all(path.exists() for path in users)
+    assert sweep_partials(tmp_path) == []
+
+
+def test_temporary_files_of_other_machines_go_after_a_day(tmp_path: Path) -> None:
+    path = left_by(1, tmp_path, host="0" * 8)
+    assert sweep_partials(tmp_path) == []
+    old = path.stat().st_mtime - 2 * 86400
+    os.utime(path, (old, old))
+    assert sweep_partials(tmp_path) == [path]
