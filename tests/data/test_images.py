@@ -93,9 +93,9 @@ def test_the_hash_sees_pixels_labels_and_names(changes):
         ({"labels": ["a", "b"]}, r"labels must be whole numbers, one an image, got \['a', 'b'\]"),
         ({"labels": None}, "labels must be whole numbers, one an image, got None"),
         ({"keys": ("x", "x")}, "keys of an image set must differ, got 'x' twice: rename one"),
-        ({"keys": (1, 2)}, r"keys of an image set must be a list of texts, got \(1, 2\)"),
+        ({"keys": (1, 2)}, r"keys of an image set must be Sequence\[str\], got \(1, 2\)"),
         ({"classes": ("a", "a")}, "classes of an image set must differ, got 'a' twice"),
-        ({"classes": "ab"}, "classes of an image set must be a list of texts, got 'ab'"),
+        ({"classes": "ab"}, r"classes of an image set must be Sequence\[str\], got 'ab'"),
     ],
 )
 def test_bad_image_sets(changes, message):
@@ -199,16 +199,31 @@ def test_bad_mean_and_std(std):
 )
 @pytest.mark.parametrize("name", ["mean", "std"])
 def test_mean_and_std_are_finite_numbers(name, bad):
-    with pytest.raises(DataError, match=f"{name} of a preprocessing must be one finite number a channel, as in"):
+    with pytest.raises(
+        DataError, match=rf"{name} of a preprocessing must be (one finite number a channel|Sequence\[float\]), "
+    ):
         Preprocessing(**({"mean": (0.5, 0.5), "std": (0.5, 0.5)} | {name: bad}))
 
 
 @pytest.mark.parametrize("size", [(0, 28), (28,), (10**8, 10**8), (28, -1), 28, "ab", (28.0, 28), (True, 5)])
 def test_sizes_that_no_image_has(size):
-    with pytest.raises(DataError, match=r"size must be \(height, width\) in pixels, each 1 to 4096, got"):
+    with pytest.raises(
+        DataError, match=r"size must be (\(height, width\) in pixels, each 1 to 4096|Sequence\[int\]), got"
+    ):
         Preprocessing((0.5,), (0.5,), size)
 
 
 def test_lists_and_tuples_of_numbers_are_the_same_preprocessing():
     assert Preprocessing([0, 0.5], [1, np.float64(0.5)], [4, 4]) == Preprocessing((0.0, 0.5), (1.0, 0.5), (4, 4))
     assert hash(Preprocessing([0.5], [0.5])) == hash(Preprocessing((0.5,), (0.5,)))
+
+
+def test_the_default_type_of_the_process_changes_nothing():
+    prep = Preprocessing((0.1, 0.2, 0.3), (0.7, 0.8, 0.9))
+    x, bounds = prep(PIXELS), prep.bounds()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(prep(PIXELS), x)
+        assert all(torch.equal(own, other) and own.dtype == other.dtype for own, other in zip(prep.bounds(), bounds))
+    finally:
+        torch.set_default_dtype(torch.float32)

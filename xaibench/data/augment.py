@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xaibench.errors import DataError
+from xaibench.validation import checked
 
 __all__ = ["augment"]
 
 
+@checked(error=DataError)
 def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, padding: int = 4, flip: bool = True) -> Tensor:
     """Random crop of the zero-padded image, then a horizontal flip with probability one half.
 

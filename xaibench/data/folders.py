@@ -5,6 +5,7 @@ Hidden files and folders (`.ipynb_checkpoints`, `._a.png`) and `__MACOSX` hold c
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -143,7 +144,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _split_folder(root: Path, split: str) -> Path:
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 (Path.is_dir raises for a name that is too long)
         raise DataError(f"no image folder at {root}: give imagefolder:PATH with PATH/train/CLASS/*.png")
     for name in (split, "val") if split == "test" else (split,):
         if (root / name).is_dir():

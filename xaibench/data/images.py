@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -13,9 +12,11 @@ import torch
 from torch import Tensor
 
 from xaibench.errors import DataError
-from xaibench.validation import checked
+from xaibench.validation import checked, require
 
 __all__ = ["LARGEST_SIDE", "ImageSet", "Preprocessing", "checked_size", "chosen_rows", "first_double"]
+
+_CPU = torch.device("cpu")
 
 LARGEST_SIDE = 4096
 """The longest side of an image, in pixels, that can be asked for."""
@@ -132,6 +133,7 @@ class Preprocessing:
     def channels(self) -> int:
         return len(self.mean)
 
+    @checked(error=DataError)
     def __call__(self, images: Tensor) -> Tensor:
         """(N, C, H, W) uint8 -> (N, C, H, W) float32, normalised."""
         if images.dtype != torch.uint8 or images.ndim != 4:
@@ -149,19 +151,21 @@ class Preprocessing:
         mean, std = self._constants(images.device)
         return images.float().div_(255).sub_(mean).div_(std)
 
+    @checked(error=DataError)
     def invert(self, x: Tensor) -> Tensor:
         """Normalised input -> pixels in [0, 1], for display."""
         mean, std = self._constants(x.device)
         return (x * std + mean).clamp(0, 1)
 
-    def bounds(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    @checked(error=DataError)
+    def bounds(self, device: torch.device = _CPU) -> tuple[Tensor, Tensor]:
         """Least and greatest possible input, each (1, C, 1, 1)."""
-        mean, std = self._constants(torch.device(device))
+        mean, std = self._constants(device)
         return (0 - mean) / std, (1 - mean) / std
 
     def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=device).view(1, -1, 1, 1)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32, device=device).view(1, -1, 1, 1)
         return mean, std
 
 
@@ -178,7 +182,7 @@ def chosen_rows(indices: Sequence[int] | Sequence[bool] | Tensor, n: int) -> Ten
     try:
         index = torch.as_tensor(indices).cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"indices must be whole numbers or a mask, got {indices!r:.60}") from error
+        raise DataError(f"indices must be whole numbers or a mask, got {_shown(indices)}") from error
     if index.ndim != 1 or (len(index) and (index.is_floating_point() or index.is_complex())):
         raise DataError(f"indices must be a list of whole numbers or a mask, got {index.dtype} {tuple(index.shape)}")
     if index.dtype == torch.bool:
@@ -192,13 +196,12 @@ def chosen_rows(indices: Sequence[int] | Sequence[bool] | Tensor, n: int) -> Ten
     return torch.where(index < 0, index + n, index)
 
 
-def checked_size(size: object) -> tuple[int, int]:
+def checked_size(size: Sequence[int]) -> tuple[int, int]:
     """`size` as (H, W); DataError for anything but two whole numbers of 1 to `LARGEST_SIDE` pixels."""
-    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else ()
-    whole = all(isinstance(side, numbers.Integral) and not isinstance(side, bool) for side in sides)
-    if len(sides) != 2 or not whole or not all(1 <= side <= LARGEST_SIDE for side in sides):
-        raise DataError(f"size must be (height, width) in pixels, each 1 to {LARGEST_SIDE}, got {size!r:.60}")
-    return int(sides[0]), int(sides[1])
+    require(size, Sequence[int], "size", DataError)
+    if len(size) != 2 or not all(1 <= side <= LARGEST_SIDE for side in size):
+        raise DataError(f"size must be (height, width) in pixels, each 1 to {LARGEST_SIDE}, got {_shown(size)}")
+    return int(size[0]), int(size[1])
 
 
 def first_double(names: Sequence[str]) -> str | None:
@@ -211,29 +214,32 @@ def first_double(names: Sequence[str]) -> str | None:
     return None
 
 
-def _names(what: str, values: object) -> tuple[str, ...]:
-    names = tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else ()
-    if not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{what} of an image set must be a list of texts, got {values!r:.60}")
+def _names(what: str, names: Sequence[str]) -> tuple[str, ...]:
+    require(names, Sequence[str], f"{what} of an image set", DataError)
     if (double := first_double(names)) is not None:
         raise DataError(f"{what} of an image set must differ, got '{double:.60}' twice: rename one")
-    return names
+    return tuple(names)
 
 
 def _labels(values: object) -> Tensor:
     try:
         labels = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"labels must be whole numbers, one an image, got {values!r:.60}") from error
+        raise DataError(f"labels must be whole numbers, one an image, got {_shown(values)}") from error
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise DataError(f"labels must be whole numbers, one an image, got {labels.dtype} {tuple(labels.shape)}")
     return labels.long()
 
 
-def _numbers(what: str, values: object) -> tuple[float, ...]:
-    given = tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else ()
-    if not given or not all(isinstance(value, numbers.Real) and math.isfinite(value) for value in given):
+def _numbers(what: str, values: Sequence[float]) -> tuple[float, ...]:
+    require(values, Sequence[float], f"{what} of a preprocessing", DataError)
+    if not values or not all(map(math.isfinite, values)):
         raise DataError(
-            f"{what} of a preprocessing must be one finite number a channel, as in (0.5, 0.5, 0.5), got {values!r:.60}"
+            f"{what} of a preprocessing must be one finite number a channel, as in (0.5, 0.5, 0.5), "
+            f"got {_shown(values)}"
         )
-    return tuple(map(float, given))
+    return tuple(map(float, values))
+
+
+def _shown(value: object) -> str:
+    return " ".join(repr(value).split())[:60]

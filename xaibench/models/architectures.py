@@ -81,6 +81,8 @@ def build_model(name: str, num_classes: int, in_channels: int = 3, *, seed: int 
     Raises UnknownNameError for an unknown name, ConfigError for widths that are not four positive integers,
     ModelError where the architecture does not take `in_channels` or the user's own code fails.
     """
+    if in_channels < 1:
+        raise ConfigError(f"images have at least 1 channel, got in_channels={in_channels}")
     if num_classes < 2:
         raise ConfigError(f"a classifier needs at least 2 classes, got {num_classes}")
     with torch.random.fork_rng(devices=[]):

@@ -64,6 +64,8 @@ def suggest_layers(teacher: nn.Module, student: nn.Module, x: Tensor) -> tuple[L
     () where nothing can be paired. ResNets give layer1 to layer4; ResNet and MobileNetV4 layer1:blocks.0 to
     layer4:blocks.3; ViT-B/16 and EfficientFormerV2 the teacher's blocks 2, 5, 8, 11 with stages.0 to stages.3.
     """
+    if x.ndim != 4:
+        raise ModelError(f"layers are found with images (B, C, H, W), got shape {tuple(x.shape)}")
     trunks = [_trunk(unsliced(model), x[:1]) for model in (teacher, student)]
     count = min(_MOST_STAGES, *(len(trunk[0]) if len(trunk) == 1 else len(trunk) for trunk in trunks))
     if count == 0:

@@ -170,6 +170,7 @@ class ModelPair:
     def student_layers(self) -> tuple[str, ...]:
         return tuple(pair.student for pair in self.layers)
 
+    @checked(error=ModelError)
     def with_student(self, student: nn.Module) -> ModelPair:
         """The same pair around another student (a trained one, a control)."""
         return ModelPair(self.teacher, student, self.layers, self.preprocessing, self.classes)
@@ -188,11 +189,12 @@ class ModelPair:
             f"layers=[{layers}], classes={list(self.classes)})"
         )
 
-    def layer_shapes(self, size: tuple[int, int]) -> dict[LayerPair, tuple[tuple[int, ...], tuple[int, ...]]]:
+    @checked(error=ModelError)
+    def layer_shapes(self, size: Sequence[int]) -> dict[LayerPair, tuple[tuple[int, ...], tuple[int, ...]]]:
         """The shapes (d, H, W) that each pair's layers give for images of `size` (H, W): teacher's, student's."""
         channels = self.preprocessing.channels
-        teacher = outputs(self.teacher, self.teacher_layers, channels, size)
-        student = outputs(self.student, self.student_layers, channels, size)
+        teacher = outputs(self.teacher, self.teacher_layers, channels, checked_size(size))
+        student = outputs(self.student, self.student_layers, channels, checked_size(size))
         return {
             pair: (tuple(teacher.layers[pair.teacher].shape[1:]), tuple(student.layers[pair.student].shape[1:]))
             for pair in self.layers

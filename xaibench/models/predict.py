@@ -6,12 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.data.images import ImageSet, Preprocessing
-from xaibench.errors import ModelError
+from xaibench.errors import ConfigError, ModelError
 from xaibench.models.copies import private_copy
 from xaibench.models.layer_outputs import evaluating
 from xaibench.validation import checked
 
-__all__ = ["predict_logits"]
+__all__ = ["as_device", "predict_logits"]
+
+
+def as_device(given: torch.device | str | None) -> torch.device | None:
+    """A device from its text; ConfigError for one that torch does not know. None stays None."""
+    try:
+        return None if given is None else torch.device(given)
+    except RuntimeError as error:
+        shown = " ".join(str(given).split())[:60]
+        raise ConfigError(f"unknown device '{shown}': write cpu, cuda, cuda:1 or mps") from error
 
 
 @checked(error=ModelError)
@@ -26,9 +35,13 @@ def predict_logits(
     """Logits (N, K) of all images, float32 on the CPU, computed in evaluation mode; all modes are restored.
 
     device  where to compute, on a copy of the model if it lies elsewhere; None: where it lies
+
+    Raises ModelError for logits that are not finite, ConfigError for a device that torch does not know.
     """
+    if batch_size < 1:
+        raise ModelError(f"batch_size must be at least 1, got {batch_size}")
     home = next(model.parameters()).device
-    device = home if device is None else torch.device(device)
+    device = as_device(device) or home
     if device != home:
         model = private_copy(model).to(device)
     with torch.no_grad(), evaluating(model):

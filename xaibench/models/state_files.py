@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from xaibench.errors import CheckpointError
+from xaibench.validation import checked
 
 __all__ = ["StateFile", "read_state", "without_prefix"]
 
@@ -41,13 +43,14 @@ class StateFile(NamedTuple):
     wrapper: str | None = None
 
 
+@checked(error=CheckpointError)
 def read_state(path: Path | str) -> StateFile:
     """Read a safetensors file or what `torch.save` wrote: a state dict, or a dict with one among other entries.
 
     Raises CheckpointError for a file that is missing, corrupt, holds no or several state dicts, or could run code.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
         raise CheckpointError(f"no checkpoint at {path}: give the path of a .safetensors or state-dict file")
     try:
         if path.suffix == ".safetensors":

@@ -65,7 +65,8 @@ def usual_size(models: Iterable[nn.Module], channels: int) -> tuple[int, int]:
 def trial_images(model: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
     """Two images of noise (2, C, H, W), where the model's weights are."""
     home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    return torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0)).to(home)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, channels, *size, generator=generator, dtype=torch.float32, device="cpu").to(home)
 
 
 def outputs(model: nn.Module, layers: tuple[str, ...], channels: int, size: tuple[int, int]) -> Outputs:
