@@ -13,7 +13,7 @@ PACKAGE = Path(xaibench.__file__).parent
 LAYERS = (
     ("errors",),
     ("validation",),
-    ("allocator", "files", "options", "progress"),
+    ("allocator", "files", "options", "precision", "progress"),
     ("data",),
     ("models",),
     ("subspace",),

@@ -119,13 +119,6 @@ def test_does_not_depend_on_the_batch(network: nn.Module, x: Tensor, target: Tar
     torch.testing.assert_close(alone, whole[3:4], rtol=0, atol=1e-6 * float(whole.abs().max()))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_in_the_precision_of_the_model(dtype, network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
-    wanted = explain_model(network, x, target, GradCAM(), preprocessing).heatmaps
-    ours = explain_model(network.to(dtype), x.to(dtype), target, GradCAM(), preprocessing).heatmaps
-    assert bool((nn.functional.cosine_similarity(ours.flatten(1), wanted.flatten(1)) > 0.99).all())
-
-
 class Side(Pooled):
     """The last layer runs without gradients."""
 
@@ -139,7 +132,8 @@ class Side(Pooled):
 def test_layers_without_gradients_are_passed_over(x: Tensor, target: Target, preprocessing) -> None:
     model = Side()
     assert last_map(model, x.shape[1:]) == "mix"
-    assert explain_model(model, x, target, GradCAM(), preprocessing).validity.valid
+    with pytest.raises(ExplanationError, match=r"gradient error .* as behind torch.no_grad or detach: explain it with"):
+        explain_model(model, x, target, GradCAM(), preprocessing)
 
 
 @pytest.mark.parametrize("layer", ["layer1.0.bn2", "layer2.0.bn1"])

@@ -224,14 +224,8 @@ def test_nothing_is_kept_of_a_model_whose_content_cannot_be_told(
     assert calls
 
 
-def test_autocast_is_in_the_key(store, network, x, target, preprocessing) -> None:
-    plain = explain_model(network, x, target, InputXGradient(), preprocessing)
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = explain_model(network, x, target, InputXGradient(), preprocessing, store=store)
-        assert same(explain_model(network, x, target, InputXGradient(), preprocessing, store=store), rough)
-    assert not torch.equal(rough.relevance, plain.relevance)
-    assert same(explain_model(network, x, target, InputXGradient(), preprocessing, store=store), plain)
-    assert len(store) == 2
+def test_the_device_is_in_the_key(network) -> None:
+    assert model_key(network) == model_key(network, device="cpu") != model_key(network, device="cuda")
 
 
 def test_the_key_of_a_large_network_is_found_fast() -> None:

@@ -25,7 +25,9 @@ from xaibench.models.checkpoints import state_hash
 from xaibench.models.copies import uncompiled
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
+from xaibench.precision import full_precision
 from xaibench.progress import progress
+from xaibench.validation import checked
 
 __all__ = ["EXPLAINERS", "PairAttribution", "check_explainable", "explain", "explain_model", "parse_explainer"]
 
@@ -35,7 +37,9 @@ MOST_IMAGES = 32
 _LEFT_OUT = Check("checks left out", 1, 0, False, "explained with check=False")
 
 
+@checked(error=ExplanationError)
 @torch.inference_mode(False)
+@full_precision()
 @kept_memory()
 def explain_model(
     model: nn.Module,
@@ -44,6 +48,7 @@ def explain_model(
     explainer: Explainer | str,
     preprocessing: Preprocessing,
     *,
+    device: torch.device | str | None = None,
     memory: int | None = None,
     batch_size: int | None = None,
     on_batch: Callable[[int], object] = lambda _: None,
@@ -52,40 +57,40 @@ def explain_model(
 ) -> Attribution:
     """Explain z_y - z_r of every image and check the explanation.
 
-    Works on a copy in evaluation mode, on the model's device: the model's weights, buffers, hooks and modes are never
-    touched.
+    Works on a copy in evaluation mode: the model's weights, buffers, hooks, modes and device are never touched.
+    Computes in float32 without TF32 and without autocast, or in float64 where the model's weights are float64.
 
     x           (N, C, H, W) normalised images (`preprocessing(images)`)
     explainer   LRP(), ... or a text ("lrp:gamma=0.5", see `parse_explainer`)
+    device      where the copy works; None: where the model is
     memory      bytes that activations may take: how many inputs the model sees at once follows from what a forward pass
-                of it writes (see `memory`). None: 1 GiB
+                of it writes (see `choose_points`). None: 1 GiB
     batch_size  inputs that the model sees at once, in place of `memory`
     on_batch    called after each batch with the number of images in it
     check       True: the explainer's checks run first, on up to 4 images spread over x, and an explanation
                 that does not pass raises. False: nothing is refused, and the result says it is not valid.
     store       where results are kept: what is there already is returned without a call of the model. Nothing is
-                kept of models that hold what cannot be told apart (see `identity.model_key`)
+                kept of models that hold what cannot be told apart (see `keys.model_key`)
 
     Raises ExplanationError for input that cannot be explained and for explanations that fail their checks,
-    ConfigError for what is no explainer or store, and for a batch size or memory that is no whole number from 1.
+    ConfigError for an unknown explainer, device or option.
     """
     model, explainer = uncompiled(model), as_explainer(explainer)
-    _check_options(memory, batch_size, store)
+    device = _as_device(device)
+    _check_at_least_one(memory=memory, batch_size=batch_size)
     check_input(model, x, target, preprocessing)
     explainer.check_input(x, preprocessing)
     weights, inputs = state_hash(model), content_hash(x)
     key: str | None = None
     if store is not None:
-        key = attribution_key(model_key(model, weights), inputs, target, explainer, preprocessing, check=check)
+        key = attribution_key(model_key(model, weights, device), inputs, target, explainer, preprocessing, check=check)
         if (found := store.find(key)) is not None:
             on_batch(len(x))
             return found
-    work = prepare(model, x, target)
+    work = prepare(model, x, target, device)
     points = batch_size or choose_points(work.image_bytes, memory)
     checks = _checked(work, x, target, explainer, preprocessing) if check else (_LEFT_OUT,)
-    maps = _maps(
-        work, x.detach(), target, explainer, preprocessing, points, batch_size or min(points, MOST_IMAGES), on_batch
-    )
+    maps = _maps(work, x, target, explainer, preprocessing, points, batch_size or min(points, MOST_IMAGES), on_batch)
     judged, flagged = explainer.judge(maps.residual)
     validity = Validity((*checks, *judged, *map_checks(maps.relevance)), flagged)
     if check:
@@ -112,40 +117,40 @@ class PairAttribution(NamedTuple):
     student: Attribution
 
 
+@checked(error=ExplanationError)
+@full_precision()
 def explain(
     pair: ModelPair,
     images: ImageSet,
-    explainer: Explainer | str,
+    explainer: Explainer | str = "lrp",
     *,
     contrast: str = "teacher",
+    device: torch.device | str | None = None,
     memory: int | None = None,
     check: bool = True,
     store: AttributionStore | None = None,
 ) -> PairAttribution:
     """Explain z_y - z_r of every image under teacher and student; y is the label.
 
-    explainer      an explainer or its text, as for `explain`
-    contrast       "teacher": r is the teacher's runner-up for both; "own": each model's own, as in arXiv 2601.05913
-    memory, check  as for `explain`
-    store          where maps and logits are kept: a second look makes no call of either model
+    images    with labels
+    contrast  "teacher": r is the teacher's runner-up for both; "own": each model's own, as in arXiv 2601.05913
+    store     where maps and logits are kept: a second look makes no call of either model
+
+    Other arguments as for `explain_model`. Neither model is moved: copies work on `device`.
 
     Raises ExplanationError where either explanation does not pass its checks.
     """
-    if not isinstance(images, ImageSet):
-        raise ExplanationError(
-            f"explain wants an ImageSet with labels, got {type(images).__name__}: "
-            "take one from a task, or explain each model by itself"
-        )
     if images.classes != pair.classes:
         raise ExplanationError(
             f"the images' classes are {list(images.classes)} but the pair's are {list(pair.classes)}: "
             "load the images with the pair's classes"
         )
     explainer = as_explainer(explainer)
-    _check_options(memory, None, store)
+    device = _as_device(device)
+    _check_at_least_one(memory=memory)
     x = pair.preprocessing(images.images)
     models = {"teacher": pair.teacher, "student": pair.student}
-    logits = {name: _logits(model, images, x, pair.preprocessing, store) for name, model in models.items()}
+    logits = {name: _logits(model, images, x, pair.preprocessing, device, store) for name, model in models.items()}
     parts = {}
     for name, own in logits.items():
         target = make_target(logits["teacher"], images.labels, contrast=contrast, logits_own=own)
@@ -156,6 +161,7 @@ def explain(
                 target,
                 explainer,
                 pair.preprocessing,
+                device=device,
                 memory=memory,
                 on_batch=advance,
                 check=check,
@@ -164,25 +170,39 @@ def explain(
     return PairAttribution(**parts)
 
 
+@checked(error=ExplanationError)
+@torch.inference_mode(False)
+@full_precision()
 def check_explainable(
-    model: nn.Module, x: Tensor, target: Target, explainer: Explainer | str, preprocessing: Preprocessing
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    explainer: Explainer | str,
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device | str | None = None,
 ) -> tuple[Check, ...]:
-    """Run the checks that `explain` makes before it explains anything: is the method valid for this network?
+    """Run the checks that `explain_model` makes before it explains anything: is the method valid for this network?
 
-    Raises ExplanationError where it is not. Arguments as in `explain`; up to 4 images spread over x are used.
+    Raises ExplanationError where it is not. Arguments as in `explain_model`; up to 4 images spread over x are used.
     """
     model, explainer = uncompiled(model), as_explainer(explainer)
     check_input(model, x, target, preprocessing)
     explainer.check_input(x, preprocessing)
-    return _checked(prepare(model, x, target), x, target, explainer, preprocessing)
+    return _checked(prepare(model, x, target, _as_device(device)), x, target, explainer, preprocessing)
 
 
-def _check_options(memory: object, batch_size: object, store: object) -> None:
-    for name, value in (("memory", memory), ("batch_size", batch_size)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name} must be at least 1, got {value!r}: give a whole number")
-    if store is not None and not isinstance(store, AttributionStore):
-        raise ConfigError(f"store must be an AttributionStore, got {store!r}: write AttributionStore(folder)")
+def _check_at_least_one(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}: give a whole number")
+
+
+def _as_device(given: torch.device | str | None) -> torch.device | None:
+    try:
+        return None if given is None else torch.device(given)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device '{given}': write cpu, cuda, cuda:1 or mps") from error
 
 
 def _maps(
@@ -198,7 +218,7 @@ def _maps(
     """All maps on the CPU, `size` images at a time."""
     batches: list[Maps] = []
     for part in torch.arange(len(x)).split(size):
-        maps = explainer.attribute(work.model, x[part].to(work.device), target.take(part), preprocessing, points)
+        maps = explainer.attribute(work.model, work.inputs(x[part]), target.take(part), preprocessing, points)
         references = {name: value.cpu() for name, value in maps.references.items()}
         batches.append(Maps(maps.relevance.float().cpu(), references, maps.residual))
         on_batch(len(part))
@@ -220,7 +240,7 @@ def _checked(
     work: Prepared, x: Tensor, target: Target, explainer: Explainer, preprocessing: Preprocessing
 ) -> tuple[Check, ...]:
     few = few_of(len(x))
-    checks = explainer.validate(work.model, x[few].detach().to(work.device), target.take(few), preprocessing)
+    checks = explainer.validate(work.model, work.inputs(x[few]), target.take(few), preprocessing)
     if checks:
         Validity(checks).require(_what(work.model, explainer))
     return checks
@@ -231,12 +251,17 @@ def _what(model: nn.Module, explainer: Explainer) -> str:
 
 
 def _logits(
-    model: nn.Module, images: ImageSet, x: Tensor, preprocessing: Preprocessing, store: AttributionStore | None
+    model: nn.Module,
+    images: ImageSet,
+    x: Tensor,
+    preprocessing: Preprocessing,
+    device: torch.device | None,
+    store: AttributionStore | None,
 ) -> Tensor:
-    key = logits_key(model_key(model), content_hash(x)) if store is not None else None
+    key = logits_key(model_key(model, device=device), content_hash(x)) if store is not None else None
     if store is not None and (found := store.find_logits(key)) is not None:
         return found
-    logits = predict_logits(model, images, preprocessing)
+    logits = predict_logits(model, images, preprocessing, device=device)
     if store is not None:
         store.keep_logits(key, logits)
     return logits

@@ -12,7 +12,8 @@ from torch.nn.functional import interpolate
 
 from xaibench.attribution.base import Maps
 from xaibench.attribution.checks import Check, at_most
-from xaibench.attribution.gradients import FromGradients, checked_gradient, gradient_checks
+from xaibench.attribution.differentiation import derivative_checks, gradient_checks, never_alone
+from xaibench.attribution.gradients import FromGradients
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ExplanationError
@@ -42,18 +43,18 @@ class GradCAM(FromGradients):
     relu: bool = False
 
     def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
-        """The layer has more than one location; its gradient is finite, and not zero on all of the images.
+        """The layer has more than one location; gradients are derivatives, finite, and not zero on all of the images.
 
         That is all there is to check, as M owes no sum. ExplanationError for a layer without maps.
         """
-        checked_gradient(model, x, target)
+        right = derivative_checks(model, x, target)
         layer = self._layer(model, x)
         maps, gradient = _maps_and_gradient(model, x, target, layer)
         height, width = maps.shape[2:]
         single = int(height * width == 1)
         note = f"'{layer}' gives {height}x{width}{': choose an earlier layer' * single}"
         located = at_most("layers with a single location", single, 0, note)
-        return (located, *gradient_checks(gradient, f"the locations of '{layer}'"))
+        return (located, *right, *gradient_checks(gradient, f"the locations of '{layer}'"))
 
     def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
         """M as (N, C, H, W) for one batch, in a single pass; no references."""
@@ -110,7 +111,7 @@ def _outside_attention(calls: list[Call]) -> list[Call]:
 def _maps_and_gradient(model: nn.Module, x: Tensor, target: Target, layer: str) -> tuple[Tensor, Tensor]:
     """The layer's maps (N, d, h, w), and the gradient of z_y - z_r with respect to them."""
     with tapped(unsliced(model), [layer]) as outputs, torch.enable_grad():
-        explained = target.select(model(x.detach().requires_grad_())).sum()
+        explained = target.select(never_alone(model, x.detach().requires_grad_())).sum()
         if layer not in outputs:
             raise ExplanationError(
                 f"layer '{layer}' takes no part in a forward pass: choose another layer for Grad-CAM"
@@ -126,4 +127,4 @@ def _maps_and_gradient(model: nn.Module, x: Tensor, target: Target, layer: str) 
                 "choose another layer"
             )
         (gradient,) = torch.autograd.grad(explained, maps, materialize_grads=True)
-    return maps.detach(), gradient
+    return maps.detach()[: len(x)], gradient[: len(x)]

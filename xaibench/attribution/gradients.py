@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,70 +9,19 @@ import captum.attr
 import torch
 from torch import Tensor, nn
 
-from xaibench.attribution.base import Maps, reason
+from xaibench.attribution.base import Maps
 from xaibench.attribution.baselines import as_reference, check_baseline, make_baselines
-from xaibench.attribution.checks import Check, at_most
+from xaibench.attribution.checks import Check
 from xaibench.attribution.completeness import explained_difference, judge_residual, residual_of
+from xaibench.attribution.differentiation import checked_gradient, derivative_checks, explained_by, gradient_checks
 from xaibench.attribution.targets import Target
-from xaibench.attribution.working_copy import model_name
 from xaibench.data.images import Preprocessing
-from xaibench.errors import ConfigError, ExplanationError
+from xaibench.errors import ConfigError
 from xaibench.options import check_types
 
-__all__ = [
-    "FromGradients",
-    "InputXGradient",
-    "IntegratedGradients",
-    "checked_gradient",
-    "explained_by",
-    "gradient_checks",
-    "input_gradient",
-]
+__all__ = ["FromGradients", "InputXGradient", "IntegratedGradients"]
 
 COMPLETENESS_TOLERANCE = 0.02
-
-
-def explained_by(model: nn.Module) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """(inputs, label, contrast) -> z_y - z_r (N,): the explained output in the form that captum takes."""
-
-    def explained(inputs: Tensor, label: Tensor, contrast: Tensor) -> Tensor:
-        return Target(label, contrast).select(model(inputs))
-
-    return explained
-
-
-def input_gradient(model: nn.Module, x: Tensor, target: Target) -> Tensor:
-    """d(z_y - z_r)/dx: (N, C, H, W)."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(target.select(model(x)).sum(), x)
-    return gradient
-
-
-def checked_gradient(model: nn.Module, x: Tensor, target: Target) -> Tensor:
-    """As `input_gradient`; ExplanationError where the network cannot be differentiated."""
-    try:
-        return input_gradient(model, x, target)
-    except RuntimeError as error:
-        raise ExplanationError(
-            f"{model_name(model)} has no gradient with respect to its input ({reason(error)}): "
-            "explain it with shapley or occlusion, which need none"
-        ) from error
-
-
-def gradient_checks(gradient: Tensor, where: str) -> tuple[Check, ...]:
-    """The gradient (N, ...) is finite, and not zero everywhere on all of the images (a single one may be saturated).
-
-    where  what it is a gradient with respect to, for the notes
-    """
-    n, flat = len(gradient), gradient.flatten(1)
-    broken = int((~torch.isfinite(flat).all(dim=1)).sum())
-    empty = int((flat == 0).all(dim=1).sum())
-    note = f"of {n}: the output does not depend on {where}" if empty == n else f"of {n}, {where}"
-    return (
-        at_most("gradients with non-finite values", broken, 0, f"of {n}, {where}"),
-        at_most("all-zero gradients", empty, n - 1, note),
-    )
 
 
 class FromGradients:
@@ -83,8 +31,9 @@ class FromGradients:
         """Every image will do."""
 
     def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
-        """The gradient exists, is finite, and is not zero everywhere on all of the images."""
-        return gradient_checks(checked_gradient(model, x, target), "the image")
+        """The gradient exists, is finite, is not zero everywhere on all of the images, and is the derivative."""
+        gradient = checked_gradient(model, x, target)
+        return (*gradient_checks(gradient, "the image"), *derivative_checks(model, x, target))
 
     def judge(self, residual: Tensor | None) -> tuple[tuple[Check, ...], tuple[int, ...]]:
         """Nothing beyond what `validate` measured."""
@@ -150,9 +99,8 @@ class IntegratedGradients:
         make_baselines(self.baseline, x[:1], preprocessing, self.seed)
 
     def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
-        """That a gradient exists; completeness is measured on every image, see `judge`."""
-        checked_gradient(model, x, target)
-        return ()
+        """The gradient exists and is the derivative; completeness is measured on every image, see `judge`."""
+        return derivative_checks(model, x, target)
 
     def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
         """IG (N, C, H, W) of one batch, `points` places on the paths in a pass; reference: `baseline`.

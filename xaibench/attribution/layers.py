@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,13 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xaibench.attribution.batch_size import choose_points
+from xaibench.attribution.checks import Validity
+from xaibench.attribution.differentiation import derivative_checks
 from xaibench.attribution.explain import check_explainable
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target
-from xaibench.attribution.working_copy import check_input, prepare
+from xaibench.attribution.working_copy import Prepared, check_input, few_of, model_name, prepare
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, ModelError
 from xaibench.models.layer_outputs import forward_with_layers
+from xaibench.precision import full_precision
+from xaibench.validation import checked
 
 __all__ = ["LayerRelevance", "direction_heatmaps", "layer_relevance", "lrp_or_gradient"]
 
@@ -48,6 +52,7 @@ class LayerRelevance:
         return self.activation * self.context
 
 
+@checked(error=ExplanationError)
 def layer_relevance(
     model: nn.Module,
     x: Tensor,
@@ -56,6 +61,7 @@ def layer_relevance(
     preprocessing: Preprocessing,
     layers: Sequence[str],
     *,
+    device: torch.device | str | None = None,
     memory: int | None = None,
     on_batch: Callable[[int], object] | None = None,
 ) -> dict[str, LayerRelevance]:
@@ -65,6 +71,7 @@ def layer_relevance(
                what biases and stabilisers take (and class tokens, which are left out). None: gradient x activation,
                for networks that LRP is not valid on; nothing is conserved then. See `lrp_or_gradient`
     layers     module names of the network (without its class slice)
+    device     where a copy of the model works; None: where the model is
     memory     bytes that activations may take; None: 1 GiB
     on_batch   called after each batch with the number of images in it
 
@@ -73,13 +80,16 @@ def layer_relevance(
     relevance regardless of activation; ModelError for layers that give no maps.
     """
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
-    with _batches(model, x, target, explainer, preprocessing, tuple(parts), memory, on_batch) as batches:
+    with _batches(model, x, target, explainer, preprocessing, tuple(parts), device, memory, on_batch) as batches:
         for batch in batches:
             for layer, output, context in zip(parts, batch.outputs, batch.contexts):
                 parts[layer].append((output.detach().cpu(), context.cpu()))
-    return {layer: LayerRelevance(*(torch.cat(maps) for maps in zip(*pieces))) for layer, pieces in parts.items()}
+    return {
+        layer: LayerRelevance(*(torch.cat(maps)[: len(x)] for maps in zip(*pieces))) for layer, pieces in parts.items()
+    }
 
 
+@checked(error=ExplanationError)
 def direction_heatmaps(
     model: nn.Module,
     x: Tensor,
@@ -89,6 +99,7 @@ def direction_heatmaps(
     layer: str,
     directions: Tensor,
     *,
+    device: torch.device | str | None = None,
     memory: int | None = None,
     on_batch: Callable[[int], object] | None = None,
 ) -> Tensor:
@@ -104,7 +115,7 @@ def direction_heatmaps(
     One forward pass and k + 1 backward passes a batch. Other arguments and errors as in `layer_relevance`.
     """
     found = []
-    with _batches(model, x, target, explainer, preprocessing, (layer,), memory, on_batch) as batches:
+    with _batches(model, x, target, explainer, preprocessing, (layer,), device, memory, on_batch) as batches:
         for start, (output,), (context,) in batches:
             if directions.ndim != 2 or len(directions) != output.shape[1]:
                 raise ConfigError(
@@ -119,18 +130,25 @@ def direction_heatmaps(
                 (sent,) = torch.autograd.grad(output, start, (before * share).detach(), retain_graph=True)
                 maps.append((after * sent).detach().sum(1).cpu())
             found.append(torch.stack(maps, dim=1))
-    return torch.cat(found)
+    return torch.cat(found)[: len(x)]
 
 
+@checked(error=ExplanationError)
 def lrp_or_gradient(
-    model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, explainer: LRP | None = None
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    preprocessing: Preprocessing,
+    explainer: LRP | None = None,
+    *,
+    device: torch.device | str | None = None,
 ) -> LRP | None:
     """The explainer for `layer_relevance`: LRP where its checks pass for this network, else None and a warning in the
-    log. Arguments as in `explain`; up to 4 images of x are used.
+    log. Arguments as in `explain_model`; up to 4 images of x are used.
     """
     explainer = explainer or LRP()
     try:
-        check_explainable(model, x, target, explainer, preprocessing)
+        check_explainable(model, x, target, explainer, preprocessing, device=device)
     except ExplanationError as error:
         _log.warning("gradient x activation instead of LRP: %s", error)
         return None
@@ -138,7 +156,7 @@ def lrp_or_gradient(
 
 
 class _Batch(NamedTuple):
-    start: Tensor  # the input, a leaf
+    start: Tensor  # the input, a leaf; an image by itself is there twice
     outputs: list[Tensor]  # of the layers, with their graph back to it
     contexts: list[Tensor]
 
@@ -151,28 +169,44 @@ def _batches(
     explainer: LRP | None,
     preprocessing: Preprocessing,
     layers: tuple[str, ...],
+    device: torch.device | str | None,
     memory: int | None,
     on_batch: Callable[[int], object] | None,
 ) -> Iterator[Iterator[_Batch]]:
-    # Within the block autograd on the batches' graphs gives what `explainer` asks for.
+    # Within the block autograd on the batches' graphs gives what `explainer` asks for. Results of all batches together
+    # may have one row too many, at the end.
     check_input(model, x, target, preprocessing)
     if explainer is not None:
         explainer.check_input(x, preprocessing)
-    work, device, image_bytes = prepare(model, x, target)
-    context = nullcontext(work) if explainer is None else explainer.modified(work, preprocessing, device)
-    with context as network:
+    with torch.inference_mode(False), full_precision():
+        work = prepare(model, x, target, None if device is None else torch.device(device))
+        with _differentiated(work, x, target, explainer, preprocessing) as network:
 
-        def batches() -> Iterator[_Batch]:
-            for rows in torch.arange(len(x)).split(choose_points(image_bytes, memory)):
-                yield _explain(network, x[rows].to(device), target.take(rows), layers, explainer is not None)
-                if on_batch is not None:
-                    on_batch(len(rows))
+            def batches() -> Iterator[_Batch]:
+                for rows in torch.arange(len(x)).split(max(2, choose_points(work.image_bytes, memory))):
+                    several = rows if len(rows) > 1 else rows.repeat(2)
+                    yield _explain(
+                        network, work.inputs(x[several]), target.take(several), layers, explainer is not None
+                    )
+                    if on_batch is not None:
+                        on_batch(len(rows))
 
-        yield batches()
+            yield batches()
+
+
+def _differentiated(
+    work: Prepared, x: Tensor, target: Target, explainer: LRP | None, preprocessing: Preprocessing
+) -> AbstractContextManager[nn.Module]:
+    if explainer is not None:
+        return explainer.modified(work.model, preprocessing, work.device)
+    few = few_of(len(x))
+    checks = derivative_checks(work.model, work.inputs(x[few]), target.take(few))
+    Validity(checks).require(f"the gradient of {model_name(work.model)}")
+    return nullcontext(work.model)
 
 
 def _explain(network: nn.Module, x: Tensor, target: Target, layers: tuple[str, ...], lrp: bool) -> _Batch:
-    start = x.detach().clone().requires_grad_()
+    start = x.clone().requires_grad_()
     with torch.enable_grad():
         logits, found = forward_with_layers(network, start, layers)
     outputs = [found[layer] for layer in layers]

@@ -13,7 +13,7 @@ from xaibench.attribution.base import Maps
 from xaibench.attribution.baselines import as_reference, check_baseline, make_baselines
 from xaibench.attribution.checks import Check
 from xaibench.attribution.completeness import explained_difference, judge_residual, residual_of
-from xaibench.attribution.gradients import explained_by
+from xaibench.attribution.differentiation import explained_by
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError

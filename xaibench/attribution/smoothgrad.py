@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.base import Maps
-from xaibench.attribution.gradients import FromGradients, input_gradient
+from xaibench.attribution.differentiation import input_gradient
+from xaibench.attribution.gradients import FromGradients
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError

@@ -16,6 +16,7 @@ from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ExplanationError, XaibenchError
 from xaibench.models.copies import private_copy, uncompiled
+from xaibench.validation import require
 
 __all__ = ["Prepared", "check_input", "few_of", "model_name", "prepare"]
 
@@ -24,34 +25,42 @@ SAME_TOLERANCE = 1e-3
 
 
 class Prepared(NamedTuple):
-    """A copy of the model in evaluation mode without gradients to its weights, where it is, and what an image costs.
+    """A copy of a model in evaluation mode, whose weights need no gradients, with what its inputs must be.
 
+    dtype        of its weights: float32 or float64
     image_bytes  what one forward pass writes for one image
     """
 
     model: nn.Module
     device: torch.device
+    dtype: torch.dtype
     image_bytes: int
 
+    def inputs(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) on the copy's device and in its type, detached."""
+        return x.detach().to(self.device, self.dtype)
 
-def prepare(model: nn.Module, x: Tensor, target: Target) -> Prepared:
-    """Copy the model, with activations that do not work in place, and run it on up to 4 images spread over x.
 
-    x  (N, C, H, W)
+def prepare(model: nn.Module, x: Tensor, target: Target, device: torch.device | None = None) -> Prepared:
+    """Copy the model to `device`, switch in-place activations off in the copy, and try it on up to 4 images of x.
 
-    Raises ExplanationError where it cannot take them, does not return finite logits (N, K), has no such classes as
-    `target` names, cannot be copied, or computes no function of a single image: where the logits of one (relative to
-    the largest, by more than 0.1% or what its precision rounds to) are random, depend on the rest of its batch, or
-    change when activations do not work in place.
+    x       (N, C, H, W)
+    device  None: the model's own
+
+    Raises ExplanationError for a model that
+
+    - cannot be copied, cannot take the images, does not return finite logits (N, K), lacks classes of `target`
+    - is no function of a single image: its logits are random, depend on the other images of the batch, or change when
+      in-place activations are switched off (by more than 0.1% of the largest logit)
     """
     model = uncompiled(model)
-    device = _device(model)
-    work = _working_copy(model)
-    few = x[few_of(len(x))].detach().to(device)
+    device, dtype = device or _device(model), _dtype(model)
+    work = _working_copy(model, device)
+    few = x[few_of(len(x))].detach().to(device, dtype)
     _settle(work, model, few[:1])
     logits, image_bytes = _run(work, few, observed_forward)
     _check_classes(work, logits, target)
-    return Prepared(work, device, image_bytes)
+    return Prepared(work, device, dtype, image_bytes)
 
 
 def few_of(n: int) -> Tensor:
@@ -67,35 +76,29 @@ def model_name(model: nn.Module) -> str:
 
 def check_input(model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> None:
     """Raise ExplanationError for what can be told without running the model."""
-    if not isinstance(model, nn.Module):
-        raise ExplanationError(f"explain wants a torch module, got {type(model).__name__}: build or load one")
+    require(model, nn.Module, "the explained model", ExplanationError)
+    require(x, Tensor, "the images", ExplanationError)
+    require(target, Target, "the target", ExplanationError)
+    require(preprocessing, Preprocessing, "the preprocessing", ExplanationError)
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ExplanationError(
             "a scripted or traced model shows nothing of what it computes: explain the Python model it was made from"
         )
     _device(model)
-    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
-        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+    _dtype(model)
+    if x.ndim != 4 or not x.is_floating_point():
         raise ExplanationError(
-            f"explain wants normalised images (N, C, H, W), got {got}: apply the preprocessing first"
+            f"explain wants normalised images (N, C, H, W), got {x.dtype} {tuple(x.shape)}: "
+            "apply the preprocessing first"
         )
     if len(x) == 0:
         raise ExplanationError("there are no images to explain: give at least one")
     if x.is_meta:
         raise ExplanationError("the images are on the meta device, which holds no values: load them on a real one")
-    if not isinstance(preprocessing, Preprocessing):
-        raise ExplanationError(
-            f"explain wants the Preprocessing that made the images, got {type(preprocessing).__name__}: "
-            "give Preprocessing(mean, std)"
-        )
     if x.shape[1] != preprocessing.channels:
         raise ExplanationError(
             f"images have {x.shape[1]} channels but the preprocessing has {preprocessing.channels}: "
             "use images and preprocessing of the same dataset"
-        )
-    if not isinstance(target, Target):
-        raise ExplanationError(
-            f"explain wants a Target, got {type(target).__name__}: make one with make_target(logits, labels)"
         )
     if len(target) != len(x):
         raise ExplanationError(f"{len(x)} images but {len(target)} targets: give one target an image")
@@ -118,9 +121,20 @@ def _device(model: nn.Module) -> torch.device:
     return device
 
 
-def _working_copy(model: nn.Module) -> nn.Module:
+def _dtype(model: nn.Module) -> torch.dtype:
+    """The type of the model's weights, float32 for one without; ExplanationError for less than 32 bits."""
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_floating_point() and torch.finfo(value.dtype).bits < 32:
+            raise ExplanationError(
+                f"{model_name(model)} computes in {str(value.dtype).removeprefix('torch.')} ({name}), whose rounding "
+                "hides what an explanation measures: convert it with model.float()"
+            )
+    return next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)
+
+
+def _working_copy(model: nn.Module, device: torch.device) -> nn.Module:
     try:
-        work = private_copy(model).eval().requires_grad_(False)
+        work = private_copy(model).eval().requires_grad_(False).to(device)
     except (RuntimeError, TypeError) as error:
         raise ExplanationError(
             f"{model_name(model)} cannot be copied ({reason(error)}): remove what it keeps of earlier passes"
@@ -156,8 +170,7 @@ def _settle(work: nn.Module, model: nn.Module, x: Tensor) -> None:
 def _check_same(first: Tensor, second: Tensor, found: str, remedy: str) -> None:
     precision, largest = torch.finfo(first.dtype), torch.stack([first, second]).abs().max()
     difference = float((second - first).abs().max() / largest.clamp(min=precision.tiny))
-    eps = 2**-10 if first.is_cuda else precision.eps  # convolutions may round to TF32 there
-    if not difference <= max(SAME_TOLERANCE, 4 * eps):
+    if not difference <= SAME_TOLERANCE:
         raise ExplanationError(f"{found} (the logits differ by {difference:.2g} of the largest): {remedy}")
 
 

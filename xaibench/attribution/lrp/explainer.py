@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from xaibench.attribution.base import Maps, logits_of, reason
 from xaibench.attribution.checks import Check, at_most
+from xaibench.attribution.differentiation import alone_check, never_alone
 from xaibench.attribution.lrp.composites import CANONIZERS, COMPOSITES, Options
 from xaibench.attribution.lrp.missing_rules import Coverage, Trail
 from xaibench.attribution.lrp.mode import RelevanceMode, shared_copy
@@ -83,15 +84,10 @@ class LRP:
             )
 
     def check_input(self, x: Tensor, preprocessing: Preprocessing) -> None:
-        """Refuse half precision, and inputs that the preprocessing cannot produce where the box rule is used."""
-        if torch.finfo(x.dtype).bits < 32:
-            raise ExplanationError(
-                f"LRP divides by sums that {str(x.dtype).removeprefix('torch.')} is too coarse for: "
-                "convert the model and the images with .float()"
-            )
+        """Refuse inputs that the preprocessing cannot produce where the box rule is used."""
         if not COMPOSITES[self.composite].box:
             return
-        low, high = preprocessing.bounds(x.device)
+        low, high = _bounds(preprocessing, x)
         outside = self._options(low, high).outside(x)
         if bool(outside.any()):
             image, channel, row, column = outside.nonzero()[0].tolist()
@@ -104,7 +100,7 @@ class LRP:
 
     def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
         """Relevance (N, C, H, W) of one batch; references of the box rule: its bounds `low`, `high` (1, C, 1, 1)."""
-        low, high = preprocessing.bounds(x.device)
+        low, high = _bounds(preprocessing, x)
         _, relevance = self._propagate(model, x, target, low, high)
         return Maps(relevance, {"low": low, "high": high} if COMPOSITES[self.composite].box else {})
 
@@ -121,8 +117,8 @@ class LRP:
         device  where the copy lies; None: where `model` does
         """
         work = _quiet(copy.deepcopy(model)).to(device)
-        place = next((p.device for p in work.parameters()), torch.device(device or "cpu"))
-        with self._context(work, *preprocessing.bounds(place)) as canonised:
+        like = next(work.parameters(), torch.empty(0, device=device))
+        with self._context(work, *_bounds(preprocessing, like)) as canonised:
             yield canonised
 
     def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
@@ -135,8 +131,9 @@ class LRP:
         conservation error          with all biases and other added constants zeroed, the largest
                                     |sum R - f| / max(|f|, median |f|) over the images, f = z_y - z_r of that
                                     network; the median keeps nearly equal logits from dividing by nearly 0
+        change in a batch           |R alone - R in a batch| / |R| of the first image
         """
-        low, high = preprocessing.bounds(x.device)
+        low, high = _bounds(preprocessing, x)
         plain = logits_of(model, x)
         try:
             canonised, uncovered = self._covered(model, x, low, high)
@@ -173,6 +170,8 @@ class LRP:
         except _MISFIT as error:
             error_value, note = float("nan"), f"LRP cannot take this network: {reason(error)}"
         checks.append(at_most("LRP conservation error", error_value, CONSERVATION_TOLERANCE, note))
+        if all(check.passed for check in checks):
+            checks.append(self._alone(model, x, target, low, high))
         return tuple(checks)
 
     def judge(self, residual: Tensor | None) -> tuple[tuple[Check, ...], tuple[int, ...]]:
@@ -214,7 +213,7 @@ class LRP:
     ) -> tuple[Tensor, Tensor]:
         x = x.detach().clone().requires_grad_()
         with self._context(self._copy(model), low, high, bare) as canonised, torch.enable_grad():
-            logits = canonised(x)
+            logits = never_alone(canonised, x)
             (relevance,) = torch.autograd.grad(logits, x, grad_outputs=_initial_relevance(logits.detach(), target))
         return logits.detach(), relevance.detach()
 
@@ -226,10 +225,10 @@ class LRP:
         if self.canonizer == "auto":
             with mode.installed(work), torch.enable_grad():
                 trail = mode.trail = Trail(work)
-                logits = work(x.detach().clone().requires_grad_())
+                logits = never_alone(work, x.detach().clone().requires_grad_())
                 missing = trail.missing_rules(logits)
                 constants, trail.constants = trail.constants, []
-                work(_noise(x, low, high).requires_grad_())
+                never_alone(work, _noise(x, low, high).requires_grad_())
             return logits.detach(), missing + trail.changed_since(constants)
         if composite.box:
             with mode.installed(self._copy(model)) as read, torch.enable_grad():
@@ -238,6 +237,13 @@ class LRP:
         with zennit.context(work) as canonised, Coverage(canonised, zennit) as coverage:
             logits = logits_of(canonised, x)
         return logits, coverage.uncovered
+
+    def _alone(self, model: nn.Module, x: Tensor, target: Target, low: Tensor, high: Tensor) -> Check:
+        if len(x) == 1:
+            x, target = torch.cat([x, x.flip(3)]), target.take([0, 0])
+        beside = self._propagate(model, x, target, low, high)[1][:1]
+        alone = self._propagate(model, x[:1], target.take([0]), low, high)[1]
+        return alone_check("relevance", alone, beside)
 
     def _conservation_error(self, model: nn.Module, x: Tensor, target: Target, low: Tensor, high: Tensor) -> float:
         logits, relevance = self._propagate(model, x, target, low, high, bare=True)
@@ -253,6 +259,11 @@ def _quiet(model: nn.Module) -> nn.Module:
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
     return model
+
+
+def _bounds(preprocessing: Preprocessing, like: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = preprocessing.bounds()
+    return low.to(like), high.to(like)
 
 
 def _noise(x: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xaibench.attribution.base import Explainer, reason
+from xaibench.attribution.explainers import as_explainer
 from xaibench.attribution.store.sealed_files import content_hash
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.files import sha256_of_file
 from xaibench.models.checkpoints import state_hash
 from xaibench.models.class_slice import unsliced
+from xaibench.models.copies import uncompiled
 from xaibench.models.description import Description, UndescribableError
 
-__all__ = ["architecture_hash", "attribution_key", "logits_key", "model_key", "versions_of"]
+__all__ = ["architecture_hash", "attribution_key", "key_of", "logits_key", "model_key", "versions_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ def attribution_key(
     inputs  `content_hash` of the normalised images
 
     Beyond what it is given it holds the target's rule, the content of files that the explainer's options name, the
-    versions of the libraries and the code of this package's explainers.
+    versions of the libraries and the code of this package that explanations run through.
     """
     if model is None:
         return None
@@ -67,11 +69,27 @@ def logits_key(model: str | None, inputs: str) -> str | None:
     return None if model is None else _key("logits", model, inputs, versions_of("torch"))
 
 
-def model_key(model: nn.Module, weights: str | None = None) -> str | None:
-    """What a model computes: its weights, its architecture, the packages that define it, its device and the autocast
-    that is in force.
+def key_of(
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    explainer: Explainer | str,
+    preprocessing: Preprocessing,
+    *,
+    check: bool = True,
+    device: torch.device | None = None,
+) -> str | None:
+    """The key under which `explain_model`, called with these arguments, keeps its result; see `attribution_key`."""
+    model = uncompiled(model)
+    inputs, known = content_hash(x), model_key(model, device=device)
+    return attribution_key(known, inputs, target, as_explainer(explainer), preprocessing, check=check)
+
+
+def model_key(model: nn.Module, weights: str | None = None, device: torch.device | str | None = None) -> str | None:
+    """What a model computes: its weights, its architecture, the packages that define it, and where it is run.
 
     weights  its `state_hash`, where that is known already
+    device   where it is run; None: where it lies
 
     None, and a warning in the log, where the architecture holds something that cannot be described.
     """
@@ -82,9 +100,9 @@ def model_key(model: nn.Module, weights: str | None = None) -> str | None:
         _log.warning("nothing is kept of %s: it holds %s, whose content cannot be told", kind, reason(error))
         return None
     packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
-    device = next((value.device.type for value in model.parameters()), "cpu")
-    autocast = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else ""
-    return _key(weights or state_hash(model), architecture, versions_of(*packages), device, autocast)
+    home = next((value.device for value in model.parameters()), torch.device("cpu"))
+    place = torch.device(home if device is None else device).type
+    return _key(weights or state_hash(model), architecture, versions_of(*packages), place)
 
 
 def versions_of(*libraries: str) -> dict[str, str]:
@@ -119,7 +137,8 @@ def _version(library: str) -> str:
 
 @functools.cache
 def _own_code() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+    digest, package = hashlib.sha256(), Path(__file__).parents[2]
+    parts = [path for part in ("attribution", "models", "data") for path in (package / part).rglob("*.py")]
+    for path in sorted([*parts, package / "precision.py"]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
