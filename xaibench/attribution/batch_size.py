@@ -24,7 +24,7 @@ class Written(TorchDispatchMode):
     """Within the block, `bytes` counts up the sizes of all tensors that operations make; views are free."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -118,7 +119,7 @@ def _spread(places: list[float], apart: float) -> list[float]:
     """
     order = np.argsort(places, kind="stable")
     clusters = [[[float(places[i])], float(places[i])] for i in order]
-    merged: list[list] = []
+    merged: list[list[Any]] = []
     for cluster in clusters:
         merged.append(cluster)
         while len(merged) > 1:

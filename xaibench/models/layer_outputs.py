@@ -224,5 +224,6 @@ class _Layout:
             count = max(tokens.shape[1] - prefix, 0)
             rows = math.isqrt(count * height // width)
             if rows and count % rows == 0 and rows * width == count // rows * height:
-                return tokens[:, prefix:].transpose(1, 2).unflatten(2, (rows, count // rows))
+                maps: Tensor = tokens[:, prefix:].transpose(1, 2).unflatten(2, (rows, count // rows))
+                return maps
         return None

@@ -82,7 +82,7 @@ class Explorer(widgets.VBox):
         valid = {"image": view.keys, "explainer": view.explainers, "metric": view.metrics, "sort": SORTS}[name]
         if proposal.value not in valid:
             raise unknown_name(name, proposal.value, valid)
-        return proposal.value
+        return str(proposal.value)
 
     @traitlets.validate("students")
     def _known_students(self, proposal: Any) -> tuple[str, ...]:

@@ -145,7 +145,7 @@ class Coverage(TorchDispatchMode):
     )
 
     def __init__(self, model: nn.Module, composite: Composite) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.uncovered: Counter[tuple[str, str]] = Counter()
         self._stack: list[tuple[str, bool]] = []
         context: dict[Any, Any] = {}

@@ -139,7 +139,8 @@ class _RandomTeacher(Criterion):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         generator = step_generator(self.seed, batch)
         noise = {name: self._draw(value, generator) for name, value in teacher.items()}
-        return self.inner(student, noise, batch)
+        result: tuple[Tensor, dict[str, Tensor]] = self.inner(student, noise, batch)
+        return result
 
     def _draw(self, value: Tensor, generator: torch.Generator) -> Tensor:
         if self.noise == "uniform":

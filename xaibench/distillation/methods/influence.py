@@ -149,7 +149,8 @@ class _Weighted(Criterion):
             unknown = self.hidden[batch.indices.to(self.hidden.device)]
             labels = torch.where(unknown, teacher["logits"].argmax(1), batch.labels)
             batch = batch._replace(labels=labels)
-        return self.inner(student, teacher, batch)
+        result: tuple[Tensor, dict[str, Tensor]] = self.inner(student, teacher, batch)
+        return result
 
     def _measure(self, network: _Network, state: TrainingState, epoch: int, *, labels_only: bool = False) -> Tensor:
         n = len(state.labels)

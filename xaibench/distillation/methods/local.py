@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -163,7 +163,7 @@ class ICD(_Grid):
 
     def _base(self) -> _Decoupled | None:
         grid = {"temperature": self.temperature, "scales": self.scales}
-        bases = {
+        bases: dict[str, Callable[[], _Decoupled | None]] = {
             "sd-kd": lambda: SDKD(**grid),  # type: ignore[arg-type]
             "sd-dkd": lambda: SDDKD(**grid, beta=self.beta, warmup=self.warmup),  # type: ignore[arg-type]
             "sd-nkd": lambda: SDNKD(**grid, variant=self.variant, warmup=self.warmup),  # type: ignore[arg-type]
