@@ -1,21 +1,28 @@
-"""The configuration of a run: TOML in, frozen dataclasses out; an unknown key names the nearest valid one."""
+"""The configuration of a run: TOML in, frozen dataclasses out; an unknown key names the nearest valid one.
+
+The text below a field is its documentation: `xaibench init` and docs/configuration.md show it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import tomllib
-import types
-import typing
-from dataclasses import dataclass, field
+from dataclasses import field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from xaibench.attribution.explainers import parse_explainer
-from xaibench.distillation.methods import parse_method
+from xaibench.data.images import LARGEST_SIDE
+from xaibench.distillation.methods import method_name, parse_method
 from xaibench.distillation.recipe import Recipe
 from xaibench.errors import ConfigError, unknown_name
 from xaibench.models.layer_pairs import LayerPair, parse_layers
+from xaibench.models.own_models import located
+from xaibench.options import format_options
+from xaibench.run.settings import Items, Seed, anchored, build, distinct, location, one_of, settings
 from xaibench.similarity.metrics.table import DEFAULT_METRICS, METRICS, SIGNS
 
 __all__ = [
@@ -29,79 +36,143 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+def _method(text: str) -> str:
+    return method_name(parse_method(text))
+
+
+def _explainer(text: str, info: ValidationInfo) -> str:
+    explainer: Any = parse_explainer(text)
+    if str(getattr(explainer, "baseline", "")).endswith(".safetensors"):
+        explainer = replace(explainer, baseline=anchored(explainer.baseline, info))
+    return format_options(explainer)
+
+
+def _checkpoint(text: str, info: ValidationInfo) -> str:
+    return text if text.startswith(("embedded:", "installed:")) else anchored(text, info)
+
+
+def _architecture(text: str, info: ValidationInfo) -> str:
+    return located(text, location(info))
+
+
+def _layers(layers: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if layers is None or isinstance(layers, str):
+        return None  # "auto": one spelling, so that equal runs have equal manifests
+    parse_layers(layers)
+    return layers
+
+
+_Path = Annotated[str, AfterValidator(anchored)]
+_Architecture = Annotated[str, AfterValidator(_architecture)]
+_Size = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=LARGEST_SIDE)], ...], Field(strict=False, min_length=1, max_length=2)
+]
+_Layers = Annotated[Literal["auto"] | Annotated[tuple[str, ...], Field(strict=False)] | None, AfterValidator(_layers)]
+_Names = Annotated[tuple[str, ...], Items]
+_Numbers = Annotated[tuple[float, ...], Items]
+
+
+@settings
 class DataConfig:
-    """Which images: arguments of `data.load_task`."""
+    """Which images the student learns from and is judged on."""
 
     dataset: str = "fashion-mnist"
-    subtask: str | tuple[str, ...] = "all"
-    root: str | None = None
-    size: tuple[int, ...] | None = None
+    """A name (`xaibench info` lists them), or "imagefolder:PATH": PATH/train/CLASS/*.png, PATH/test/CLASS/*.png."""
+    subtask: str | _Names = "all"
+    """The classes to tell apart: "all", a group of the dataset by name, or a list of class names."""
+    root: _Path | None = None
+    """Folder of a dataset that is not embedded."""
+    size: _Size | None = None
+    """[SIDE] or [HEIGHT, WIDTH] in pixels to which images are resized; as they are if not given."""
     download: bool = False
-    fraction: float = 1.0
-    validation: float = 0.2
-    seed: int = 0
+    """Whether torchvision may download the dataset."""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training images that is used."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the training images that is held out to choose the best epoch."""
+    seed: Seed = 0
+    """Seeds the split and the choice of images."""
+
+    @model_validator(mode="after")
+    def _locate(self, info: ValidationInfo) -> DataConfig:
+        kind, _, path = self.dataset.partition(":")
+        if kind == "imagefolder" and path and self.root is None:  # a relative one lies in root
+            object.__setattr__(self, "dataset", f"{kind}:{anchored(path, info)}")
+        return self
 
 
-@dataclass(frozen=True)
+@settings
 class TeacherConfig:
-    """checkpoint: a path, "embedded:NAME" or "installed:NAME" (`models.imagenet`).
+    """The model that is distilled. Only a bare state dict needs more than its checkpoint."""
 
-    The rest is needed for a bare state dict only.
-    """
+    checkpoint: Annotated[str, AfterValidator(_checkpoint)] = "embedded:fashion-mnist/teacher.safetensors"
+    """A file, "embedded:NAME" or "installed:NAME" (`xaibench info` lists them)."""
+    architecture: _Architecture | None = None
+    """Name of the model that a bare state dict belongs to, or "file.py:Class" or "module:Class"."""
+    classes: str | _Names | None = None
+    """The teacher's classes in order, or the name of a class list, where the checkpoint does not say."""
+    mean: _Numbers | None = None
+    """A channel's mean that was subtracted in the teacher's training, pixels being 0 to 1; with std."""
+    std: _Numbers | None = None
+    """A channel's standard deviation that it was divided by."""
 
-    checkpoint: str = "embedded:fashion-mnist/teacher.safetensors"
-    architecture: str | None = None
-    classes: str | tuple[str, ...] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
 
-
-@dataclass(frozen=True)
+@settings
 class StudentConfig:
-    """layers: "teacher:student" pairs; "auto" or None: those that `models.layers.suggest_layers` finds."""
+    """The model that learns."""
 
-    architecture: str = "resnet18-cifar:16-16-16-16@16"
-    layers: str | tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.layers == "auto":
-            object.__setattr__(self, "layers", None)  # one spelling, so that equal runs have equal manifests
-        if isinstance(self.layers, str):
-            raise ConfigError(f"student.layers must be 'auto' or a list of teacher:student pairs, got '{self.layers}'")
-        if self.layers is not None:
-            parse_layers(self.layers)
+    architecture: _Architecture = "resnet18-cifar:16-16-16-16@16"
+    """A name with its widths, a torchvision or timm model, or your own: "file.py:Class" or "module:Class"."""
+    layers: _Layers = None
+    """Pairs "teacher:student" of layers that methods compare; "auto": the ends of the models' stages."""
 
     @property
     def pairs(self) -> tuple[LayerPair, ...] | None:
         """The layer pairs that were given; None: they are to be suggested."""
-        return None if self.layers is None or isinstance(self.layers, str) else parse_layers(self.layers)
+        return None if self.layers is None or self.layers == "auto" else parse_layers(self.layers)
 
 
-@dataclass(frozen=True)
+@settings
 class ExplainConfig:
-    """images: how many test images, spread evenly over the classes. contrast: "teacher" (one question) or "own"."""
+    """What is explained, and how."""
 
-    explainers: tuple[str, ...] = ("lrp", "ig")
-    images: int = 100
-    contrast: str = "teacher"
+    explainers: Annotated[tuple[Annotated[str, AfterValidator(_explainer)], ...], Items, AfterValidator(distinct)] = (
+        "lrp",
+        "ig",
+    )
+    """Names with options, as in "ig:steps=50,baseline=blur"."""
+    images: Annotated[int, Field(ge=2, le=1_000_000)] = 100
+    """How many test images, spread evenly over the classes."""
+    contrast: Literal["teacher", "own"] = "teacher"
+    """The class that the explained one is held against: the teacher's runner-up for all models, or each model's own."""
 
 
-@dataclass(frozen=True)
+@settings
 class SimilarityConfig:
-    """metrics: names in `METRICS`. grid: cells a side, None for min(14, side // 4). sign: see `with_sign`."""
+    """How two heatmaps are compared."""
 
-    metrics: tuple[str, ...] = DEFAULT_METRICS
-    grid: int | None = None
-    sign: str = "signed"
+    metrics: Annotated[tuple[Annotated[str, one_of("metric", METRICS)], ...], Items, AfterValidator(distinct)] = (
+        DEFAULT_METRICS
+    )
+    """Names of metrics; `xaibench info` lists them."""
+    grid: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] | None = None
+    """Cells a side to which heatmaps are pooled; a quarter of the image's side, at most 14, if not given."""
+    sign: Annotated[str, one_of("sign mode", SIGNS)] = "signed"
+    """What becomes of negative relevance: "signed" keeps it, "absolute" takes its size, "positive" drops it."""
 
 
-@dataclass(frozen=True)
+@settings
 class RunConfig:
-    """Everything a run depends on. `train` holds the fields of `Recipe`."""
+    """Everything a run depends on."""
 
-    methods: tuple[str, ...] = ("student-only", "kd", "subdistill")
-    seeds: tuple[int, ...] = (0,)
+    methods: Annotated[tuple[Annotated[str, AfterValidator(_method)], ...], Items, AfterValidator(distinct)] = (
+        "student-only",
+        "kd",
+        "subdistill",
+    )
+    """Distillation methods by name and options, as in "subdistill:layer_weight=50"; "student-only" has no teacher."""
+    seeds: Annotated[tuple[Seed, ...], Items, AfterValidator(distinct)] = (0,)
+    """One student of each method is trained for each seed, 0 to 2147483647."""
     data: DataConfig = field(default_factory=DataConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -110,35 +181,13 @@ class RunConfig:
     similarity: SimilarityConfig = field(default_factory=SimilarityConfig)
 
     def __post_init__(self) -> None:
-        if not self.methods or not self.seeds:
-            raise ConfigError("a run needs at least one method and one seed")
-        for name, values in (
-            ("methods", self.methods),
-            ("seeds", self.seeds),
-            ("explainers", self.explain.explainers),
-        ):
-            if len(set(values)) != len(values):
-                raise ConfigError(f"{name} = {list(values)} names one twice: keep each once")
-        if any(seed < 0 for seed in self.seeds):
-            raise ConfigError(f"seeds must be at least 0, got {list(self.seeds)}")
-        for method in self.methods:
-            parse_method(method)
-        for explainer in self.explain.explainers:
-            parse_explainer(explainer)
-        for metric in self.similarity.metrics:
-            if metric not in METRICS:
-                raise unknown_name("metric", metric, METRICS)
-        if self.similarity.sign not in SIGNS:
-            raise unknown_name("sign mode", self.similarity.sign, SIGNS)
-        if self.explain.contrast not in ("teacher", "own"):
-            raise unknown_name("contrast", self.explain.contrast, ("teacher", "own"))
-        size = self.data.size
-        if size is not None and (len(size) not in (1, 2) or min(size) < 1):
-            raise ConfigError(f"data.size must be [SIDE] or [HEIGHT, WIDTH] in pixels, got {list(size)}")
         if (self.teacher.mean is None) != (self.teacher.std is None):
             raise ConfigError("teacher.mean and teacher.std belong together: give both or neither")
-        if self.explain.images < 2:
-            raise ConfigError(f"explain.images must be at least 2, got {self.explain.images}")
+        grid, size = self.similarity.grid, self.data.size
+        if grid and size and grid > min(size):
+            raise ConfigError(
+                f"similarity.grid = {grid} does not fit images of {min(size)} pixels: choose a smaller one"
+            )
 
     @classmethod
     def load(cls, path: Path | str) -> RunConfig:
@@ -152,21 +201,21 @@ class RunConfig:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read {path} ({error}): give a TOML file in UTF-8") from error
-        return cls.parse(text, source=str(path))
+        return cls.parse(text, source=str(path), folder=path.parent)
 
     @classmethod
-    def parse(cls, text: str, source: str = "configuration") -> RunConfig:
+    def parse(cls, text: str, source: str = "configuration", folder: Path | str = ".") -> RunConfig:
+        """Read TOML text, whose relative paths lie in `folder`."""
         try:
             raw = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{source} is not valid TOML: {error}") from error
-        return cls.from_dict(raw)
+        return cls.from_dict(raw, folder)
 
     @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> RunConfig:
-        """Nested dicts (from TOML or a manifest) -> configuration."""
-        result: RunConfig = _build(cls, raw, "")
-        return result
+    def from_dict(cls, raw: dict[str, Any], folder: Path | str = ".") -> RunConfig:
+        """Nested dicts (from TOML or a manifest) -> configuration; relative paths lie in `folder`."""
+        return build(cls, raw, folder)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts of plain values; `from_dict` turns them back."""
@@ -197,37 +246,3 @@ def presets() -> dict[str, str]:
     """Preset name -> its TOML text."""
     folder = resources.files("xaibench.run") / "presets"
     return {f.name.removesuffix(".toml"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".toml")}
-
-
-def _build(cls: Any, raw: dict[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in raw.items():
-        if key not in hints:
-            raise unknown_name(f"key{' in [' + where + ']' if where else ''}", key, hints)
-        name = f"{where}.{key}" if where else key
-        if dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, dict):
-                raise ConfigError(f"{name} must be a table, got {value!r}")
-            values[key] = _build(hints[key], value, key)
-        else:
-            values[key] = _convert(value, hints[key], name)
-    return cls(**values)
-
-
-def _convert(value: Any, hint: Any, name: str) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        if option is type(None):
-            if value is None:
-                return None
-        elif typing.get_origin(option) is tuple:
-            if isinstance(value, (list, tuple)):
-                item = typing.get_args(option)[0]
-                return tuple(_convert(v, item, f"{name} item") for v in value)
-        elif option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-        elif isinstance(value, option) and (option is bool or not isinstance(value, bool)):
-            return value
-    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options)
-    raise ConfigError(f"{name} must be {wanted}, got {value!r}")
