@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from torchvision.models import SwinTransformer
 
 from xaibench.errors import ModelError, UnknownNameError
 from xaibench.models.architectures import build_model
-from xaibench.models.layer_outputs import evaluating, layer_module, observe, tapped
+from xaibench.models.copies import private_copy
+from xaibench.models.layer_outputs import evaluating, forward_with_layers, layer_module, observe, tapped
 
 Make = Callable[..., Tensor]
 
@@ -235,3 +238,50 @@ def test_what_is_observed(net: nn.Sequential, footprint: Callable[[nn.Module], o
     with pytest.raises(RuntimeError):
         observe(net, torch.randn(5, 99))
     assert footprint(net) == before
+
+
+def test_passes_of_several_threads_have_their_own_outputs() -> None:
+    model = build_model("resnet18-cifar:8-8-8-8@8", 4).train()
+    layers, start = ("layer1", "layer3.0.bn1"), threading.Barrier(4)
+    images = [torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+
+    def look(i: int) -> list[list[Tensor]]:
+        start.wait(30)
+        seen = []
+        for _ in range(30):
+            with torch.no_grad(), evaluating(model):
+                logits, outputs = forward_with_layers(model, images[i], layers)
+                call = next(call for call in observe(model, images[i]) if call.name == "layer1")
+                work = private_copy(model)
+                seen.append([logits, *outputs.values(), call.output, work(images[i])])
+        return seen
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(look, range(4)))
+    assert all(module.training for module in model.modules())
+    assert hooks(model) == 0
+    for i in range(4):
+        with torch.no_grad(), evaluating(model):
+            logits, outputs = forward_with_layers(model, images[i], layers)
+        wanted = [logits, *outputs.values(), outputs["layer1"], logits]
+        assert all(torch.equal(*pair) for seen in found[i] for pair in zip(seen, wanted, strict=True))
+
+
+def test_a_copy_that_is_made_meanwhile_fills_nothing(net: nn.Sequential) -> None:
+    with tapped(net, ["0"]) as outputs:
+        private_copy(net)(torch.zeros(5, 3))
+        assert outputs == {}
+        net(torch.zeros(4, 3))
+    assert outputs["0"].shape == (4, 4)
+
+
+def test_modes_come_back_with_the_last_of_overlapping_blocks(net: nn.Sequential) -> None:
+    net.train()
+    net[1].eval()
+    first, second = evaluating(net), evaluating(net)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not net.training
+    second.__exit__(None, None, None)
+    assert (net.training, net[0].training, net[1].training, net[1][0].training) == (True, True, False, False)

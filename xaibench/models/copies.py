@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import torch
 from torch import Tensor, nn
 
 from xaibench.validation import checked
 
-__all__ = ["private_copy", "uncompiled", "untrained"]
+__all__ = ["changing", "private_copy", "uncompiled", "untrained"]
+
+changing = threading.RLock()  # held by who changes a model's hooks or modes, or copies it, which reads them one by one
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -26,7 +29,8 @@ def private_copy(model: nn.Module) -> nn.Module:
     model = uncompiled(model)
     held = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
     computed = {id(value): value.detach().clone() for value in held if not value.is_leaf}  # anew in each pass
-    work = copy.deepcopy(model, computed)
+    with changing:
+        work = copy.deepcopy(model, computed)
     for name, module in list(work.named_modules()):
         if uncompiled(module) is not module:
             work.set_submodule(name, uncompiled(module))

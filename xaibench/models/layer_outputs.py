@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +17,11 @@ from torchvision.models import SwinTransformer
 
 from xaibench.errors import ModelError, unknown_name
 from xaibench.models.class_slice import unsliced
+from xaibench.models.copies import changing
 
 __all__ = ["Call", "Outputs", "evaluating", "forward_with_layers", "layer_module", "observe", "tapped"]
+
+_evaluated: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()  # (open blocks, mode before them)
 
 
 def layer_module(model: nn.Module, name: str) -> nn.Module:
@@ -31,15 +36,27 @@ def layer_module(model: nn.Module, name: str) -> nn.Module:
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Within the block the models are in evaluation mode; then every module has its own mode back."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    try:
+    """Within the block the models are in evaluation mode; then every module has its own mode back.
+
+    Blocks of several threads may overlap: a module gets its mode back at the end of the last one.
+    """
+    modules = [module for model in models for module in model.modules()]
+    with changing:
+        for module in modules:
+            blocks, training = _evaluated.get(module, (0, module.training))
+            _evaluated[module] = blocks + 1, training
         for model in models:
             model.eval()
+    try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        with changing:
+            for module in modules:
+                blocks, training = _evaluated.pop(module)
+                if blocks > 1:
+                    _evaluated[module] = blocks - 1, training
+                else:
+                    module.training = training
 
 
 @contextmanager
@@ -54,8 +71,8 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor
 
     The model goes on with a copy of what is yielded: gradients with respect to it are those of the layer's output, and
     what works in place behind the layer (activations, residual sums) does not change it.
-    The hooks are removed on the way out, also after an exception. Raises ModelError for an output that is no tensor,
-    or not one of these.
+    Passes of other threads, and of copies of `model`, fill nothing and are left alone. The hooks are removed on the way
+    out, also after an exception. Raises ModelError for an output that is no tensor, or not one of these.
 
     >>> net = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
     >>> import torch
@@ -71,15 +88,34 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor
         outputs[name] = layout.checked(name, output)
         return layout.back(outputs[name], output)  # type: ignore[arg-type]
 
-    handles = []
-    try:
-        handles.append(model.register_forward_pre_hook(layout.see))
-        for name in dict.fromkeys(layers):
-            handles.append(layer_module(model, name).register_forward_hook(partial(record, name)))
+    found = {name: layer_module(model, name) for name in layers}
+    hooks = [(layer.register_forward_hook, partial(record, name)) for name, layer in found.items()]
+    with _hooked([(model.register_forward_pre_hook, layout.see), *hooks]):
         yield outputs
+
+
+@contextmanager
+def _hooked(hooks: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
+    """Within the block the hooks are set: pairs of a module's method that registers one, and the hook.
+
+    They act in this thread alone, and not on copies of the module that have come by them.
+    """
+    thread = threading.get_ident()
+
+    def own(module: nn.Module, hook: Callable[..., Any]) -> Callable[..., Any]:
+        def act(given: nn.Module, *rest: Any) -> Any:
+            return hook(given, *rest) if given is module and threading.get_ident() == thread else None
+
+        return act
+
+    with changing:
+        handles = [register(own(register.__self__, hook)) for register, hook in hooks]
+    try:
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
+        with changing:
+            for handle in handles:
+                handle.remove()
 
 
 class Outputs(NamedTuple):
@@ -132,16 +168,11 @@ def observe(model: nn.Module, x: Tensor) -> list[Call]:
         result = layout.map(output.clone()) if isinstance(output, Tensor) else None
         calls.append(Call(name, module, start, next(clock), given, result))
 
-    handles = []
-    try:
-        for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(enter))
-            handles.append(module.register_forward_hook(partial(leave, name)))
-        with evaluating(model), torch.no_grad():
-            model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks: list[tuple[Any, Callable[..., Any]]] = []
+    for name, module in model.named_modules():
+        hooks += [(module.register_forward_pre_hook, enter), (module.register_forward_hook, partial(leave, name))]
+    with _hooked(hooks), evaluating(model), torch.no_grad():
+        model(x)
     return calls
 
 
