@@ -135,6 +135,13 @@ def test_torchscript_is_refused_with_the_reason() -> None:
         refused("holds TorchScript code, whose layers cannot be read: give the module that it was made from", *models)
 
 
+def test_a_lazy_model_that_has_not_run_is_refused() -> None:
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    refused("the teacher's 1.weight has no values yet: run the model once on a batch", lazy)
+    lazy(torch.zeros(2, 3, 12, 12))
+    assert create(lazy)
+
+
 class Still(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))

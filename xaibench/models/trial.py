@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from xaibench.errors import ModelError, XaibenchError
 from xaibench.models.copies import private_copy
@@ -30,12 +31,14 @@ _log = logging.getLogger(__name__)
 
 
 def check_weights(role: str, model: nn.Module) -> None:
-    """ModelError for TorchScript, for weights of another type than float32 and for a student without any."""
+    """ModelError for TorchScript, for weights that are not float32 or have no values, and for a student without any."""
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ModelError(
             f"the {role} holds TorchScript code, whose layers cannot be read: give the module that it was made from"
         )
     for name, value in model.state_dict().items():
+        if is_lazy(value):
+            raise ModelError(f"the {role}'s {name} has no values yet: run the model once on a batch")
         if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float32:
             raise ModelError(
                 f"the {role}'s weights must be torch.float32, but {name} is {value.dtype}: give model.float()"
