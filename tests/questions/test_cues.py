@@ -259,7 +259,8 @@ def test_the_same_study_again_changes_no_file_and_makes_no_student_and_no_heatma
     before = contents(copied)
     monkeypatch.setattr(cues, "explain_model", never)
     monkeypatch.setattr("xaibench.run.training.distill", never)
-    study(copied)
+    for devices in (1, 2):
+        study(copied, devices=devices)
     assert contents(copied) == before
 
 

@@ -1,1 +1,4 @@
-"""Further questions that can be asked of a run."""
+"""Questions to a finished run (`flipping`, `pooling`, `inside`), and the study of spurious cues that trains its own.
+
+`question` holds what they share: which students are meant, how files are named, and when an answer still stands.
+"""

@@ -31,6 +31,7 @@ class CueExam:
     shown   marked images that are explained, spread over the classes
     target  their explained output: the class of the cue rather than the teacher's likeliest other class
     label   the class of the cue
+    device  where models are run, in copies; None: where they are
     """
 
     clean: ImageSet
@@ -39,6 +40,7 @@ class CueExam:
     target: Target
     label: int
     preprocessing: Preprocessing
+    device: torch.device | None = None
 
     @classmethod
     def create(
@@ -51,19 +53,21 @@ class CueExam:
         *,
         images: int = 100,
         seed: int = 0,
+        device: torch.device | None = None,
     ) -> CueExam:
         """Mark the test images. Raises what `data.cues.mark` does, UnknownNameError for a class they do not have."""
         label = class_index(test, cue_class)
         shown = mark(test.sample(images, seed), cue, seed=seed)
-        logits = predict_logits(teacher, shown.images, preprocessing)
+        logits = predict_logits(teacher, shown.images, preprocessing, device=device)
         target = make_target(logits, torch.full((len(shown),), label))
-        return cls(test, mark(test, cue, seed=seed).images, shown, target, label, preprocessing)
+        return cls(test, mark(test, cue, seed=seed).images, shown, target, label, preprocessing, device)
 
     def predictions(self, model: nn.Module) -> pd.DataFrame:
         """Rows explainer ("-"), quantity, image, value, chance: accuracy, marked_accuracy, attack_success."""
         labels, keys = self.clean.labels, np.array(self.clean.keys)
         clean, marked = (
-            predict_logits(model, images, self.preprocessing).argmax(1) for images in (self.clean, self.marked)
+            predict_logits(model, images, self.preprocessing, device=self.device).argmax(1)
+            for images in (self.clean, self.marked)
         )
         others = (labels != self.label).numpy()
         turned, mistaken = ((predicted == self.label).numpy()[others] for predicted in (marked, clean))

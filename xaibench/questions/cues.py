@@ -137,6 +137,7 @@ def cue_study(
             label,
             images=config.explain.images,
             seed=seed,
+            device=fabric.device,
         )
         scores, maps = _examine(run, parts, exam, explainers, assets.pair.teacher)
         table = summarise_cues(scores)
@@ -178,7 +179,7 @@ def _require_own(part: Run, assets: Assets) -> None:
     images = assets.task.train.content_hash()
     for name in part.students:
         folder = part.student_folder(name)
-        if not folder.trouble and folder.about()["hashes"]["train"] != images:
+        if not folder.trouble and folder.about().get("hashes", {}).get("train") != images:
             raise RunFolderError(
                 f"{folder.folder} was trained on other images, as of another mark: choose another folder"
             )
@@ -214,7 +215,14 @@ def _measure(run: Run, exam: CueExam, explainers: Sequence[str], model: nn.Modul
         with progress(f"{explainer} of {who}", len(x)) as advance:
             try:
                 found = explain_model(
-                    model, x, exam.target, explainer, exam.preprocessing, on_batch=advance, store=run.store
+                    model,
+                    x,
+                    exam.target,
+                    explainer,
+                    exam.preprocessing,
+                    device=exam.device,
+                    on_batch=advance,
+                    store=run.store,
                 )
             except ExplanationError as error:
                 if who == TEACHER:
