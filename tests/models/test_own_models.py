@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from PIL import Image
 from torch import nn
 
 from xaibench.data.images import Preprocessing
 from xaibench.data.tasks import Task, load_task
+from xaibench.distillation.distill import distill
+from xaibench.distillation.methods import KD
+from xaibench.distillation.recipe import Recipe
 from xaibench.errors import CheckpointError, DataError, ModelError, UnknownNameError
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint, state_hash
@@ -233,3 +237,14 @@ def test_wrong_types_are_one_line(call: Callable[[Task, nn.Module], object], tin
     with pytest.raises(ModelError, match=r"ModelPair\.load: \w+ must be") as caught:
         call(tiny_task, nn.Conv2d(3, 3, 1))
     assert "\n" not in str(caught.value)
+
+
+def test_own_modules_are_distilled_and_left_as_they_were(code: Path, pets: Task, tiny_fabric: Fabric) -> None:
+    teacher, student = (build_model(f"{code}:Net", 3, seed=seed) for seed in (1, 2))
+    before = [state_hash(model) for model in (teacher, student)]
+    pair = ModelPair.load(teacher, student, pets, preprocessing=PREPROCESSING)
+    recipe = Recipe(epochs=1, batch_size=6, augment="none", precision="32-true")
+    trained = distill(pair, pets, KD(), recipe, fabric=tiny_fabric).student
+    assert type(trained) is type(student)
+    assert [state_hash(model) for model in (teacher, student)] == before
+    assert state_hash(trained) not in before
