@@ -10,6 +10,7 @@ import pandas as pd
 import typer
 from rich.console import Console
 
+import xaibench
 from xaibench.progress import end_progress
 
 __all__ = [
@@ -30,7 +31,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Does a distilled student decide for the same reasons as its teacher? Distil, explain, compare.",
 )
 errors = Console(stderr=True)
 
@@ -42,6 +42,21 @@ Extend = Annotated[
     bool, typer.Option(help="Keep the students of a run folder that differs in methods, seeds, explain or similarity.")
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: --set train.epochs=5")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"xaibench {xaibench.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Does a distilled student decide for the same reasons as its teacher? Distil, explain, compare."""
 
 
 def show(table: pd.DataFrame, as_json: bool) -> None:

@@ -22,12 +22,12 @@ from xaibench.models.imagenet import INSTALLED
 from xaibench.options import format_options
 from xaibench.run.config import RunConfig, presets
 from xaibench.run.folder import open_run
-from xaibench.run.inputs import load_assets
+from xaibench.run.inputs import Assets, load_assets
 from xaibench.similarity.fills import FILLS
 from xaibench.similarity.metrics.table import METRICS
 from xaibench.subspace.bases import BASES
 
-__all__ = ["describe"]
+__all__ = ["describe", "plan"]
 
 _CLASSES = 100  # as many names are listed in full
 
@@ -94,12 +94,15 @@ def _run(folder: Path) -> dict[str, Any]:
 
 def _configuration(path: Path) -> dict[str, Any]:
     config = RunConfig.load(path)
-    assets = load_assets(config)
+    return {"configuration": str(path)} | plan(config, load_assets(config))
+
+
+def plan(config: RunConfig, assets: Assets) -> dict[str, Any]:
+    """What a run of a configuration would do."""
     splits = {"train": assets.task.train, "validation": assets.task.validation, "test": assets.task.test}
     _, height, width = assets.task.train.shape
     shapes = assets.pair.layer_shapes((height, width))
     return {
-        "configuration": str(path),
         "data": config.data.dataset,
         "classes": ", ".join(assets.pair.classes),
         "images": ", ".join(f"{len(images)} {split}" for split, images in splits.items()) + f", {height}x{width}",
@@ -107,6 +110,7 @@ def _configuration(path: Path) -> dict[str, Any]:
         "student": assets.architecture,
         "layers": ", ".join(f"{pair} ({_by(a)} : {_by(b)})" for pair, (a, b) in shapes.items()) or "none",
         "methods": ", ".join(config.methods),
+        "students": f"{len(config.methods) * len(config.seeds)}, of {config.train.epochs} epochs each",
         "explainers": ", ".join(config.explain.explainers),
     }
 

@@ -11,6 +11,7 @@ import typer
 
 from xaibench.cli.app import Accelerator, Devices, Extend, Json, RunFolder, Set, app, say, show
 from xaibench.errors import BelowThresholdError, ConfigError, unknown_name
+from xaibench.files import write_text
 
 
 @app.command()
@@ -37,6 +38,45 @@ def run(
     finished = run_config(settings, folder, accelerator=accelerator, devices=devices, extend=extend)
     show(finished.table(), as_json)
     sys.stderr.write(f"report: {finished.folder / 'report.html'}\n")
+
+
+@app.command()
+def init(
+    file: Annotated[Path | None, typer.Argument(help="The TOML file to write; printed if not given.")] = None,
+) -> None:
+    """Write a configuration with every key, its default and its meaning, to start from."""
+    from xaibench.run.reference import configuration_toml
+
+    if file is None:
+        say(configuration_toml().rstrip())
+        return
+    if file.exists():
+        raise ConfigError(f"{file} exists already: choose another name, or remove it first")
+    if file.suffix != ".toml":
+        raise ConfigError(f"{file} is no name of a TOML file: choose one that ends in .toml")
+    write_text(file, configuration_toml())
+    say(file)
+
+
+@app.command()
+def check(
+    config: Annotated[str, typer.Argument(help="A TOML file or a preset.")],
+    set_: Set = None,
+) -> None:
+    """Say everything that is wrong with a configuration, or what a run of it would do, without training."""
+    from xaibench.cli.info import plan
+    from xaibench.run.check import check_configuration
+
+    problems, settings, assets = check_configuration(config, set_)
+    for problem in problems:
+        sys.stderr.write(f"error: {' '.join(str(problem).split())}\n")
+    if problems:
+        raise typer.Exit(2)
+    assert settings is not None
+    assert assets is not None
+    say(f"{config} is ok")
+    for key, value in plan(settings, assets).items():
+        say(f"{key:<14} {value}")
 
 
 @app.command()

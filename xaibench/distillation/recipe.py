@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from xaibench.errors import ConfigError, unknown_name
+from xaibench.validation import checked
 
 __all__ = ["PRECISIONS", "Recipe", "resolve_precision"]
 
@@ -15,38 +17,44 @@ AUGMENTATIONS = ("crop-flip", "crop", "none")
 SCHEDULES = ("step", "cosine")
 
 
+@checked
 @dataclass(frozen=True)
 class Recipe:
-    """AdamW with the defaults of SubDistill's experiments (arXiv 2601.05913).
-
-    schedule      "step": lr * gamma^(epoch // step_size); "cosine": down to 0 over the epochs
-    augment       "crop-flip" (random crop with `padding` zeros, horizontal flip), "crop" or "none"
-    views         0: fresh pixels every epoch; n: each image has n augmented views, epoch e shows view e mod n, so that
-                  the teacher's outputs can be cached
-    precision     "auto" is bf16 autocast where the hardware multiplies bf16 natively, else float32
-    cache_gb      largest teacher cache; above it the teacher runs at every step
-    """
+    """AdamW with the defaults of SubDistill's experiments (arXiv 2601.05913)."""
 
     epochs: int = 100
+    """Passes over the training images; the epoch of the best validation accuracy is kept."""
     batch_size: int = 64
+    """Images a step, at least 2."""
     lr: float = 1e-3
+    """Learning rate of AdamW."""
     weight_decay: float = 0.0
+    """Weight decay of AdamW."""
     schedule: str = "step"
+    """ "step": lr * gamma^(epoch // step_size); "cosine": down to 0 over the epochs."""
     step_size: int = 25
+    """Epochs between two steps of the schedule "step"."""
     gamma: float = 0.5
+    """Factor of each step of the schedule "step"."""
     augment: str = "crop-flip"
+    """ "crop-flip" (random crop with `padding` zeros, horizontal flip), "crop" or "none"."""
     padding: int = 4
+    """Zeros around an image before it is cropped, in pixels."""
     views: int = 0
+    """0: fresh pixels every epoch; n: each image has n augmented views, epoch e shows view e mod n, so that the
+    teacher's outputs can be cached."""
     precision: str = "auto"
+    """ "32-true", "bf16-mixed", "16-mixed", or "auto": bf16 where the hardware multiplies it natively, else float32."""
     cache_gb: float = 2.0
+    """Largest teacher cache in GB; above it the teacher runs at every step."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "lr", "step_size", "gamma"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
         for name in ("weight_decay", "views", "padding", "cache_gb"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
         if self.batch_size < 2:
             raise ConfigError("batch_size must be at least 2: batch normalisation needs more than one sample")
         for name, known in (("schedule", SCHEDULES), ("augment", AUGMENTATIONS), ("precision", PRECISIONS)):

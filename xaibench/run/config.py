@@ -33,6 +33,8 @@ __all__ = [
     "StudentConfig",
     "TeacherConfig",
     "presets",
+    "read_toml",
+    "with_assignments",
 ]
 
 
@@ -192,25 +194,12 @@ class RunConfig:
     @classmethod
     def load(cls, path: Path | str) -> RunConfig:
         """Read a TOML file, or the preset of that name."""
-        if str(path) in presets():
-            return cls.parse(presets()[str(path)], source=f"preset {path}")
-        path = Path(path)
-        if not path.is_file():
-            raise ConfigError(f"no configuration at {path}: give a TOML file or a preset ({', '.join(presets())})")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read {path} ({error}): give a TOML file in UTF-8") from error
-        return cls.parse(text, source=str(path), folder=path.parent)
+        return cls.from_dict(*read_toml(path))
 
     @classmethod
     def parse(cls, text: str, source: str = "configuration", folder: Path | str = ".") -> RunConfig:
         """Read TOML text, whose relative paths lie in `folder`."""
-        try:
-            raw = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{source} is not valid TOML: {error}") from error
-        return cls.from_dict(raw, folder)
+        return cls.from_dict(_parsed(text, source), folder)
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], folder: Path | str = ".") -> RunConfig:
@@ -223,23 +212,48 @@ class RunConfig:
 
     def override(self, assignments: list[str]) -> RunConfig:
         """Return a copy with "train.epochs=5" style assignments applied; values are TOML, bare words are strings."""
-        raw = self.to_dict()
-        for assignment in assignments:
-            key, equals, text = assignment.partition("=")
-            if not equals:
-                raise ConfigError(f"'{assignment}' is not of the form section.key=value, as in train.epochs=5")
-            try:
-                value = tomllib.loads(f"v = {text}")["v"]
-            except tomllib.TOMLDecodeError:
-                value = text
-            *sections, last = key.strip().split(".")
-            target = raw
-            for section in sections:
-                target = target.get(section)  # type: ignore[assignment]
-                if not isinstance(target, dict):
-                    raise unknown_name("section", section, [k for k, v in raw.items() if isinstance(v, dict)])
-            target[last] = value
-        return RunConfig.from_dict(raw)
+        return RunConfig.from_dict(with_assignments(self.to_dict(), assignments))
+
+
+def read_toml(path: Path | str) -> tuple[dict[str, Any], Path]:
+    """What a TOML file, or the preset of that name, says, and the folder in which its relative paths lie."""
+    if str(path) in presets():
+        return _parsed(presets()[str(path)], f"preset {path}"), Path()
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no configuration at {path}: give a TOML file or a preset ({', '.join(presets())})")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} ({error}): give a TOML file in UTF-8") from error
+    return _parsed(text, str(path)), path.parent
+
+
+def with_assignments(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Apply assignments such as "train.epochs=5" to nested dicts, in place."""
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"'{assignment}' is not of the form section.key=value, as in train.epochs=5")
+        try:
+            value = tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *sections, last = key.strip().split(".")
+        target = raw
+        for section in sections:
+            target = target.get(section)  # type: ignore[assignment]
+            if not isinstance(target, dict):
+                raise unknown_name("section", section, [k for k, v in raw.items() if isinstance(v, dict)])
+        target[last] = value
+    return raw
+
+
+def _parsed(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}") from error
 
 
 def presets() -> dict[str, str]:

@@ -1,0 +1,59 @@
+"""Everything that is wrong with a configuration, found without training: for `xaibench check`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from xaibench.errors import XaibenchError
+from xaibench.models.architectures import build_model
+from xaibench.run.config import RunConfig, read_toml, with_assignments
+from xaibench.run.explaining import check_models
+from xaibench.run.inputs import Assets, load_assets, load_teacher
+from xaibench.run.settings import problems
+from xaibench.run.training import check_trainable
+
+__all__ = ["check_configuration"]
+
+
+def check_configuration(
+    path: Path | str, assignments: list[str] | None = None
+) -> tuple[list[XaibenchError], RunConfig | None, Assets | None]:
+    """The errors of a TOML file or preset, with the configuration and what it works on, as far as they can be had.
+
+    First the keys and values of all sections; if they are right, data, teacher and student; if they fit, each method on
+    a few images, and each explainer on the teacher and the untrained student.
+    """
+    raw, folder = read_toml(path)
+    found = problems(RunConfig, raw, folder)
+    if not found and assignments:
+        raw, folder = with_assignments(RunConfig.from_dict(raw, folder).to_dict(), assignments), Path()
+        found = problems(RunConfig, raw, folder)
+    if found:
+        return found, None, None
+    config = RunConfig.from_dict(raw, folder)
+    try:
+        assets = load_assets(config)
+    except XaibenchError as error:
+        alone = (
+            *_errors(lambda: load_teacher(config.teacher, config.data.dataset)),
+            *_errors(lambda: build_model(config.student.architecture, 2, 3)),
+        )
+        return [error, *(one for one in alone if str(one) != str(error))], config, None
+    for method in config.methods:
+        one = replace(config, methods=(method,))
+        found += _errors(partial(check_trainable, one, assets), f"method {method}: ")
+    for explainer in config.explain.explainers:
+        one = replace(config, explain=replace(config.explain, explainers=(explainer,)))
+        found += _errors(partial(check_models, one, assets), f"explainer {explainer}: ")
+    return found, config, assets
+
+
+def _errors(check: Callable[[], object], what: str = "") -> list[XaibenchError]:
+    try:
+        check()
+    except XaibenchError as error:
+        return [type(error)(f"{what}{error}")]
+    return []
