@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib.util
 import re
 import subprocess
 import sys
@@ -20,6 +22,16 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
         name for page in pages for name in re.findall(r"^::: xaibench\.(\w+)$", page.read_text("utf-8"), re.MULTILINE)
     ]
     assert sorted(named) == sorted(xb.__all__)
+
+
+def test_docstrings_become_markdown() -> None:
+    spec = importlib.util.spec_from_file_location("docstrings", ROOT / "docs" / "docstrings.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert doctest.testmod(module) == (0, 1)
+    alone = module.as_markdown("c, d  the second\ne, f, g\n      the third")
+    assert "`c, d`\n:   the second" in alone
+    assert "`e, f, g`\n:   the third" in alone
 
 
 @pytest.mark.slow
