@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import typer
 from rich.console import Console
 
 import xaibench
 from xaibench.progress import end_progress
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "Accelerator",

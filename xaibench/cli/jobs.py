@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 from xaibench.cli.app import Accelerator, Devices, Extend, Json, RunFolder, Set, app, say, show
@@ -90,6 +89,8 @@ def distill(
     as_json: Json = False,
 ) -> None:
     """Train the students of a configuration into a run folder, or the missing ones of an existing run."""
+    import pandas as pd
+
     from xaibench.distillation.distill import make_fabric
     from xaibench.run.config import RunConfig
     from xaibench.run.folder import open_run

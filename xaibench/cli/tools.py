@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 from xaibench.cli.app import Accelerator, Json, RunFolder, app, command_line, say, show
@@ -56,6 +55,8 @@ def train_teacher(
     as_json: Json = False,
 ) -> None:
     """Train a classifier on all classes of a dataset, to serve as a teacher."""
+    import pandas as pd
+
     from xaibench.distillation.make_teacher import make_teacher
 
     options = ",".join(set_ or [])
