@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from xaibench.attribution.checks import Validity, at_most
 from xaibench.attribution.gradients import IntegratedGradients
@@ -99,6 +99,12 @@ def test_files_that_are_no_attribution(attribution: Attribution, tmp_path: Path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ExplanationError, match="cannot read"):
         Attribution.load(path)
+
+
+def test_the_same_attribution_gives_the_same_bytes(attribution: Attribution, tmp_path: Path) -> None:
+    paths = [attribution.save(tmp_path / f"{i}.safetensors") for i in range(8)]
+    assert len({path.read_bytes() for path in paths}) == 1
+    assert torch.equal(load_file(paths[0])["relevance"], attribution.relevance)  # an ordinary file of its kind
 
 
 def test_a_file_that_is_cut_while_it_is_read_kills_nobody(

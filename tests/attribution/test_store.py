@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +25,8 @@ from xaibench.attribution.explain import explain, explain_model
 from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.result import Attribution
-from xaibench.attribution.store.keys import architecture_hash, attribution_key, model_key
+from xaibench.attribution.store import keys
+from xaibench.attribution.store.keys import architecture_hash, attribution_key, key_of, model_key
 from xaibench.attribution.store.sealed_files import content_hash
 from xaibench.attribution.store.store import AttributionStore, default_store
 from xaibench.attribution.targets import Target
@@ -224,6 +227,31 @@ def test_nothing_is_kept_of_a_model_whose_content_cannot_be_told(
     assert calls
 
 
+@pytest.mark.parametrize("explainer", ["input-x-gradient", "lrp:gamma=2", LRP()])
+@pytest.mark.parametrize("check", [True, False])
+def test_a_key_tells_whether_a_result_is_kept(explainer, check: bool, store, network, x, target, preprocessing) -> None:
+    question = (network, x, target, explainer, preprocessing)
+    key = key_of(*question, check=check)
+    assert key is not None
+    assert not store.path_of(key).exists()
+    explain_model(*question, check=check, store=store)
+    assert [path for _, _, path in store._entries()] == [store.path_of(key)]
+    assert key != key_of(*question, check=not check)
+    own = Target(target.label, target.contrast, "own")
+    assert key_of(network, x, own, explainer, preprocessing, check=check) != key
+    with torch.no_grad():
+        network.fc.bias[0] += 1
+    assert key_of(*question, check=check) != key
+
+
+def test_the_key_holds_the_code_that_explanations_run_through(network, x, target, preprocessing, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(Path, "read_bytes", lambda self: seen.append(self.name) or b"")
+    keys._own_code.__wrapped__()
+    needed = {"explainer.py", "operations.py", "keys.py", "folding.py", "layer_outputs.py", "images.py", "precision.py"}
+    assert needed <= set(seen)
+
+
 def test_the_device_is_in_the_key(network) -> None:
     assert model_key(network) == model_key(network, device="cpu") != model_key(network, device="cuda")
 
@@ -328,16 +356,17 @@ def test_a_result_larger_than_the_store_does_not_empty_it(tmp_path: Path, caplog
 def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     keepsake = tmp_path / "weights.safetensors"
     keepsake.write_bytes(b"x" * 5000)
-    left, fresh = (tmp_path / f".{key(n)}.abc.partial.safetensors" for n in (8, 9))
-    left.write_bytes(b"x")
+    die = "import os, sys; from xaibench import files; files.write_atomically(sys.argv[1], lambda p: os._exit(1))"
+    assert subprocess.run([sys.executable, "-c", die, tmp_path / f"{key(8)}.safetensors"], check=False).returncode == 1
+    (left,) = tmp_path.glob(".*.partial.safetensors")
+    fresh = left.with_name(left.name.replace(key(8), key(9)).replace(left.name.split("-")[1], str(os.getpid())))
     fresh.write_bytes(b"x")
-    os.utime(left, (time.time() - 7200,) * 2)
     store = AttributionStore(tmp_path, max_bytes=2500)
     for number in range(4):
         store.keep(key(number), made(float(number)))
     assert keepsake.exists()
     assert fresh.exists()
-    assert not left.exists()  # a writer that was killed two hours ago
+    assert not left.exists()  # of a writer that was killed
     assert store.size <= 2500
     store.clear()
     assert len(store) == 0

@@ -219,7 +219,7 @@ def _maps(
     batches: list[Maps] = []
     for part in torch.arange(len(x)).split(size):
         maps = explainer.attribute(work.model, work.inputs(x[part]), target.take(part), preprocessing, points)
-        references = {name: value.cpu() for name, value in maps.references.items()}
+        references = {name: value.float().cpu() for name, value in maps.references.items()}
         batches.append(Maps(maps.relevance.float().cpu(), references, maps.residual))
         on_batch(len(part))
     residuals = [maps.residual for maps in batches if maps.residual is not None]

@@ -134,11 +134,15 @@ def _dtype(model: nn.Module) -> torch.dtype:
 
 def _working_copy(model: nn.Module, device: torch.device) -> nn.Module:
     try:
-        work = private_copy(model).eval().requires_grad_(False).to(device)
+        work = private_copy(model).eval().requires_grad_(False)
     except (RuntimeError, TypeError) as error:
         raise ExplanationError(
             f"{model_name(model)} cannot be copied ({reason(error)}): remove what it keeps of earlier passes"
         ) from error
+    try:
+        work.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ExplanationError(f"cannot compute on {device} ({reason(error)}): choose another device") from error
     for module in work.modules():
         module._backward_hooks.clear()  # they see gradients, and have no part in what the model computes
         module._backward_pre_hooks.clear()

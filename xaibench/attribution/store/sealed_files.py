@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from xaibench.attribution.base import reason
@@ -30,11 +30,11 @@ def content_hash(x: Tensor) -> str:
 def save_sealed(path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
     """Write a .safetensors file atomically, with a SHA-256 over all tensors and metadata in its header.
 
-    Raises RunFolderError where it cannot be written.
+    The same content gives the same bytes. Raises RunFolderError where it cannot be written.
     """
     tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
     metadata = metadata | {_SEAL: _seal(tensors, metadata)}
-    return write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
+    return write_atomically(path, lambda partial: partial.write_bytes(_reproducible(save(tensors, metadata))))
 
 
 def load_sealed(path: Path | str, format: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -57,6 +57,14 @@ def load_sealed(path: Path | str, format: str) -> tuple[dict[str, Tensor], dict[
     if metadata.pop(_SEAL, None) != _seal(tensors, metadata):
         raise ExplanationError(f"cannot read {path} (its content is not what was written): explain the model again")
     return tensors, metadata
+
+
+def _reproducible(content: bytes) -> bytes:
+    """A .safetensors file with its header in a fixed order: safetensors writes metadata in that of a random hash."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def _seal(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:

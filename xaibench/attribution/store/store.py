@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -16,12 +15,11 @@ from torch import Tensor
 from xaibench.attribution.result import Attribution
 from xaibench.attribution.store.sealed_files import load_sealed, save_sealed
 from xaibench.errors import ConfigError, ExplanationError, XaibenchError
+from xaibench.files import sweep_partials
 
 __all__ = ["AttributionStore", "default_store"]
 
 _ENTRY = re.compile(r"[0-9a-f]{40}\.safetensors")
-_LEFT_BEHIND = re.compile(r"\.[0-9a-f]{40}\..*\.partial\.safetensors")
-_STALE = 3600
 _LOGITS = "xaibench-logits-1"
 
 _log = logging.getLogger(__name__)
@@ -30,7 +28,7 @@ T = TypeVar("T")
 
 
 class AttributionStore:
-    """A folder with one file a key (see `identity`), at most `max_bytes` in all. Under the key None nothing is kept.
+    """A folder with one file a key (see `keys`), at most `max_bytes` in all. Under the key None nothing is kept.
 
     Beyond that the least recently used files go. Any number of processes may read and write at once. A damaged file is
     removed, and where nothing can be written (a full disk) nothing is kept: both are logged as warnings, never raised.
@@ -58,6 +56,10 @@ class AttributionStore:
         """Bytes of all files together."""
         return sum(size for _, size, _ in self._entries())
 
+    def path_of(self, key: str) -> Path:
+        """The file that holds, or would hold, what is kept under `key` (see `keys.key_of`)."""
+        return self.folder / f"{key}.safetensors"
+
     def find(self, key: str | None) -> Attribution | None:
         """The attribution that is kept under `key`, if any."""
         return self._find(key, Attribution.load)
@@ -82,7 +84,7 @@ class AttributionStore:
     def _find(self, key: str | None, load: Callable[[Path], T]) -> T | None:
         if key is None:
             return None
-        path = self.folder / f"{key}.safetensors"
+        path = self.path_of(key)
         try:
             value = load(path)
         except ExplanationError as error:
@@ -97,7 +99,7 @@ class AttributionStore:
     def _keep(self, key: str | None, save: Callable[[Path], object]) -> None:
         if key is None:
             return
-        path = self.folder / f"{key}.safetensors"
+        path = self.path_of(key)
         try:
             save(path)
             self._trim(path)
@@ -127,10 +129,7 @@ class AttributionStore:
                 break
             _remove(path)
             total -= size
-        for path in self.folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if _LEFT_BEHIND.fullmatch(path.name) and time.time() - path.stat().st_mtime > _STALE:
-                    _remove(path)
+        sweep_partials(self.folder)
 
 
 def default_store() -> AttributionStore:
