@@ -31,6 +31,7 @@ from xaibench.distillation.teacher_cache import LiveTeacher, teacher_source
 from xaibench.distillation.trainer import StudentInput, _Step
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import load_checkpoint
+from xaibench.models.memory_format import memory_format
 from xaibench.models.pair import ModelPair
 
 CLASSES = 5
@@ -42,12 +43,12 @@ def make_step(method: str, pair: ModelPair, images: ImageSet, recipe: Recipe) ->
     sample = pair.preprocessing(images.images[:2])
     moments = measure_moments(pair, images.take(range(64)), fabric)
     criterion = parse_method(method).build(Setting(pair, sample, lambda: moments, images.labels, recipe.batch_size))
-    inputs = StudentInput(images, pair.preprocessing, recipe, 0, fabric.device)
+    inputs = StudentInput(images, pair.preprocessing, recipe, 0, fabric.device, memory_format(pair.student))
     teacher = None
     if criterion.needs_teacher:
-        live = LiveTeacher(pair.teacher, criterion, fabric.autocast)
+        live = LiveTeacher(pair.teacher, criterion, fabric.autocast, memory_format(pair.teacher))
         teacher = teacher_source(live, inputs, len(images), 1, budget=int(4e9))
-    step = _Step(pair.student.to(memory_format=torch.channels_last), criterion, teacher)
+    step = _Step(inputs.format(pair.student), criterion, teacher)
     module, optimizer = fabric.setup(step, torch.optim.AdamW(step.parameters(), fused=True))
     module.train()
 

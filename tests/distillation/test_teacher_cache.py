@@ -13,6 +13,7 @@ from xaibench.distillation.methods import SubDistill
 from xaibench.distillation.recipe import Recipe
 from xaibench.distillation.teacher_cache import CachedTeacher, LiveTeacher, teacher_source
 from xaibench.distillation.trainer import StudentInput
+from xaibench.models.memory_format import memory_format
 from xaibench.models.pair import ModelPair
 
 
@@ -25,12 +26,13 @@ def criterion(tiny_pair: ModelPair, tiny_task: Task) -> Criterion:
 
 @pytest.fixture
 def live(tiny_pair: ModelPair, criterion: Criterion) -> LiveTeacher:
-    return LiveTeacher(tiny_pair.teacher, criterion, nullcontext)
+    return LiveTeacher(tiny_pair.teacher, criterion, nullcontext, memory_format(tiny_pair.teacher))
 
 
 @pytest.fixture
 def inputs(tiny_pair: ModelPair, tiny_task: Task, tiny_recipe: Recipe) -> StudentInput:
-    return StudentInput(tiny_task.train, tiny_pair.preprocessing, tiny_recipe, 0, torch.device("cpu"))
+    form = memory_format(tiny_pair.student)
+    return StudentInput(tiny_task.train, tiny_pair.preprocessing, tiny_recipe, 0, torch.device("cpu"), form)
 
 
 @pytest.mark.parametrize("batch_size", [48, 20])

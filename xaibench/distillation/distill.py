@@ -27,6 +27,7 @@ from xaibench.distillation.teacher_cache import CachedTeacher, LiveTeacher, teac
 from xaibench.distillation.trainer import Fit, StudentInput, fit
 from xaibench.errors import ConfigError, ModelError
 from xaibench.models.folding import folded
+from xaibench.models.memory_format import MemoryFormat, memory_format
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
@@ -43,6 +44,7 @@ class DistillRun:
     history     one row an epoch: loss, its terms, validation accuracy and agreement, seconds
     best_epoch  the epoch that `student` is from, counted from 0
     seconds     wall-clock time of this call: subspace, teacher outputs and training
+    format      the memory format in which the student was trained, and why
     influence   one row a training image (image, label, weight, influence), for `InfluenceWeighted`; else None
     """
 
@@ -54,6 +56,7 @@ class DistillRun:
     best_epoch: int
     seconds: float
     hashes: dict[str, str]
+    format: MemoryFormat
     influence: pd.DataFrame | None = None
 
     @property
@@ -67,12 +70,17 @@ class DistillRun:
         )
 
 
+ACCELERATORS = ("auto", "cpu", "cuda", "mps")
+
+
 def make_fabric(recipe: Recipe, accelerator: str = "auto", devices: int | str = 1, *, launch: bool = True) -> Fabric:
     """A Fabric for this recipe's precision. `devices` > 1 trains data-parallel, in processes that `launch` starts.
 
     Raises ConfigError for an accelerator, or a number of devices, that this machine does not have.
     """
     try:
+        if accelerator not in ACCELERATORS:
+            raise ValueError("not known")
         fabric = Fabric(accelerator=accelerator, devices=devices, precision=resolve_precision(recipe.precision))  # type: ignore[arg-type]
     except (ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:150]
@@ -101,12 +109,13 @@ def measure_moments(
     device = next(pair.teacher.parameters()).device
     chunks = images.images.split(batch_size)
     teacher = folded(pair.teacher, pair.preprocessing(chunks[0][:2].to(device)), layers)
-    teacher = teacher.to(memory_format=torch.channels_last)
+    form = memory_format(teacher)
+    teacher = form(teacher)
     with progress("subspace moments", len(chunks)) as advance:
 
         def batches():  # type: ignore[no-untyped-def]
             for chunk in chunks:
-                yield pair.preprocessing(chunk.to(device)).contiguous(memory_format=torch.channels_last)
+                yield form(pair.preprocessing(chunk.to(device)))
                 advance()
 
         autocast = fabric.autocast() if fabric is not None else None
@@ -160,11 +169,12 @@ def distill(
         raise ConfigError(
             f"{method_name(method)} cannot be trained on {fabric.world_size} devices: {criterion.coupling}. Use one"
         )
-    inputs = StudentInput(train, pair.preprocessing, recipe, data_seed, device)
+    inputs = StudentInput(train, pair.preprocessing, recipe, data_seed, device, memory_format(work.student))
     source: CachedTeacher | LiveTeacher | None = None
     if criterion.needs_teacher:
         quick = folded(teacher, sample, criterion.teacher_layers)
-        live = LiveTeacher(quick.to(memory_format=torch.channels_last), criterion, fabric.autocast)
+        form = memory_format(quick)
+        live = LiveTeacher(form(quick), criterion, fabric.autocast, form)
         budget = int(recipe.cache_gb * 1e9)
         source = teacher_source(live, inputs, len(train), recipe.cached_views, budget=budget)
     with fabric.autocast():
@@ -183,7 +193,7 @@ def distill(
         fingerprint=_fingerprint(pair, method, recipe, seed, hashes),
         title=f"{method_name(method)} (seed {seed})",
     )
-    return _finished(result, method, recipe, seed, hashes, started)
+    return _finished(result, method, recipe, seed, hashes, inputs.format, started)
 
 
 @kept_memory()
@@ -206,7 +216,7 @@ def train_classifier(
     pair = ModelPair(student, student, (), preprocessing, train.classes)
     sample = preprocessing(train.images[:2].to(fabric.device))
     criterion = method.build(Setting(pair, sample, dict, train.labels, recipe.batch_size, recipe.epochs, seed))
-    inputs = StudentInput(train, preprocessing, recipe, seed, fabric.device)
+    inputs = StudentInput(train, preprocessing, recipe, seed, fabric.device, memory_format(student))
     hashes = {"train": train.content_hash(), "validation": validation.content_hash()}
     resume = Path(folder) / "resume.pt" if folder is not None else None
     fingerprint = _fingerprint(pair, method, recipe, seed, hashes)
@@ -221,21 +231,28 @@ def train_classifier(
         resume=resume,
         fingerprint=fingerprint,
     )
-    return _finished(result, method, recipe, seed, hashes, started)
+    return _finished(result, method, recipe, seed, hashes, inputs.format, started)
 
 
 def _finished(
-    result: Fit, method: Method, recipe: Recipe, seed: int, hashes: dict[str, str], started: float
+    result: Fit,
+    method: Method,
+    recipe: Recipe,
+    seed: int,
+    hashes: dict[str, str],
+    form: MemoryFormat,
+    started: float,
 ) -> DistillRun:
     student = result.student.to("cpu").to(memory_format=torch.contiguous_format)
     seconds = time.perf_counter() - started
     return DistillRun(
-        student, method, recipe, seed, result.history, result.best_epoch, seconds, hashes, result.influence
+        student, method, recipe, seed, result.history, result.best_epoch, seconds, hashes, form, result.influence
     )
 
 
 def _copy_to(model: nn.Module, device: torch.device) -> nn.Module:
-    return copy.deepcopy(model).to(device).to(memory_format=torch.channels_last)
+    work = copy.deepcopy(model).to(device)
+    return memory_format(work)(work)
 
 
 def _fingerprint(pair: ModelPair, method: Method, recipe: Recipe, seed: int, hashes: dict[str, str]) -> str:

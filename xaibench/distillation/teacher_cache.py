@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from xaibench.distillation.criterion import Criterion
 from xaibench.models.layer_outputs import forward_with_layers
+from xaibench.models.memory_format import MemoryFormat
 from xaibench.progress import progress
 
 __all__ = ["CachedTeacher", "LiveTeacher", "teacher_source"]
@@ -21,16 +22,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class LiveTeacher:
-    """Runs the teacher on every batch."""
+    """Runs the teacher on every batch, in `format`."""
 
     teacher: nn.Module
     criterion: Criterion
     autocast: Callable[[], AbstractContextManager[object]]
+    format: MemoryFormat
 
     def __call__(self, x: Tensor, indices: Tensor, view: int) -> dict[str, Tensor]:
         """The criterion's teacher summary for inputs x (B, C, H, W): name -> (B, ...)."""
+        layers = self.criterion.teacher_layers
         with torch.no_grad(), self.autocast():
-            return self.criterion.summarise(forward_with_layers(self.teacher, x, self.criterion.teacher_layers))
+            return self.criterion.summarise(forward_with_layers(self.teacher, self.format(x), layers))
 
 
 class CachedTeacher:

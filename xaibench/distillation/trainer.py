@@ -24,6 +24,7 @@ from xaibench.distillation.teacher_cache import CachedTeacher, LiveTeacher
 from xaibench.errors import CheckpointError, DataError, RunFolderError
 from xaibench.files import write_atomically
 from xaibench.models.layer_outputs import forward_with_layers
+from xaibench.models.memory_format import MemoryFormat
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
 
@@ -36,21 +37,24 @@ TeacherSource = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class StudentInput:
-    """Image indices and a view number -> model input. Pixels are a function of (seed, view, index) alone."""
+    """Image indices and a view number -> model input. Pixels are a function of (seed, view, index) alone.
+
+    format  the memory format that the student is trained in
+    """
 
     images: ImageSet
     preprocessing: Preprocessing
     recipe: Recipe
     seed: int
     device: torch.device
+    format: MemoryFormat
 
     def __call__(self, indices: Tensor, view: int) -> Tensor:
         pixels = self.images.images[indices]
         if self.recipe.augment != "none":
             flip = self.recipe.augment == "crop-flip"
             pixels = augment(pixels, indices, seed=self.seed, epoch=view, padding=self.recipe.padding, flip=flip)
-        x = self.preprocessing(pixels.to(self.device))
-        return x.contiguous(memory_format=torch.channels_last)
+        return self.format(self.preprocessing(pixels.to(self.device)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +122,7 @@ def fit(
     n = len(train.images)
     if n < 2:
         raise DataError("fewer than 2 training images: use a larger fraction")
-    step = _Step(student.to(device).to(memory_format=torch.channels_last), criterion.to(device), teacher)
+    step = _Step(train.format(student.to(device)), criterion.to(device), teacher)
     optimizer = torch.optim.AdamW(step.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     module, optimizer = fabric.setup(step, optimizer)
     rows: list[dict[str, float]] = []
@@ -163,8 +167,7 @@ def fit(
 def _state(step: _Step, train: StudentInput, validation: ImageSet, view: int) -> TrainingState:
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in zip(validation.images.split(64), validation.labels.split(64)):
-            x = train.preprocessing(images.to(train.device)).contiguous(memory_format=torch.channels_last)
-            yield x, labels.to(train.device)
+            yield train.format(train.preprocessing(images.to(train.device))), labels.to(train.device)
 
     teacher = step.teacher or (lambda x, indices, view: {})
     return TrainingState(step.student, train, teacher, train.images.labels, view, batches)

@@ -9,6 +9,7 @@ from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.errors import ConfigError, ModelError
 from xaibench.models.copies import private_copy
 from xaibench.models.layer_outputs import evaluating
+from xaibench.models.memory_format import memory_format
 from xaibench.validation import checked
 
 __all__ = ["as_device", "predict_logits"]
@@ -44,9 +45,10 @@ def predict_logits(
     device = as_device(device) or home
     if device != home:
         model = private_copy(model).to(device)
+    form = memory_format(model)
     with torch.no_grad(), evaluating(model):
         chunks = (preprocessing(chunk.to(device)) for chunk in images.images.split(batch_size))
-        parts = [model(x.contiguous(memory_format=torch.channels_last)).float().cpu() for x in chunks]
+        parts = [model(form(x)).float().cpu() for x in chunks]
     logits = torch.cat(parts)
     if not torch.isfinite(logits).all():
         raise ModelError("the model's logits hold NaN or infinite values: its weights or the images are damaged")
