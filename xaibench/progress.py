@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,14 +17,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["end_progress", "progress", "show_progress"]
+__all__ = ["end_progress", "progress", "show_progress", "silent_unless"]
 
 _display: contextvars.ContextVar[Progress | None] = contextvars.ContextVar("xaibench_progress", default=None)
 
 
 @contextmanager
 def show_progress(console: Console | None = None) -> Iterator[None]:
-    """Within the block, every `progress` of the library draws a bar on stderr; without any, nothing."""
+    """Within the block, every `progress` of the library draws a bar on stderr; without any, nothing.
+
+    Of several processes that train together, the first alone draws.
+    """
+    if int(os.environ.get("LOCAL_RANK", "0")):
+        yield
+        return
     columns = (
         TextColumn("{task.description:<32}", markup=False),
         BarColumn(bar_width=24),
@@ -38,6 +45,16 @@ def show_progress(console: Console | None = None) -> Iterator[None]:
         yield
     finally:
         end_progress()
+        _display.reset(token)
+
+
+@contextmanager
+def silent_unless(shown: bool) -> Iterator[None]:
+    """Within the block nothing is drawn, unless `shown`: of several processes, one shows progress."""
+    token = _display.set(_display.get() if shown else None)
+    try:
+        yield
+    finally:
         _display.reset(token)
 
 

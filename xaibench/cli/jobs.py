@@ -94,7 +94,7 @@ def distill(
     from xaibench.distillation.distill import make_fabric
     from xaibench.run.config import RunConfig
     from xaibench.run.folder import open_run
-    from xaibench.run.pipeline import create_run, reopen
+    from xaibench.run.pipeline import create_run, leave_to_one_process, reopen
     from xaibench.run.training import distill_students
 
     if (Path(config) / "manifest.json").is_file():
@@ -108,6 +108,7 @@ def distill(
         fabric = make_fabric(settings.train, accelerator, devices, launch=False)
         this, assets = create_run(settings, out or Path("runs") / Path(config).stem, extend=extend)
     distill_students(this, assets, fabric)
+    leave_to_one_process(fabric)
     rows = []
     for name in this.students:
         history = this.history(name)
@@ -118,14 +119,17 @@ def distill(
 
 
 @app.command()
-def explain(folder: RunFolder, as_json: Json = False) -> None:
+def explain(folder: RunFolder, accelerator: Accelerator = "auto", as_json: Json = False) -> None:
     """Explain the run's test images under every model and check the explanations."""
+    from xaibench.distillation.distill import make_fabric
     from xaibench.run.explaining import explain_models
     from xaibench.run.folder import open_run
     from xaibench.run.pipeline import reopen
 
-    this, assets = reopen(open_run(folder))
-    explain_models(this, assets)
+    run = open_run(folder)
+    device = make_fabric(run.config.train, accelerator).device
+    this, assets = reopen(run)
+    explain_models(this, assets, device)
     show(this.validity(), as_json)
 
 

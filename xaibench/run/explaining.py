@@ -102,14 +102,16 @@ def _explained(
 ) -> tuple[str, Attribution]:
     """The key of a model's maps, and the maps: from the store, or computed and kept there."""
     explainer, weights = parse_explainer(text), state_hash(model)
-    known = model_key(model, weights) or f"{name}:{weights}"  # a run's architecture is fixed by its configuration
+    known = (
+        model_key(model, weights, device) or f"{name}:{weights}"
+    )  # a run's architecture is fixed by its configuration
     key = attribution_key(known, inputs, target, explainer, run.preprocessing, check=True)
     assert key is not None
     attribution = run.store.find(key)
     if attribution is None:
         with progress(f"{text} of {name}", len(x)) as advance:
-            attribution = explain_model(model, x, target, explainer, run.preprocessing, on_batch=advance)
-        attribution.save(run.store.folder / f"{key}.safetensors")  # unlike `keep`, this says if the disk is full
+            attribution = explain_model(model, x, target, explainer, run.preprocessing, device=device, on_batch=advance)
+        attribution.save(run.store.path_of(key))  # unlike `keep`, this says if the disk is full
     return key, attribution
 
 

@@ -272,7 +272,7 @@ class Run:
             raise unknown_name("explainer of this run", explainer, self.explainers)
 
     def _map_path(self, key: str, model: str, explainer: str) -> Path:
-        path = self.store.folder / f"{key}.safetensors"
+        path = self.store.path_of(key)
         if not path.is_file():
             raise RunFolderError(
                 f"the maps of {model} by {explainer} are missing ({path}): run 'xaibench explain {self.folder}'"

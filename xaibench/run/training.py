@@ -87,6 +87,7 @@ def train(
             "training_seconds": round(float(result.history["seconds"].sum()), 2),
             "hashes": result.hashes,
             "precision": fabric.strategy.precision.precision,
+            "memory_format": str(result.format),
             "versions": library_versions(),
         }
         kept.finish(about, [path.name for path in files])
