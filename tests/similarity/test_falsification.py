@@ -20,6 +20,8 @@ from xaibench.models.pair import ModelPair
 from xaibench.similarity.compare import compare
 from xaibench.similarity.metrics.table import DEFAULT_METRICS, METRICS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def explained() -> dict[str, Attribution]:
