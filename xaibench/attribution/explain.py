@@ -1,4 +1,4 @@
-"""explain(): one call from a model and its images to checked heatmaps."""
+"""Explain the images of a pair, or of one model, and check the explanation."""
 
 from __future__ import annotations
 

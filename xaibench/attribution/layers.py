@@ -1,4 +1,4 @@
-"""Relevance at the layers of a network, and of single directions of a layer's space as heatmaps."""
+"""Relevance at hidden layers, and heatmaps of directions in a layer's activation space."""
 
 from __future__ import annotations
 
@@ -35,12 +35,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class LayerRelevance:
-    """What a layer's channels contribute to z_y - z_r at each location: R_i = h_i c_i.
+    """Relevance R_i = h_i c_i of a layer's channels at each location, for z_y - z_r.
 
     activation  h, (N, d, H, W), the layer's output; tokens as maps without their prefix tokens
-    context     c, (N, d, H, W). LRP: R_i / h_i, and 0 where the channel is inactive (|h_i| at most 1e-6 of the image's
-                largest): an inactive channel has no relevance, and what LRP would pass it cannot be told.
-                Gradient x activation: the gradient, at inactive channels too
+    context     c, (N, d, H, W). LRP: R_i / h_i, and 0 at inactive channels, where |h_i| is at most 1e-6 of the image's
+                largest and the quotient is undefined. Gradient x activation: the gradient
     """
 
     activation: Tensor
@@ -65,11 +64,11 @@ def layer_relevance(
     memory: int | None = None,
     on_batch: Callable[[int], object] | None = None,
 ) -> dict[str, LayerRelevance]:
-    """Relevance of z_y - z_r at each of `layers`, all from one forward and backward pass a batch.
+    """Relevance of z_y - z_r at each of `layers`, from one forward and one backward pass a batch.
 
-    explainer  an LRP: its rules, as far back as the layer; sum_i R_i over channels and locations is z_y - z_r but for
-               what biases and stabilisers take (and class tokens, which are left out). None: gradient x activation,
-               for networks that LRP is not valid on; nothing is conserved then. See `lrp_or_gradient`
+    explainer  an LRP, run back to the layer: sum_i R_i over channels and locations is z_y - z_r less what biases,
+               stabilisers and class tokens (which are left out) absorb. None: gradient x activation, which conserves
+               nothing, for networks that LRP is not valid on; see `lrp_or_gradient`
     layers     module names of the network (without its class slice)
     device     where a copy of the model works; None: where the model is
     memory     bytes that activations may take; None: 1 GiB
@@ -103,11 +102,11 @@ def direction_heatmaps(
     memory: int | None = None,
     on_batch: Callable[[int], object] | None = None,
 ) -> Tensor:
-    """What single directions of a layer's space look at: (N, k, H, W), summed over the input channels.
+    """Input heatmaps of the relevance in single directions of a layer's space: (N, k, H, W), summed over channels.
 
-    Direction j starts with R_i = h_i u_ij (u_j'c) at each location of the layer, its share of the layer's relevance
-    h_i c_i, and is propagated to the input by the same rules. Over all d directions of an orthonormal basis these
-    shares add up to h_i c_i, and the heatmaps to the ordinary one.
+    The part of the layer's relevance h_i c_i in direction u_j is R_i = h_i u_ij (u_j'c) at each location; it is
+    propagated to the input by the same rules. Summed over the d directions of an orthonormal basis, the parts are
+    h_i c_i, and their heatmaps the ordinary one.
 
     directions  u, (d, k) with orthonormal columns
     explainer   an LRP; None: input x gradient of (u_j'c)(u_j'h) with u_j'c held fixed, which also adds up

@@ -1,4 +1,4 @@
-"""What an explanation works on: a private copy of the model, and inputs that it can take."""
+"""The private copy of a model that an explanation works on, and the checks of model and images before it."""
 
 from __future__ import annotations
 

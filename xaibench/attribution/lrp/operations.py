@@ -1,19 +1,17 @@
-"""What stands in for torch's operations where relevance is wanted."""
+"""The LRP rules of torch's functions: each is computed as usual, with a backward pass that propagates relevance."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import grad as adjoints
 
+from xaibench.attribution.lrp.propagation import Propagation
 from xaibench.attribution.lrp.rules import Pass, is_gate, varies
-
-if TYPE_CHECKING:
-    from xaibench.attribution.lrp.mode import RelevanceMode
 
 __all__ = ["handler_of", "name_of"]
 
@@ -54,15 +52,15 @@ def name_of(func: Any) -> str:
 
 
 def handler_of(func: Any) -> Callable[..., Any] | None:
-    """What stands in for `func`, None if nothing does.
+    """The implementation of `func` with an LRP rule, None if there is none.
 
-    It is called with the `RelevanceMode`, `func` and its arguments, and gives NotImplemented where it has no rule for
-    them.
+    Its arguments are the `Propagation`, `func`, and those of `func`; it returns NotImplemented for arguments that it
+    has no rule for.
     """
     return _BY_FUNCTION.get(func) or _BY_NAME.get(name_of(func))
 
 
-def _activation(lrp: RelevanceMode, func: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+def _activation(lrp: Propagation, func: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     if not varies(input) or any(map(varies, (*args, *kwargs.values()))):
         return NotImplemented
     name = func.__name__
@@ -73,14 +71,14 @@ def _activation(lrp: RelevanceMode, func: Any, input: Any, *args: Any, **kwargs:
     return Pass.apply(input, lambda x: func(x.clone() if inplace else x, *args, **kwargs), name_of(func) in _GATES)
 
 
-def _sum(lrp: RelevanceMode, func: Any, a: Any, b: Any, **kwargs: Any) -> Any:
+def _sum(lrp: Propagation, func: Any, a: Any, b: Any, **kwargs: Any) -> Any:
     if not (varies(a) or varies(b)):
         return NotImplemented
     a, b = (lrp.constant(name_of(func), value) for value in (a, b))
     return lrp.affine(_SUMS[name_of(func)], a, b, **kwargs)
 
 
-def _product(lrp: RelevanceMode, func: Any, a: Any, b: Any) -> Any:
+def _product(lrp: Propagation, func: Any, a: Any, b: Any) -> Any:
     function = _PRODUCTS[name_of(func)]
     if varies(a) and varies(b):
         a, b = (value.detach() if is_gate(value) else value for value in (a, b))
@@ -91,33 +89,33 @@ def _product(lrp: RelevanceMode, func: Any, a: Any, b: Any) -> Any:
     return _scaled(lrp, function, a, b) if varies(a) else _scaled(lrp, function, b, a)
 
 
-def _quotient(lrp: RelevanceMode, func: Any, a: Any, b: Any, **kwargs: Any) -> Any:
+def _quotient(lrp: Propagation, func: Any, a: Any, b: Any, **kwargs: Any) -> Any:
     return NotImplemented if kwargs or varies(b) or not varies(a) else _scaled(lrp, torch.div, a, b)
 
 
-def _scaled(lrp: RelevanceMode, function: Callable[..., Tensor], x: Tensor, constant: Any) -> Any:
+def _scaled(lrp: Propagation, function: Callable[..., Tensor], x: Tensor, constant: Any) -> Any:
     if isinstance(constant, Tensor) and torch.broadcast_shapes(x.shape, constant.shape) != x.shape:
         return lrp.affine(function, x, constant)
     return Pass.apply(x, lambda x: function(x, constant), is_gate(x))
 
 
-def _pool(lrp: RelevanceMode, func: Any, *args: Any, **kwargs: Any) -> Any:
+def _pool(lrp: Propagation, func: Any, *args: Any, **kwargs: Any) -> Any:
     return lrp.affine(func, *args, **kwargs)
 
 
-def _join(lrp: RelevanceMode, func: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
+def _join(lrp: Propagation, func: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
     if not any(map(varies, tensors)):
         return NotImplemented
     tensors = [lrp.constant(name_of(func), value) for value in tensors]
     return lrp.moved(func(tensors, *args, **kwargs), lambda *parts: func(parts, *args, **kwargs), *tensors)
 
 
-def _move(lrp: RelevanceMode, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _move(lrp: Propagation, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     return lrp.moved(func(input, *args, **kwargs), lambda part: func(part, *args, **kwargs), input)
 
 
 def _pad(
-    lrp: RelevanceMode, func: Any, input: Tensor, pad: Any, mode: str = "constant", value: float | None = None
+    lrp: Propagation, func: Any, input: Tensor, pad: Any, mode: str = "constant", value: float | None = None
 ) -> Any:
     padded = lrp.moved(func(input, pad, mode, value), lambda part: func(part, pad, mode, value), input)
     if mode == "constant" and not value:
@@ -126,7 +124,7 @@ def _pad(
 
 
 def _convolution(
-    lrp: RelevanceMode, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+    lrp: Propagation, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Any:
     settings = _settings(weight, *args, **kwargs)
     if settings is None or input.ndim != weight.ndim:
@@ -160,12 +158,12 @@ def _settings(
     return stride, padding, dilation, groups
 
 
-def _linear(lrp: RelevanceMode, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+def _linear(lrp: Propagation, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     return lrp.layer("linear", func, lambda u, x, w: u @ w, input, weight, bias)
 
 
 def _batch_norm(
-    lrp: RelevanceMode,
+    lrp: Propagation,
     func: Any,
     input: Tensor,
     running_mean: Any,
@@ -186,7 +184,7 @@ def _batch_norm(
 
 
 def _layer_norm(
-    lrp: RelevanceMode,
+    lrp: Propagation,
     func: Any,
     input: Tensor,
     normalized_shape: Any,
@@ -205,12 +203,12 @@ def _layer_norm(
     return lrp.affine(normalised, input)
 
 
-def _attention(lrp: RelevanceMode, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any) -> Any:
+def _attention(lrp: Propagation, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any) -> Any:
     return lrp.affine(lambda v: func(query.detach(), key.detach(), v, *args, **kw), value)
 
 
 def _multi_head_attention(
-    lrp: RelevanceMode,
+    lrp: Propagation,
     func: Any,
     query: Tensor,
     key: Tensor,

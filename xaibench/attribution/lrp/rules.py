@@ -1,4 +1,4 @@
-"""LRP rules of one linear or convolutional layer call, at the cost of the passes that they cannot do without."""
+"""LRP rules for single calls of linear and convolutional layers, and the autograd functions that apply them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOVES = frozenset({"View", "UnsafeView", "Expand", "Squeeze", "Unsqueeze", "Tra
 
 
 class Layer(nn.Module):
-    """One call z = f(x; W, b) of a linear or convolutional layer, as zennit's rules want it: a module.
+    """One call z = f(x; W, b) of a linear or convolutional layer, as a module, which zennit's rules expect.
 
     function  (x, W, b) -> z
     adjoint   (u, x, W) -> gradient of <u, f(x; W, 0)> with respect to x
@@ -108,7 +108,10 @@ class ByZennit:
 
 
 class Enter(torch.autograd.Function):
-    """x -> x; g -> x g. Between this and `Leave` ordinary gradients make relevance: the epsilon rule."""
+    """The identity, whose backward pass multiplies the gradient by x.
+
+    y = Leave(f(Enter(x))) has the epsilon rule: its backward pass gives R_i = x_i df/dx_i R / (y + stabiliser).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -123,7 +126,7 @@ class Enter(torch.autograd.Function):
 
 
 class Leave(torch.autograd.Function):
-    """y -> y; R -> R / (y + stabiliser)."""
+    """The identity, whose backward pass divides relevance by y + stabiliser; see `Enter`."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, stabilizer: float) -> Tensor:
@@ -139,7 +142,7 @@ class Leave(torch.autograd.Function):
 
 
 class Pass(torch.autograd.Function):
-    """x -> f(x), elementwise; R -> R."""
+    """An elementwise function whose backward pass returns the relevance unchanged."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor], gate: bool) -> Tensor:
@@ -153,7 +156,7 @@ class Pass(torch.autograd.Function):
 
 
 class Ruled(torch.autograd.Function):
-    """x -> layer(x); R -> what the rule says."""
+    """A layer whose backward pass is an LRP rule."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Layer, rule: Rule) -> Tensor:
@@ -170,12 +173,12 @@ class Ruled(torch.autograd.Function):
 
 
 def varies(value: Any) -> bool:
-    """True for a tensor that relevance can reach."""
+    """True for a tensor that depends on the images."""
     return isinstance(value, Tensor) and value.requires_grad
 
 
 def is_gate(value: Tensor) -> bool:
-    """True for what a (hard) sigmoid or softmax gave, perhaps reshaped since."""
+    """True for the output of a (hard) sigmoid or softmax, also after reshaping."""
     node = value.grad_fn
     while node is not None:
         name = type(node).__name__.rpartition("Backward")[0]
