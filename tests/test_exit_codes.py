@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+import xaibench
+
 
 def python(*arguments, **options):
     command = [sys.executable, *arguments]
@@ -21,13 +23,16 @@ def python(*arguments, **options):
         (("explain",), "Missing argument"),
         (("explane", "x"), "No such command 'explane'"),
         (("info", "nowhere"), "nowhere does not exist"),
-        (("score", "nowhere"), "no run in nowhere"),
-        (("flip", "nowhere"), "no run in nowhere"),
+        (("score", "nowhere"), "nowhere (it has no manifest.json)"),
+        (("flip", "nowhere"), "nowhere (it has no manifest.json)"),
         (("flip", "nowhere", "--images", "0"), "Invalid value for '--images'"),
-        (("inside", "nowhere"), "no run in nowhere"),
-        (("pooling", "nowhere"), "no run in nowhere"),
+        (("inside", "nowhere"), "nowhere (it has no manifest.json)"),
+        (("pooling", "nowhere"), "nowhere (it has no manifest.json)"),
         (("cues", "nowhere.toml"), "no configuration at nowhere.toml"),
         (("cues", "demo", "--cue", "pluss"), "did you mean 'plus'"),
+        (("run", "--preset", "demo", "--accelerator", "tpu"), "choose cpu, cuda"),
+        (("check", "nowhere.toml"), "no configuration at nowhere.toml"),
+        (("init", "x.txt"), "ends in .toml"),
         (("info", "installed:nothing"), "unknown installed model 'nothing'"),
     ],
 )
@@ -46,6 +51,11 @@ def test_help_and_no_arguments(cli):
     assert called.code == 2
     assert called.err == ""
     assert "train-teacher" in called.out
+
+
+def test_the_version_is_that_of_the_package(cli):
+    called = cli("--version")
+    assert (called.code, called.out, called.err) == (0, f"xaibench {xaibench.__version__}\n", "")
 
 
 def test_a_process_ends_with_one_line_and_exit_code_2(tmp_path):

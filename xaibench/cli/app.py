@@ -37,7 +37,7 @@ app = typer.Typer(
 errors = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Accelerator = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
+Accelerator = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 Devices = Annotated[int, typer.Option(min=1, help="Number of devices to train on.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
 Extend = Annotated[

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import torch
 
 from xaibench.errors import ConfigError, unknown_name
+from xaibench.options import parse_options, plain_numbers
 from xaibench.validation import checked
 
-__all__ = ["PRECISIONS", "Recipe", "resolve_precision"]
+__all__ = ["MOST_SEED", "PRECISIONS", "Recipe", "check_seed", "parse_recipe", "resolve_precision"]
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 AUGMENTATIONS = ("crop-flip", "crop", "none")
 SCHEDULES = ("step", "cosine")
+MOST_SEED = 2**31 - 1
+MOST_STEPS = 10**6
 
 
 @checked
@@ -49,12 +52,25 @@ class Recipe:
     """Largest teacher cache in GB; above it the teacher runs at every step."""
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         for name in ("epochs", "batch_size", "lr", "step_size", "gamma"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
         for name in ("weight_decay", "views", "padding", "cache_gb"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
+        for name, most in (
+            ("epochs", 10**6),
+            ("batch_size", 10**6),
+            ("step_size", 10**6),
+            ("views", 10**6),
+            ("padding", 256),
+        ):
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} must be at most {most}, got {getattr(self, name)}")
+        for name in ("epochs", "batch_size", "views", "padding"):
+            if getattr(self, name) > MOST_STEPS:
+                raise ConfigError(f"{name} must be at most {MOST_STEPS}, got {getattr(self, name)}")
         if self.batch_size < 2:
             raise ConfigError("batch_size must be at least 2: batch normalisation needs more than one sample")
         for name, known in (("schedule", SCHEDULES), ("augment", AUGMENTATIONS), ("precision", PRECISIONS)):
@@ -67,14 +83,34 @@ class Recipe:
         return 1 if self.augment == "none" else min(self.views, self.epochs)
 
     def view(self, epoch: int) -> int:
-        """The number that seeds the pixels of `epoch`."""
+        """The number of the augmented version of each image that `epoch` (from 0) shows; it seeds the augmentation."""
         return epoch % self.cached_views if self.cached_views else epoch
 
 
-def resolve_precision(precision: str) -> str:
-    """ "auto" -> what this machine does best; anything else unchanged."""
+def resolve_precision(precision: str, accelerator: str = "auto") -> str:
+    """What a recipe's precision is on an accelerator ("cpu", "cuda" or "auto"): "auto" becomes the best one there.
+
+    Raises ConfigError for float16 on a CPU.
+    """
+    cuda = accelerator == "cuda" or (accelerator == "auto" and torch.cuda.is_available())
+    if precision == "16-mixed" and not cuda:
+        raise ConfigError("precision 16-mixed needs a GPU: choose auto, 32-true or bf16-mixed")
     if precision != "auto":
         return precision
-    if torch.cuda.is_available():
+    if cuda:
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
+
+
+@checked
+def parse_recipe(text: str) -> Recipe:
+    """The recipe with the fields in a text: "epochs=10,lr=2e-3"; the others are at their defaults."""
+    recipe: Recipe = parse_options(f"recipe:{text}" if text.strip() else "recipe", {"recipe": Recipe}, "recipe")
+    return recipe
+
+
+def check_seed(seed: int) -> int:
+    """The seed itself; ConfigError for one outside 0..2^31 - 1."""
+    if not 0 <= seed <= MOST_SEED:
+        raise ConfigError(f"a seed must be between 0 and {MOST_SEED}, got {seed}")
+    return seed
