@@ -16,7 +16,7 @@ from xaibench.validation import alternatives, require, words
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["check_types", "format_options", "parse_options"]
+__all__ = ["check_types", "format_options", "parse_options", "plain_numbers"]
 
 T = TypeVar("T")
 
@@ -96,6 +96,16 @@ def check_types(value: Any) -> None:
     """Raise ConfigError where a field of a dataclass holds something else than its annotation says."""
     for name, hint in _field_types(type(value)).items():
         require(getattr(value, name), hint, f"{type(value).__name__}.{name}")
+
+
+def plain_numbers(value: Any) -> None:
+    """Make the whole numbers of a frozen dataclass int, and its numbers float, as its fields are annotated.
+
+    KD(temperature=2) and KD(temperature=2.0), which are equal, then have one repr, too.
+    """
+    for name, hint in _field_types(type(value)).items():
+        if hint in (int, float):
+            object.__setattr__(value, name, hint(getattr(value, name)) + hint(0))  # -0.0 + 0.0 is 0.0
 
 
 def _field_types(cls: type) -> dict[str, Any]:

@@ -159,7 +159,9 @@ def _test_one(hint: Any) -> Callable[[Any], bool]:
         return _OWN[hint]
     if type(hint) is type:
         return lambda value: isinstance(value, hint)
-    test, item = _beartype(hint), _item_hint(hint)
+    item = _item_hint(hint)
+    kind = tuple if typing.get_origin(hint) is tuple and Ellipsis in typing.get_args(hint) else None
+    test = (lambda value: isinstance(value, tuple)) if kind else _beartype(hint)  # beartype tests items at random
     if getattr(hint, "_is_protocol", False):  # a class has the members too, unbound
         return lambda value: not isinstance(value, type) and test(value)
     if item is None:

@@ -9,8 +9,8 @@ from xaibench.errors import ConfigError, UnknownNameError, XaibenchError
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"epochs": 0}, ConfigError, "epochs must be above 0, got 0"),
-        ({"lr": float("nan")}, ConfigError, "lr must be above 0, got nan"),
+        ({"epochs": 0}, ConfigError, "epochs must be above 0 and finite, got 0"),
+        ({"lr": float("nan")}, ConfigError, "lr must be above 0 and finite, got nan"),
         ({"weight_decay": -1.0}, ConfigError, "weight_decay must be at least 0"),
         ({"views": -1}, ConfigError, "views must be at least 0"),
         ({"batch_size": 1}, ConfigError, "batch_size must be at least 2"),

@@ -137,9 +137,10 @@ class Criterion(nn.Module):
         return {"logits": teacher.logits.float()}
 
     def observe(self, student: Outputs) -> Outputs:
-        """The student's outputs, with what the losses read besides its layers and only its own modules can compute.
+        """Add quantities to the student's outputs that are computed with the student's own weights.
 
-        Runs as a part of the student's forward pass; `forward` gets the result.
+        Local logits, for instance, apply the student's classifier to each location. Called in the student's forward
+        pass, before `forward`, which receives what it returns. The default adds nothing.
         """
         return student
 

@@ -15,7 +15,7 @@ from xaibench.models.layer_outputs import forward_with_layers
 from xaibench.models.memory_format import MemoryFormat
 from xaibench.progress import progress
 
-__all__ = ["CachedTeacher", "LiveTeacher", "teacher_source"]
+__all__ = ["CachedTeacher", "LiveTeacher", "teacher_source", "warn_of_chance"]
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +97,26 @@ def teacher_source(
                 cache.put(live(inputs(indices, view), indices, view), indices, view)
                 advance(len(indices))
     return cache
+
+
+def warn_of_chance(logits: Tensor, labels: Tensor) -> None:
+    """Warn in the log of a teacher whose accuracy could be that of guessing.
+
+    logits (N, K), labels (N,) of images that it was not trained on. Guessing is right with the share of the largest
+    class; the warning comes where so many right answers have a probability above 1% (binomial).
+    """
+    from scipy.stats import binom  # slow to import
+
+    n, right = len(labels), int((logits.argmax(1) == labels).sum())
+    chance = float(torch.bincount(labels).max()) / n
+    if binom.sf(right - 1, n, chance) > 0.01 > binom.sf(n - 1, n, chance):
+        _log.warning(
+            "the teacher is right on %d of %d validation images, near chance (%.3f): is it trained, and do its classes "
+            "and preprocessing fit?",
+            right,
+            n,
+            chance,
+        )
 
 
 def _rows(value: Tensor) -> Tensor:

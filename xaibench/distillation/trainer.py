@@ -19,10 +19,13 @@ from torch import Tensor, nn
 from xaibench.data.augment import augment
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.distillation.criterion import Batch, Criterion, TrainingState
+from xaibench.distillation.devices import seed_generators
+from xaibench.distillation.events import Cancelled, EpochState, OnEpoch
 from xaibench.distillation.recipe import Recipe
 from xaibench.distillation.teacher_cache import CachedTeacher, LiveTeacher
 from xaibench.errors import CheckpointError, DataError, RunFolderError
 from xaibench.files import write_atomically
+from xaibench.models.copies import private_copy
 from xaibench.models.layer_outputs import forward_with_layers
 from xaibench.models.memory_format import MemoryFormat
 from xaibench.models.predict import predict_logits
@@ -108,6 +111,7 @@ def fit(
     resume: Path | None = None,
     fingerprint: str = "",
     title: str = "training",
+    on_epoch: OnEpoch | None = None,
 ) -> Fit:
     """Train `student` in place with `criterion`, keep the epoch with the best validation accuracy (the first on a tie).
 
@@ -115,8 +119,10 @@ def fit(
     teacher_validation  the teacher's validation logits (N, K), for the agreement column
     resume              file for the state after each epoch; where it exists, training goes on from it
     fingerprint         identifies the job: a resume file with another one is refused
+    on_epoch            called after each epoch by the first process, when the resume file is written
 
-    Raises DataError when the loss becomes NaN or infinite, RunFolderError for a resume file of another job.
+    Raises DataError when the loss becomes NaN or infinite, RunFolderError for a resume file of another job, `Cancelled`
+    where `on_epoch` cancelled. Seeds torch's global generators at each epoch: keep them with `own_generators`.
     """
     recipe, device = train.recipe, fabric.device
     n = len(train.images)
@@ -127,7 +133,7 @@ def fit(
     module, optimizer = fabric.setup(step, optimizer)
     rows: list[dict[str, float]] = []
     best: dict[str, Any] = {"epoch": -1, "accuracy": -1.0, "student": {}, "criterion": {}}
-    first = 0
+    first, begun = 0, time.perf_counter()
     if resume is not None and resume.exists():
         state = _read_resume(resume, fingerprint)
         step.student.load_state_dict(state["student"])
@@ -142,6 +148,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(recipe, epoch)
             row = {"epoch": epoch, "lr": _learning_rate(recipe, epoch)}
+            seed_generators((((seed << 20) + epoch) << 10) + fabric.global_rank, device)
             step.criterion.start_epoch(epoch, _state(step, train, validation, recipe.view(epoch)))
             row |= _train_epoch(module, optimizer, train, fabric, seed, epoch)
             measured = _validate(step.student, validation, train.preprocessing, teacher_validation, fabric)
@@ -156,12 +163,30 @@ def fit(
                 state |= {"student": step.student.state_dict(), "criterion": step.criterion.state_dict()}
                 state |= {"optimizer": optimizer.state_dict(), "precision": fabric.strategy.precision.state_dict()}
                 write_atomically(resume, partial(_save, state))
+            if on_epoch is not None:
+                seconds = time.perf_counter() - begun
+                state = EpochState(epoch, recipe.epochs, dict(row), seconds, partial(_snapshot, step.student))
+                _tell(on_epoch, state, fabric)
             advance(1, note=f"loss {row['loss']:.3f}  val {row['validation_accuracy']:.3f}")
             _log.info("%s epoch %d: %s", title, epoch, {k: round(v, 4) for k, v in row.items()})
     influence = _influence(step.criterion, train.images)
     step.student.load_state_dict(best["student"])
     step.criterion.load_state_dict(best["criterion"])
     return Fit(step.student.eval(), step.criterion.eval(), pd.DataFrame(rows), best["epoch"], influence)
+
+
+def _tell(on_epoch: OnEpoch, state: EpochState, fabric: Fabric) -> None:
+    if fabric.is_global_zero:
+        try:
+            on_epoch(state)
+        except Cancelled:
+            state.cancel()
+    if fabric.broadcast(state.cancelled):
+        raise Cancelled(f"training was cancelled after {state.epoch + 1} of {state.epochs} epochs")
+
+
+def _snapshot(student: nn.Module) -> nn.Module:
+    return private_copy(student).cpu().to(memory_format=torch.contiguous_format).eval()
 
 
 def _state(step: _Step, train: StudentInput, validation: ImageSet, view: int) -> TrainingState:

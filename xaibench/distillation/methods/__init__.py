@@ -21,6 +21,7 @@ from xaibench.distillation.methods.subdistill import SubDistill
 from xaibench.distillation.methods.wrapped import Wrapped
 from xaibench.errors import ConfigError
 from xaibench.options import format_options, parse_options
+from xaibench.validation import checked
 
 __all__ = [
     "AT",
@@ -84,6 +85,7 @@ _WRAPPED = re.compile(r"(?P<name>[\w-]+)\s*\[(?P<inner>.*)\]\s*(?P<rest>:.*)?$",
 _NEXT = re.compile(rf"\s*(?:{'|'.join(map(re.escape, sorted(METHODS, key=len, reverse=True)))})\s*(?:$|[:+\[])")
 
 
+@checked
 def parse_method(text: str) -> Method:
     """Return the method that `text` names.
 
@@ -106,6 +108,7 @@ def parse_method(text: str) -> Method:
     return method
 
 
+@checked
 def method_name(method: Method) -> str:
     """The shortest text that `parse_method` turns into `method`."""
     if isinstance(method, Combined):

@@ -20,6 +20,7 @@ from xaibench.errors import ConfigError
 from xaibench.models.layer_outputs import Outputs
 from xaibench.models.layer_pairs import LayerPair
 from xaibench.models.pair import ModelPair
+from xaibench.options import check_types, plain_numbers
 
 __all__ = [
     "Combined",
@@ -39,6 +40,10 @@ class Method(ABC):
     """A way to train a student. `build` makes it ready for a pair; the trainer does the rest."""
 
     name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        plain_numbers(self)
 
     @abstractmethod
     def build(self, setting: Setting) -> Criterion:
@@ -65,6 +70,7 @@ class Combined(Method):
     methods: tuple[Method, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.methods) < 2:
             raise ConfigError(f"a combination needs at least two methods, got {len(self.methods)}")
         for method in self.methods:

@@ -47,6 +47,7 @@ class LabelSmoothing(Method):
     epsilon: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_share(epsilon=self.epsilon)
 
     def build(self, setting: Setting) -> Criterion:
@@ -64,8 +65,8 @@ class SIDDO(StudentOnly):
 
 
 @dataclass(frozen=True)
-class DISDO(SIDDO):
-    """Different initialisation, different data order: what two students have in common by chance."""
+class DISDO(StudentOnly):
+    """Different initialisation, same data order: `StudentOnly` from another initialisation than the pair's student."""
 
     name: ClassVar[str] = "disdo"
 
@@ -100,6 +101,7 @@ class RandomControl(Wrapped):
     noise: str = "uniform"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.noise not in NOISES:
             raise unknown_name("noise", self.noise, NOISES)
         inner: Method = self.method

@@ -52,6 +52,7 @@ class _Feature(Method):
     temperature: float = 4.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(temperature=self.temperature)
         check_weights(layer_weight=self.layer_weight, kd_weight=self.kd_weight, task_weight=self.task_weight)
 

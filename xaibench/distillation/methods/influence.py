@@ -63,6 +63,7 @@ class InfluenceWeighted(Wrapped):
     pseudo: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.target not in TARGETS:
             raise unknown_name("target of influence", self.target, TARGETS)
         if self.transform not in TRANSFORMS:

@@ -39,6 +39,7 @@ class _Grid(Method):
     exact_global: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(temperature=self.temperature)
         if self.scales not in SCALES:
             known = ", ".join("+".join(map(str, s)) for s in SCALES)

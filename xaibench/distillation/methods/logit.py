@@ -32,6 +32,7 @@ class KD(Method):
     temperature: float = 4.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(temperature=self.temperature)
         check_share(alpha=self.alpha)
 
@@ -56,6 +57,7 @@ class DKD(Method):
     task_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(temperature=self.temperature)
         check_weights(alpha=self.alpha, beta=self.beta)
         check_not_negative(task_weight=self.task_weight)

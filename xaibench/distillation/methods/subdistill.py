@@ -53,6 +53,7 @@ class SubDistill(Method):
     layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(temperature=self.temperature)
         check_weights(layer_weight=self.layer_weight, kd_weight=self.kd_weight, task_weight=self.task_weight)
         check_not_negative(beta=self.beta)
