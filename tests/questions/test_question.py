@@ -100,12 +100,12 @@ def test_options_that_differ_make_other_file_names() -> None:
 
 
 def test_a_choice_keeps_the_runs_order() -> None:
-    assert choose("seed", None, (2, 0, 1)) == [2, 0, 1]
-    assert choose("seed", [1, 2, 1], (2, 0, 1)) == [2, 1]
+    assert choose("seed of this run", None, (2, 0, 1)) == [2, 0, 1]
+    assert choose("seed of this run", [1, 2, 1], (2, 0, 1)) == [2, 1]
     with pytest.raises(UnknownNameError, match="unknown method of this run 'kdd': did you mean 'kd'"):
-        choose("method", ["kdd"], ["kd", "crd"])
-    with pytest.raises(ConfigError, match="no seed is given: choose from 2, 0, 1, or give None for all"):
-        choose("seed", [], (2, 0, 1))
+        choose("method of this run", ["kdd"], ["kd", "crd"])
+    with pytest.raises(ConfigError, match="no seed of this run is given: choose from 2, 0, 1, or give None for all"):
+        choose("seed of this run", [], (2, 0, 1))
 
 
 def test_students_are_known_by_method_and_seed(two_seeds: Run) -> None:

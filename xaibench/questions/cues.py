@@ -96,7 +96,9 @@ def cue_study(
     """
     config = config if isinstance(config, RunConfig) else RunConfig.load(config)
     drawn, levels, seed, folder = parse_cue(cue), _levels(contaminations), config.data.seed, Path(folder)
-    explainers = choose("explainer", explainers or config.explain.explainers[:1], config.explain.explainers)
+    explainers = choose(
+        "explainer of this configuration", explainers or config.explain.explainers[:1], config.explain.explainers
+    )
     fabric = make_fabric(config.train, accelerator, devices, launch=False)
     held = read_record(folder / "cues.json").get("options", {})
     if extend:

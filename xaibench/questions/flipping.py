@@ -63,7 +63,7 @@ def flip_run(
     UnknownNameError for names that the run does not have or a fill that there is not, ConfigError for a grid or a
     number of images out of range.
     """
-    (explainer,) = choose("explainer", [explainer or run.explainers[0]], run.explainers)
+    (explainer,) = choose("explainer of this run", [explainer or run.explainers[0]], run.explainers)
     if fill not in FILLS:
         raise unknown_name("fill", fill, FILLS)
     _, height, width = run.images.shape

@@ -231,7 +231,7 @@ def _chosen(pairs: tuple[LayerPair, ...], names: Sequence[str] | None) -> list[L
     for name in names or ():
         if name not in known:
             raise unknown_name("layer pair of this run", name, known)
-    return choose("layer pair", None if names is None else [known[name] for name in names], pairs)
+    return choose("layer pair of this run", None if names is None else [known[name] for name in names], pairs)
 
 
 def _rule(run: Run) -> LRP:

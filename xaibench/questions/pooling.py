@@ -52,7 +52,7 @@ def pool_run(
     Raises UnknownNameError for names that the run does not have, ConfigError for grids, RunFolderError where results
     are missing or out of date, ExplanationError where no student has a valid explanation.
     """
-    (explainer,) = choose("explainer", [explainer or run.explainers[0]], run.explainers)
+    (explainer,) = choose("explainer of this run", [explainer or run.explainers[0]], run.explainers)
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
     every = choose_students(run)

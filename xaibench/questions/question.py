@@ -112,7 +112,7 @@ def choose(kind: str, given: Iterable[T] | None, have: Sequence[T]) -> list[T]:
     wanted = list(have) if given is None else list(given)
     for one in wanted:
         if one not in have:
-            raise unknown_name(f"{kind} of this run", one, map(str, have))
+            raise unknown_name(kind, one, map(str, have))
     if not wanted:
         raise ConfigError(f"no {kind} is given: choose from {', '.join(map(str, have))}, or give None for all")
     return [one for one in have if one in wanted]
@@ -128,8 +128,8 @@ def choose_students(
     groups: dict[str, list[StudentKey]] = {}
     for key in run.keys:
         groups.setdefault(key.method_name, []).append(key)
-    names = choose("method", None if methods is None else map(_method_name, methods), list(groups))
-    chosen = choose("seed", seeds, run.config.seeds)
+    names = choose("method of this run", None if methods is None else map(_method_name, methods), list(groups))
+    chosen = choose("seed of this run", seeds, run.config.seeds)
     return {name: [key for key in groups[name] if key.seed in chosen] for name in names}
 
 
