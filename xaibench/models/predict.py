@@ -21,7 +21,7 @@ def as_device(given: torch.device | str | None) -> torch.device | None:
         return None if given is None else torch.device(given)
     except RuntimeError as error:
         shown = " ".join(str(given).split())[:60]
-        raise ConfigError(f"unknown device '{shown}': write cpu, cuda, cuda:1 or mps") from error
+        raise ConfigError(f"unknown device '{shown}': write cpu, cuda or cuda:1") from error
 
 
 @checked(error=ModelError)
