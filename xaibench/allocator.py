@@ -24,7 +24,10 @@ def kept_memory() -> Iterator[None]:
     """Within the block the process keeps what it frees; on the way out, what is free goes back to the system.
 
     Every pass of a network frees the activations of the one before. glibc returns such memory at once, and the next
-    pass asks for it again, page by page: thousands of page faults a training step.
+    pass asks for it again, page by page: 1800 page faults, or 4% of the time, in a training step of a narrow student.
+
+    For programs of one's own, as the command line is: glibc adapts its thresholds to a process until the first change
+    by `mallopt`, and cannot be told to begin again. After the block they stay where that adaptation ends at most.
 
     Blocks may be nested, and entered by several threads. Nothing happens where the C library is not glibc, and nothing
     to the memory of a GPU.

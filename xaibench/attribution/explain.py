@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from xaibench.allocator import kept_memory
 from xaibench.attribution.base import Explainer, Maps
 from xaibench.attribution.batch_size import choose_points
 from xaibench.attribution.checks import Check, Validity, map_checks
@@ -40,7 +39,6 @@ _LEFT_OUT = Check("checks left out", 1, 0, False, "explained with check=False")
 @checked(error=ExplanationError)
 @torch.inference_mode(False)
 @full_precision()
-@kept_memory()
 def explain_model(
     model: nn.Module,
     x: Tensor,

@@ -11,6 +11,7 @@ import sys
 import typer
 from rich.logging import RichHandler
 
+from xaibench.allocator import kept_memory
 from xaibench.cli import jobs, questions, tools  # noqa: F401 (their commands)
 from xaibench.cli.app import app, errors
 from xaibench.errors import XaibenchError
@@ -26,7 +27,7 @@ def main() -> None:
     handler = RichHandler(logging.WARNING, errors, show_path=False, show_time=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     try:
-        with show_progress(errors):
+        with kept_memory(), show_progress(errors):
             code = app(standalone_mode=False)
     except XaibenchError as error:
         _fail(" ".join(str(error).split()), error.exit_code)

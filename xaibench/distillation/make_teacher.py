@@ -10,17 +10,19 @@ import torch
 
 from xaibench.data.datasets import preprocessing_for
 from xaibench.data.tasks import load_task
-from xaibench.distillation.distill import make_fabric, train_classifier
-from xaibench.distillation.recipe import Recipe
+from xaibench.distillation.devices import make_fabric
+from xaibench.distillation.distill import train_classifier
+from xaibench.distillation.recipe import parse_recipe
 from xaibench.errors import ConfigError
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
 from xaibench.models.predict import predict_logits
-from xaibench.options import parse_options
+from xaibench.validation import checked
 
 __all__ = ["make_teacher"]
 
 
+@checked
 def make_teacher(
     out: Path,
     model: str,
@@ -36,17 +38,22 @@ def make_teacher(
 ) -> dict[str, Any]:
     """Train `model` and write `out` (.safetensors); a killed training resumes from the folder OUT.partial beside it.
 
-    recipe   fields of `Recipe` as text: "epochs=10,lr=2e-3"
-    half     store the weights in float16; the accuracy is that of the weights as stored
-    command  what to note as the way it was made
+    model       architecture for `build_model`, initialised from `seed`
+    dataset     whose classes it learns; root: folder of the images, where the dataset is not embedded
+    recipe      fields of `Recipe` as text: "epochs=10,lr=2e-3"
+    validation  share of the training images, drawn by `seed`, that choose the epoch which is kept
+    half        store the weights in float16; the accuracy is that of the weights as stored
+    accelerator "cpu", "cuda" or "auto"
+    command     what to note as the way it was made
 
-    Returns checkpoint, test accuracy, number of test images, seconds.
+    Returns checkpoint, test accuracy, number of test images, seconds. Raises ConfigError where `out` is there already or
+    is no .safetensors file.
     """
     if out.suffix != ".safetensors":
         raise ConfigError(f"{out} must end in .safetensors")
     if out.exists():
         raise ConfigError(f"{out} exists already: delete it or choose another name")
-    settings = parse_options(f"recipe:{recipe}" if recipe else "recipe", {"recipe": Recipe}, "recipe")
+    settings = parse_recipe(recipe)
     task = load_task(dataset, "all", root=root, validation=validation, seed=seed)
     preprocessing = preprocessing_for(dataset)
     network = build_model(model, len(task.train.classes), task.train.shape[0], seed=seed)

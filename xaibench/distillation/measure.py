@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from xaibench.data.images import ImageSet
 from xaibench.distillation.devices import as_ever
+from xaibench.distillation.recipe import check_seed
+from xaibench.errors import ConfigError
 from xaibench.models.folding import folded
 from xaibench.models.memory_format import memory_format
 from xaibench.models.pair import ModelPair
@@ -28,7 +33,15 @@ def measure_moments(
     seed: int = 0,
     batch_size: int = 64,
 ) -> dict[str, LayerMoments]:
-    """The moments of the pair's teacher layers on unaugmented images: one pass, all layers."""
+    """The moments of the pair's teacher layers on unaugmented images: one pass, all layers.
+
+    layers     of the teacher; None: those of the pair
+    locations  drawn an image by `seed`; None takes all
+    fabric     for its mixed precision; None computes in float32
+    """
+    check_seed(seed)
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     layers = layers or tuple(dict.fromkeys(pair.teacher_layers))
     device = next(pair.teacher.parameters()).device
     chunks = images.images.split(batch_size)
@@ -37,7 +50,7 @@ def measure_moments(
     teacher = form(teacher)
     with progress("subspace moments", len(chunks)) as advance:
 
-        def batches():  # type: ignore[no-untyped-def]
+        def batches() -> Iterator[Tensor]:
             for chunk in chunks:
                 yield form(pair.preprocessing(chunk.to(device)))
                 advance()

@@ -165,8 +165,8 @@ def fit(
                 write_atomically(resume, partial(_save, state))
             if on_epoch is not None:
                 seconds = time.perf_counter() - begun
-                state = EpochState(epoch, recipe.epochs, dict(row), seconds, partial(_snapshot, step.student))
-                _tell(on_epoch, state, fabric)
+                told = EpochState(epoch, recipe.epochs, dict(row), seconds, partial(_snapshot, step.student))
+                _tell(on_epoch, told, fabric)
             advance(1, note=f"loss {row['loss']:.3f}  val {row['validation_accuracy']:.3f}")
             _log.info("%s epoch %d: %s", title, epoch, {k: round(v, 4) for k, v in row.items()})
     influence = _influence(step.criterion, train.images)

@@ -5,9 +5,11 @@ Source: arXiv 2601.05913.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from xaibench.distillation.losses.layer import LayerLoss, check_maps, squared_length
@@ -48,6 +50,22 @@ def subspace_loss(student: Tensor, target: Tensor, rotation: Tensor, energy: flo
     return squared_length(rotated - target) / (target.shape[2] * target.shape[3])
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
+
+
 class Centring(nn.Module):
     """What is done to the student's features before they are rotated.
 
@@ -57,7 +75,8 @@ class Centring(nn.Module):
     ``zscore``   z-score in both, with running statistics in evaluation
     ``none``     nothing
 
-    Running statistics have momentum 0.1, the z-score's epsilon is 1e-5.
+    Running statistics have momentum 0.1, the z-score's epsilon is 1e-5. In data-parallel training the statistics are
+    those of the whole batch, summed over the processes, with gradients.
     """
 
     mean: Tensor
@@ -74,6 +93,8 @@ class Centring(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         if self.kind == "none":
             return h
+        if self.training and distributed.is_available() and distributed.is_initialized():
+            return self._over_processes(h)
         if self.kind == "zscore" or (self.kind == "peer_bn" and self.training):
             return F.batch_norm(h, self.mean, self.var, training=self.training, momentum=0.1, eps=1e-5)
         if self.training:
@@ -82,6 +103,20 @@ class Centring(nn.Module):
                 self.mean.lerp_(batch_mean, 0.1)
             return h - batch_mean[:, None, None].to(h.dtype)
         return h - self.mean[:, None, None].to(h.dtype)
+
+    def _over_processes(self, h: Tensor) -> Tensor:
+        values = h.to(self.mean.dtype)
+        count = _Sum.apply(values.new_tensor(values.numel() / values.shape[1]))
+        mean = _Sum.apply(values.sum((0, 2, 3))) / count
+        centred = values - mean[:, None, None]
+        if self.kind != "mean":
+            variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
+            centred = centred * (variance + 1e-5).rsqrt()[:, None, None]
+            with torch.no_grad():
+                self.var.lerp_(variance * count / (count - 1), 0.1)
+        with torch.no_grad():
+            self.mean.lerp_(mean, 0.1)
+        return centred.to(h.dtype)
 
     def extra_repr(self) -> str:
         return f"{len(self.mean)}, kind={self.kind!r}"
