@@ -160,8 +160,9 @@ def _test_one(hint: Any) -> Callable[[Any], bool]:
     if type(hint) is type:
         return lambda value: isinstance(value, hint)
     item = _item_hint(hint)
-    kind = tuple if typing.get_origin(hint) is tuple and Ellipsis in typing.get_args(hint) else None
-    test = (lambda value: isinstance(value, tuple)) if kind else _beartype(hint)  # beartype tests items at random
+    test: Callable[[Any], bool] = _beartype(hint)
+    if typing.get_origin(hint) is tuple and Ellipsis in typing.get_args(hint):
+        test = _beartype(tuple)  # of a typed one, beartype tests an item at random
     if getattr(hint, "_is_protocol", False):  # a class has the members too, unbound
         return lambda value: not isinstance(value, type) and test(value)
     if item is None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from scipy.special import gammaln
-from scipy.stats import binom, hypergeom
 
 from xaibench.similarity.maps import Array, with_sign
 from xaibench.similarity.metrics.ranks import overlap_weights
@@ -46,7 +45,7 @@ def cosine_chance(n: int, sign: str) -> tuple[float, float]:
     if sign == "signed":
         return 0.0, n**-0.5
     m = np.arange(1, n + 1)
-    weight = (m == n).astype(float) if sign == "absolute" else binom.pmf(m, n, 0.5) / (1 - 0.5**n)
+    weight = (m == n).astype(float) if sign == "absolute" else _binomial(m, n)
     one = np.exp(gammaln(m / 2) - gammaln((m + 1) / 2)) / np.sqrt(np.pi)
     mean = n * float(weight @ (m / n * one)) ** 2
     pairs = n * (n - 1) * float(weight @ (m * (m - 1) / max(1, n * (n - 1)) * 2 / (np.pi * m))) ** 2
@@ -71,7 +70,7 @@ def kendall_chance(n: int, sign: str = "signed") -> tuple[float, float]:
     if n < 2:
         return _UNDEFINED
     t = np.arange(n if sign == "positive" else 1)
-    weight = binom.pmf(t, n, 0.5) / (1 - 0.5**n) if sign == "positive" else np.ones(1)
+    weight = _binomial(t, n) if sign == "positive" else np.ones(1)
     pairs, triples, sums = t * (t - 1), t * (t - 1) * (t - 2), t * (t - 1) * (2 * t + 5)
     variance = (n * (n - 1) * (2 * n + 5) - np.add.outer(sums, sums)) / 18
     variance += np.multiply.outer(triples, triples) / (9 * n * (n - 1) * max(1, n - 2))
@@ -89,6 +88,8 @@ def iou_chance(n: int, k: int) -> tuple[float, float]:
     """IoU of two random sets of k among n cells: i / (2k - i), i hypergeometric(n, k, k)."""
     if n < 2:
         return _UNDEFINED
+    from scipy.stats import hypergeom  # slow to import
+
     i = np.arange(k + 1)
     weight, iou = hypergeom.pmf(i, n, k, k), i / (2 * k - i)
     mean = float(weight @ iou)
@@ -154,3 +155,10 @@ def _counted(n: int, k: int, first: int, second: int, kept: float) -> tuple[floa
     mean = kept * first / n
     variance = mean + kept**2 * second / (n * (n - 1)) - mean**2
     return mean / k, float(np.sqrt(max(0.0, variance))) / k
+
+
+def _binomial(m: Any, n: int) -> Array:
+    """Probability of m = 0 .. n of binomial(n, 1/2), given that one of its ends does not occur."""
+    from scipy.stats import binom  # slow to import
+
+    return binom.pmf(m, n, 0.5) / (1 - 0.5**n)
