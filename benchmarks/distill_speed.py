@@ -2,6 +2,9 @@
 
     python benchmarks/distill_speed.py --data imagefolder:CIFAR100 --teacher cifar100_resnet18.pth --out speed.json
 
+The plain recipe computes in float32. Ours takes each of --precision in turn: `--precision auto 32-true` adds, on a
+machine with bfloat16, the row of those without it.
+
 Both sides get the same images, splits, student initialisation, number of epochs and batch size, and run in turn in one
 process. Every finished run is written to --out; started again with the same --out, finished runs are not repeated.
 """
@@ -30,7 +33,7 @@ from xaibench.data.datasets import CLASS_LISTS, preprocessing_for
 from xaibench.data.tasks import Task, load_task
 from xaibench.distillation.distill import distill
 from xaibench.distillation.methods import SubDistill
-from xaibench.distillation.recipe import Recipe, resolve_precision
+from xaibench.distillation.recipe import PRECISIONS, Recipe, resolve_precision
 from xaibench.files import write_json
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import ModelCard, load_checkpoint
@@ -59,9 +62,7 @@ def run_plain(task: Task, teacher: nn.Module, card: ModelCard, student: nn.Modul
     return _entry(total, result.seconds, result.accuracies)
 
 
-def run_ours(
-    task: Task, teacher: nn.Module, card: ModelCard, student: nn.Module, seed: int, epochs: int, views: int
-) -> dict:
+def run_ours(task: Task, teacher: nn.Module, card: ModelCard, student: nn.Module, seed: int, recipe: Recipe) -> dict:
     pair = ModelPair.create(
         teacher,
         student,
@@ -72,7 +73,7 @@ def run_ours(
     )
     started = time.perf_counter()
     with timed_parts() as seconds:
-        run = distill(pair, task, SubDistill(), Recipe(epochs=epochs, views=views), seed=seed)
+        run = distill(pair, task, SubDistill(), recipe, seed=seed)
     total = time.perf_counter() - started
     seconds["training"] = float(run.history["seconds"].sum()) - seconds["validation"]
     return _entry(total, seconds, run.history["validation_accuracy"].tolist())
@@ -109,33 +110,33 @@ def timed_parts() -> Iterator[dict[str, float]]:
 def report(entries: list[dict], students: list[str], time_seeds: list[int]) -> str:
     lines = []
     for student in students:
-        of = {
-            which: sorted(
-                (e for e in entries if (e["which"], e["student"]) == (which, student)), key=lambda e: e["seed"]
-            )
-            for which in ("plain", "ours")
-        }
+        of: dict[str, list[dict]] = {}
+        for entry in sorted((e for e in entries if e["student"] == student), key=lambda e: e["seed"]):
+            of.setdefault(entry["which"], []).append(entry)
+        of = {side: of[side] for side in sorted(of, key=lambda side: side != "plain")}
         lines += ["", f"student {student}"]
-        lines += [f"{'':14s}" + "".join(f"{part:>15s}" for part in (*PARTS, "total [s]"))]
+        lines += [f"{'':17s}" + "".join(f"{part:>15s}" for part in (*PARTS, "total [s]"))]
         totals = {}
-        for which, runs in of.items():
+        for side, runs in of.items():
             timed = [e for e in runs if e["seed"] in time_seeds]
-            if not timed:
-                continue
-            totals[which] = fmean(e["total"] for e in timed)
-            cells = [fmean(e["seconds"][part] for e in timed) for part in PARTS]
-            lines.append(f"{which:14s}" + "".join(f"{value:15.1f}" for value in (*cells, totals[which])))
-        if len(totals) == 2:
-            lines.append(f"{'plain / ours':14s}{totals['plain'] / totals['ours']:.2f}, end to end")
-        for which, runs in of.items():
-            if runs:
-                each = "  ".join(f"seed {e['seed']}: {e['best']:.4f}" for e in runs)
-                lines.append(f"{which:14s}best validation accuracy  {each}  mean {fmean(e['best'] for e in runs):.4f}")
-        shared = {e["seed"] for e in of["plain"]} & {e["seed"] for e in of["ours"]}
-        if shared:
-            ours, plain = (fmean(e["best"] for e in of[w] if e["seed"] in shared) for w in ("ours", "plain"))
-            points = 100 * (ours - plain)
-            lines.append(f"ours - plain  {points:+.2f} points of validation accuracy, mean of {len(shared)} seeds")
+            if timed:
+                totals[side] = fmean(e["total"] for e in timed)
+                cells = [fmean(e["seconds"][part] for e in timed) for part in PARTS]
+                lines.append(f"{side:17s}" + "".join(f"{value:15.1f}" for value in (*cells, totals[side])))
+        for side, total in totals.items():
+            if side != "plain" and "plain" in totals:
+                lines.append(f"plain / {side}  {totals['plain'] / total:.2f}, end to end")
+        for side, runs in of.items():
+            each = "  ".join(f"seed {e['seed']}: {e['best']:.4f}" for e in runs)
+            lines.append(f"{side:17s}best validation accuracy  {each}  mean {fmean(e['best'] for e in runs):.4f}")
+        for side, runs in of.items():
+            shared = {e["seed"] for e in runs} & {e["seed"] for e in of.get("plain", [])}
+            if side != "plain" and shared:
+                ours, plain = (fmean(e["best"] for e in of[w] if e["seed"] in shared) for w in (side, "plain"))
+                points = 100 * (ours - plain)
+                lines.append(
+                    f"{side} - plain  {points:+.2f} points of validation accuracy, mean of {len(shared)} seeds"
+                )
     return "\n".join(lines)
 
 
@@ -148,6 +149,9 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", default=["56-56-40-40", "32-24-16-8"])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--views", type=int, default=4, help="augmented views an image on our side")
+    parser.add_argument(
+        "--precision", nargs="+", choices=PRECISIONS, default=["auto"], help="on our side, one row each"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--time-seeds", type=int, help="take the seconds of the first N seeds only (default: all)")
     parser.add_argument("--fraction", type=float, default=1.0, help="share of the training images")
@@ -161,9 +165,9 @@ def main() -> None:
         "views": args.views,
         "fraction": args.fraction,
         "batch size": Recipe().batch_size,
-        "precision": resolve_precision("auto"),
         "threads": torch.get_num_threads(),
         "processor": f"{os.cpu_count()} x {platform.machine()}",
+        "oneDNN": os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT"),
         "torch": torch.__version__,
     }
     results = {"settings": settings, "runs": []}
@@ -176,20 +180,23 @@ def main() -> None:
     pre = preprocessing_for("cifar100")
     teacher, card = load_checkpoint(args.teacher, "resnet18-cifar", CLASS_LISTS["cifar100"], pre)
     print(task)
+    ours = {f"ours {precision}": precision for precision in map(resolve_precision, args.precision)}
+    sides = {"plain": ["plain"], "ours": list(ours)}
     done = {(e["which"], e["student"], e["seed"]) for e in results["runs"]}
     for name in args.students:
         for seed in args.seeds:
-            for which in (args.only,) if args.only else ("plain", "ours"):
+            for which in sides[args.only] if args.only else ["plain", *ours]:
                 if (which, name, seed) in done:
                     continue
                 student = build_model(f"resnet18-cifar:{name}", len(task.subtask.classes), seed=seed)
                 if which == "plain":
                     entry = run_plain(task, teacher, card, student, seed, args.epochs)
                 else:
-                    entry = run_ours(task, teacher, card, student, seed, args.epochs, args.views)
+                    recipe = Recipe(epochs=args.epochs, views=args.views, precision=ours[which])
+                    entry = run_ours(task, teacher, card, student, seed, recipe)
                 results["runs"].append({"which": which, "student": name, "seed": seed} | entry)
                 write_json(args.out, results)
-                print(f"{which:6s}{name}  seed {seed}  {entry['total']:.1f} s  best {entry['best']:.4f}", flush=True)
+                print(f"{which:17s}{name}  seed {seed}  {entry['total']:.1f} s  best {entry['best']:.4f}", flush=True)
     print(report(results["runs"], args.students, args.seeds[: args.time_seeds]))
 
 
