@@ -46,7 +46,7 @@ def make_teacher(
     accelerator "cpu", "cuda" or "auto"
     command     what to note as the way it was made
 
-    Returns checkpoint, test accuracy, number of test images, seconds. Raises ConfigError where `out` is there already or
+    Returns checkpoint, test accuracy, number of test images, seconds. Raises ConfigError where `out` exists already or
     is no .safetensors file.
     """
     if out.suffix != ".safetensors":
