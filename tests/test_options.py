@@ -84,6 +84,12 @@ def test_errors_are_one_line_with_the_remedy(text: str, error: type[Exception], 
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_no_text_is_refused() -> None:
+    for wrong in (None, 3, Rich()):
+        with pytest.raises(ConfigError, match="thing must be a text, got"):
+            parse(wrong)  # type: ignore[arg-type]
+
+
 def test_given_fields_are_set_and_cannot_stand_in_the_text() -> None:
     assert parse_options("rich:steps=7", TABLE, "thing", {"label": "white"}) == Rich(steps=7, label="white")
     assert parse_options("strict", TABLE, "thing", {"size": 3}) == Strict(3)

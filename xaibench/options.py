@@ -37,6 +37,7 @@ def parse_options(
     value of the wrong type, a missing "=", a missing option or a key given twice; what the dataclass itself
     refuses passes through.
     """
+    require(text, str, kind)
     name, colon, rest = (part.strip() for part in text.partition(":"))
     if name not in table:
         raise unknown_name(kind, name, table)

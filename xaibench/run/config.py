@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from collections.abc import Sequence
 from dataclasses import field, replace
 from importlib import resources
 from pathlib import Path
@@ -24,6 +25,7 @@ from xaibench.models.own_models import located
 from xaibench.options import format_options
 from xaibench.run.settings import Items, Seed, anchored, build, distinct, location, one_of, settings
 from xaibench.similarity.metrics.table import DEFAULT_METRICS, METRICS, SIGNS
+from xaibench.validation import checked
 
 __all__ = [
     "DataConfig",
@@ -192,16 +194,19 @@ class RunConfig:
             )
 
     @classmethod
+    @checked
     def load(cls, path: Path | str) -> RunConfig:
         """Read a TOML file, or the preset of that name."""
         return cls.from_dict(*read_toml(path))
 
     @classmethod
+    @checked
     def parse(cls, text: str, source: str = "configuration", folder: Path | str = ".") -> RunConfig:
         """Read TOML text, whose relative paths lie in `folder`."""
         return cls.from_dict(_parsed(text, source), folder)
 
     @classmethod
+    @checked
     def from_dict(cls, raw: dict[str, Any], folder: Path | str = ".") -> RunConfig:
         """Nested dicts (from TOML or a manifest) -> configuration; relative paths lie in `folder`."""
         return build(cls, raw, folder)
@@ -210,7 +215,8 @@ class RunConfig:
         """Nested dicts of plain values; `from_dict` turns them back."""
         return dataclasses.asdict(self)
 
-    def override(self, assignments: list[str]) -> RunConfig:
+    @checked
+    def override(self, assignments: Sequence[str]) -> RunConfig:
         """Return a copy with "train.epochs=5" style assignments applied; values are TOML, bare words are strings."""
         return RunConfig.from_dict(with_assignments(self.to_dict(), assignments))
 
@@ -229,7 +235,7 @@ def read_toml(path: Path | str) -> tuple[dict[str, Any], Path]:
     return _parsed(text, str(path)), path.parent
 
 
-def with_assignments(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+def with_assignments(raw: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """Apply assignments such as "train.epochs=5" to nested dicts, in place."""
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
