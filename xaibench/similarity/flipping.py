@@ -136,7 +136,7 @@ def flip_curve(
     pixels = patch_of_pixels(x.shape[2], x.shape[3], side)
     work = prepare(model, x, target)
     size = points or choose_points(work.image_bytes)
-    filled = make_fill(fill, x.to(work.device), preprocessing)
+    filled = make_fill(fill, work.inputs(x), preprocessing)
     outputs = torch.full((len(x), len(counts)), torch.nan, dtype=torch.float64)
     predictions = torch.full((len(x), len(counts)), -1)
     total = len(rows) * len(counts)
