@@ -22,13 +22,13 @@ CLASSES = ("dark", "bright")
 
 
 class Net(nn.Module):
-    """No batch normalisation, whose statistics are those of each process."""
+    """No batch normalisation, whose statistics are those of each process; no bias that centring takes out again."""
 
     def __init__(self, width: int, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.first = nn.Conv2d(3, width, 3, padding=1, stride=2)
-        self.last = nn.Conv2d(width, width, 3, padding=1, stride=2)
+        self.last = nn.Conv2d(width, width, 3, padding=1, stride=2, bias=False)
         self.head = nn.Linear(width, 2)
 
     def forward(self, x: Tensor) -> Tensor:
