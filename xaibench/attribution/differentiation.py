@@ -98,8 +98,8 @@ def derivative_checks(model: nn.Module, x: Tensor, target: Target) -> tuple[Chec
 
     The direction v = g / |g| + r, r normal with unit variance for each pixel, sees errors along g and across it. The
     step h is the best of four for each image: small ones drown in rounding where a network computes in float32
-    regardless, large ones leave the linear range. Images are taken with noise of 5% of their range, so that max-pooling has no ties; one
-    by itself is taken twice, with other noise.
+    regardless, large ones leave the linear range. Images are taken with noise of 5% of their range, so that max-pooling
+    has no ties; one by itself is taken twice, with other noise.
     """
     if len(x) == 1:
         x, target = torch.cat([x, x]), target.take([0, 0])
