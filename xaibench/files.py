@@ -43,7 +43,7 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
             os.fsync(file.fileno())
         partial.chmod(0o644)
         partial.replace(path)
-    except (OSError, SafetensorError) as error:  # safetensors has a name of its own for a full disk
+    except (OSError, SafetensorError, ValueError) as error:  # a full disk as safetensors names it; a path with a null
         reason = getattr(error, "strerror", None) or error
         raise RunFolderError(f"cannot write {path}: {reason}: free space or choose another folder") from error
     finally:

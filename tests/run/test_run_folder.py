@@ -45,6 +45,7 @@ COLUMNS = {
         "grid",
         "sign",
         "images",
+        "explained",
         "seeds",
         "mean",
         "low",

@@ -187,7 +187,7 @@ def common_images(*scores: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     An image counts where every row has a defined score; rows without any defined score do not take part. All False
     where no row takes part.
     """
-    rows = np.concatenate([np.atleast_2d(np.asarray(one, dtype=np.float64)) for one in scores])
+    rows: Array = np.concatenate([np.atleast_2d(np.asarray(one, dtype=np.float64)) for one in scores])
     undefined = np.isnan(rows)
     absent = undefined.all(axis=1, keepdims=True)
     common: npt.NDArray[np.bool_] = np.all(~undefined | absent, axis=0) & (not absent.all())
