@@ -13,7 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from xaibench.run.folder import Run
-    from xaibench.similarity.compare import SimilarityReport
+    from xaibench.similarity.similarity_report import SimilarityReport
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

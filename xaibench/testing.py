@@ -23,8 +23,9 @@ from xaibench.models.copies import untrained
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
 from xaibench.options import format_options
-from xaibench.similarity.compare import SimilarityReport, compare
+from xaibench.similarity.compare import compare
 from xaibench.similarity.metrics.table import METRICS
+from xaibench.similarity.similarity_report import SimilarityReport
 
 __all__ = ["assert_explains_alike", "failure_folder"]
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from xaibench.attribution.gradcam import GradCAM
 from xaibench.attribution.differentiation import gradient_checks
+from xaibench.attribution.gradcam import GradCAM
 from xaibench.attribution.gradients import IntegratedGradients
 from xaibench.attribution.patches import ShapleySampling
 from xaibench.attribution.targets import Target
 from xaibench.errors import RunFolderError, UnknownNameError
 from xaibench.models.checkpoints import load_checkpoint, state_hash
 from xaibench.run.folder import open_run
-from xaibench.similarity.compare import PAIRINGS
+from xaibench.similarity.similarity_report import PAIRINGS
 
 METHODS = ("student-only", "kd", "subdistill")
 PICTURES = ("gallery", "gallery-ig_max_steps_1600", "league", "similarity", "scores", "history")

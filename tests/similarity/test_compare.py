@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -13,14 +14,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from xaibench.attribution.checks import Check, Validity
+from xaibench.attribution.explain import explain
 from xaibench.attribution.gradients import IntegratedGradients
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.result import Attribution
 from xaibench.attribution.targets import Target
+from xaibench.data.tasks import Task
 from xaibench.errors import DataError, ExplanationError, UnknownNameError
-from xaibench.similarity.compare import SimilarityReport, compare
+from xaibench.models.copies import untrained
+from xaibench.models.pair import ModelPair
+from xaibench.similarity.compare import compare
 from xaibench.similarity.metrics.table import DEFAULT_METRICS, METRICS, pool, with_sign
 from xaibench.similarity.nulls import derangement, shifted
+from xaibench.similarity.similarity_report import SimilarityReport
 
 N = 6
 KEYS = [f"test/{i}" for i in range(N)]
@@ -245,7 +251,7 @@ def test_bad_input(maps: tuple[Tensor, Tensor, Tensor], report: SimilarityReport
         compare(a, b[:, :8, :8])
     with pytest.raises(DataError, match=r"N > 0, got \(6, 1, 16, 16\)"):
         compare(a[:, None], b)
-    with pytest.raises(DataError, match="got list"):
+    with pytest.raises(DataError, match="teacher must be a ModelPair or an Attribution or a Tensor"):
         compare(a.tolist(), b)
     with pytest.raises(DataError, match=r"N > 0, got \(0, 16, 16\)"):
         compare(a[:0], b[:0])
@@ -261,3 +267,58 @@ def test_bad_input(maps: tuple[Tensor, Tensor, Tensor], report: SimilarityReport
         report.score("kendall")
     with pytest.raises(UnknownNameError, match="did you mean 'random student'"):
         report.score("cosine", "random_student")
+
+
+def test_a_pair_is_explained_and_scored_as_its_maps_are(tiny_pair: ModelPair, tiny_task: Task) -> None:
+    images, other = tiny_task.test.sample(6), tiny_pair.with_student(untrained(tiny_pair.student, 5))
+    before = tiny_pair.hashes()
+    report = compare(tiny_pair, images, "lrp", random_student=other.student, independent_student=other.student)
+    maps, nulls = (explain(pair, images, LRP()) for pair in (tiny_pair, other))
+    wanted = compare(*maps, keys=images.keys, random_student=nulls.student, independent_student=nulls.student)
+    pd.testing.assert_frame_equal(report.rows, wanted.rows)
+    by_maps = compare(tiny_pair, images, LRP(), random_student=nulls.student, independent_student=nulls.student)
+    pd.testing.assert_frame_equal(by_maps.rows, wanted.rows)
+    assert tiny_pair.hashes() == before
+    own = compare(tiny_pair, images, "lrp", contrast="own", random_student=other.student)
+    assert list(own.values("cosine", "random student").index) == list(images.keys)
+
+
+def test_a_random_student_without_a_valid_explanation_is_left_out(
+    tiny_pair: ModelPair, tiny_task: Task, caplog: pytest.LogCaptureFixture
+) -> None:
+    flat = copy.deepcopy(tiny_pair.student)
+    torch.nn.init.zeros_(flat.fc.weight)  # type: ignore[union-attr,arg-type]
+    images = tiny_task.test.sample(4)
+    report = compare(tiny_pair, images, "input-x-gradient", random_student=flat)
+    assert report.values("cosine", "random student").empty
+    assert not report.values("cosine").empty
+    assert "no random student to compare with" in caplog.text
+    with pytest.raises(ExplanationError, match="all-zero gradients"):
+        compare(tiny_pair, images, "input-x-gradient", independent_student=flat)
+
+
+def test_what_cannot_be_compared_is_said_in_a_line(tiny_pair: ModelPair, tiny_task: Task) -> None:
+    images, maps = tiny_task.test.sample(2), torch.rand(2, 8, 8)
+    for arguments, options, message in (
+        ((tiny_pair, maps), {}, r"a pair is compared on an ImageSet, got Tensor: give task\.test\.sample"),
+        ((maps, images), {}, "the student is of type ImageSet, which goes with a ModelPair"),
+        (
+            (maps, maps),
+            {"random_student": tiny_pair.student},
+            "the random student is of type ScaledResNet18, which goes",
+        ),
+        ((maps, maps), {"grid": "8"}, "grid must be"),
+        ((None, maps), {}, "teacher must be"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            compare(*arguments, **options)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_printed_report_fits_the_terminal(maps: tuple[Tensor, Tensor, Tensor]) -> None:
+    report = compare(*maps[:2], metrics=list(METRICS), random_student=maps[2], independent_student=maps[2])
+    lines = str(report).splitlines()
+    assert max(map(len, lines)) <= 100
+    for word in ("chance", "lift", "independent student", "mismatched images", "shifted maps"):
+        assert word in str(report)
+    assert all(sum(METRICS[name].label in line for line in lines) >= 2 for name in METRICS)

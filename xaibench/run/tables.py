@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from xaibench.similarity.compare import INDEPENDENT, PAIRINGS
 from xaibench.similarity.intervals import Interval, common_images, mean_interval
 from xaibench.similarity.metrics.table import METRICS, main_metric
+from xaibench.similarity.similarity_report import INDEPENDENT, PAIRINGS
 
 __all__ = ["method_table", "summarise"]
 

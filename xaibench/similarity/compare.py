@@ -1,222 +1,161 @@
-"""compare(): two sets of heatmaps -> scores per image, beside chance and the nulls."""
+"""compare(): two models or two sets of heatmaps -> scores per image, beside chance and the nulls."""
 
 from __future__ import annotations
 
-import functools
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
+from torch import Tensor, nn
 
+from xaibench.attribution.base import Explainer
+from xaibench.attribution.explain import explain, explain_model
 from xaibench.attribution.result import Attribution
+from xaibench.attribution.store.store import AttributionStore
+from xaibench.attribution.targets import make_target
+from xaibench.data.images import ImageSet
 from xaibench.errors import DataError, ExplanationError, unknown_name
-from xaibench.files import write_text
-from xaibench.similarity.intervals import Interval, bootstrap_mean, paired_bootstrap
+from xaibench.models.pair import ModelPair
+from xaibench.models.predict import predict_logits
 from xaibench.similarity.metrics.table import DEFAULT_METRICS, METRICS, default_grid, pool, with_sign
 from xaibench.similarity.nulls import derangement, shifted
+from xaibench.similarity.similarity_report import INDEPENDENT, SimilarityReport
+from xaibench.validation import checked
 
-__all__ = ["INDEPENDENT", "PAIRINGS", "SimilarityReport", "compare"]
+__all__ = ["compare", "explain_null"]
 
-INDEPENDENT = "independent student"
+_log = logging.getLogger(__name__)
 
-PAIRINGS = {
-    "matched": "",
-    INDEPENDENT: "independent",
-    "random student": "random_student",
-    "mismatched images": "mismatched",
-    "shifted maps": "shifted",
-}
-"""Which two maps were scored -> the prefix of their columns in a summary."""
+_RANDOM = "random student"
 
 
-@dataclass(frozen=True, eq=False)
-class SimilarityReport:
-    """How alike two models' heatmaps are.
-
-    rows   DataFrame [image, metric, pairing, value]: one score each; pairing is a key of PAIRINGS
-    grid   cells a side of the pooled maps that were compared
-    sign   sign mode: "signed", "absolute" or "positive"
-    seed   of the mismatched pairing and of the bootstrap
-    """
-
-    rows: pd.DataFrame
-    grid: int
-    sign: str
-    seed: int
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics, in the order they were asked for."""
-        return tuple(self.rows["metric"].unique())
-
-    def values(self, metric: str, pairing: str = "matched") -> pd.Series:
-        """Scores of one metric, indexed by image key; empty for a pairing that was not scored."""
-        if metric not in self.metrics:
-            raise unknown_name("metric of this report", metric, self.metrics)
-        if pairing not in PAIRINGS:
-            raise unknown_name("pairing", pairing, PAIRINGS)
-        chosen = self.rows[(self.rows["metric"] == metric) & (self.rows["pairing"] == pairing)]
-        return chosen.set_index("image")["value"]
-
-    def score(self, metric: str, pairing: str = "matched") -> Interval:
-        """Mean over the images with its bootstrap 95% interval."""
-        return bootstrap_mean(self.values(metric, pairing).to_numpy(), seed=self.seed)
-
-    def lift(self, metric: str, over: str = INDEPENDENT) -> Interval:
-        """Mean of (matched - null) over the images, with its paired bootstrap 95% interval.
-
-        Over an independent student it is the likeness that the teacher has brought about.
-        """
-        return paired_bootstrap(self.values(metric).to_numpy(), self._null(metric, over).to_numpy(), seed=self.seed)
-
-    def worst(self, metric: str, k: int = 5) -> list[str]:
-        """Keys of the k images with the lowest matched score, lowest first; undefined scores are left out."""
-        return list(self.values(metric).dropna().sort_values(kind="stable").index[:k])
-
-    def summary(self) -> pd.DataFrame:
-        """A row a metric: mean, low, high, n, nan, chance, chance_sd, each null's mean, low and high, and the lift.
-
-        chance and chance_sd are those of one pair of random maps; lift is that over the independent student. What was
-        not scored is NaN.
-        """
-        return self._summary.copy()
-
-    @functools.cached_property
-    def _summary(self) -> pd.DataFrame:
-        records = []
-        for metric in self.metrics:
-            chance, sd = METRICS[metric].chance(self.grid, self.sign)
-            score = self.score(metric)
-            record: dict[str, Any] = {"metric": metric, "mean": score.mean, "low": score.low, "high": score.high}
-            record |= {"n": score.n, "nan": score.nan, "chance": chance, "chance_sd": sd}
-            for pairing, prefix in PAIRINGS.items():
-                if prefix:
-                    null = self.score(metric, pairing)
-                    record |= {prefix: null.mean, f"{prefix}_low": null.low, f"{prefix}_high": null.high}
-            lift = paired_bootstrap(*self._paired(metric), seed=self.seed)
-            records.append(record | {"lift": lift.mean, "lift_low": lift.low, "lift_high": lift.high})
-        return pd.DataFrame.from_records(records)
-
-    def _paired(self, metric: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        matched, null = self.values(metric), self.values(metric, INDEPENDENT)
-        return matched.to_numpy(), null.reindex(matched.index).to_numpy(dtype=np.float64)
-
-    def _null(self, metric: str, pairing: str) -> pd.Series:
-        values = self.values(metric, pairing)
-        if pairing == "matched" or values.empty:
-            have = [p for p in self.rows["pairing"].unique() if p != "matched"]
-            raise DataError(f"no scores for the null '{pairing}': this report has {', '.join(have) or 'none'}")
-        return values
-
-    def _caption(self) -> str:
-        n = self.rows["image"].nunique()
-        return f"{n} images, {self.grid}x{self.grid} grid, {self.sign} maps, mean and 95% interval"
-
-    def _cells(self) -> list[list[str]]:
-        """Head and rows; of the nulls those that were scored."""
-        summary = self.summary()
-        nulls = {prefix: name for name, prefix in (*PAIRINGS.items(), ("lift", "lift")) if prefix}
-        nulls = {prefix: name for prefix, name in nulls.items() if summary[prefix].notna().any()}
-        cells = [["metric", "mean", "95% interval", "n", "nan", "chance", *nulls.values()]]
-        for row in summary.to_dict("records"):
-            interval = f"[{_number(row['low'])}, {_number(row['high'])}]"
-            chance = f"{_number(row['chance'])} ± {_number(row['chance_sd'])}"
-            line = [
-                METRICS[row["metric"]].label,
-                _number(row["mean"]),
-                interval,
-                str(row["n"]),
-                str(row["nan"]),
-                chance,
-            ]
-            cells.append(line + [_number(row[prefix]) for prefix in nulls])
-        return cells
-
-    def __str__(self) -> str:
-        table = self._cells()
-        widths = [max(map(len, column)) for column in zip(*table)]
-        lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table)
-        return "\n".join([self._caption(), *lines])
-
-    def __repr__(self) -> str:
-        return f"SimilarityReport({self._caption()}: {', '.join(f'{m} {self.score(m)}' for m in self.metrics)})"
-
-    def _repr_html_(self) -> str:
-        head, *rows = self._cells()
-        table = pd.DataFrame(rows, columns=head).to_html(index=False, border=0)
-        return f"<p>{self._caption()}</p>{table}"
-
-    def to_latex(self) -> str:
-        """A booktabs table of the summary; the caption line is a comment above it."""
-        head, *rows = self._cells()
-        lines = [
-            f"% {self._caption()}",
-            r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}",
-            r"\toprule",
-            " & ".join(head).replace("%", r"\%") + r" \\",
-            r"\midrule",
-            *(" & ".join(line).replace("%", r"\%").replace("±", r"$\pm$") + r" \\" for line in rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
-        return "\n".join(lines) + "\n"
-
-    def save(self, path: Path | str) -> Path:
-        """Write the rows as CSV, with columns for grid and sign mode, atomically."""
-        table = self.rows.assign(grid=self.grid, sign=self.sign)
-        return write_text(path, table.to_csv(index=False, lineterminator="\n"))
-
-
+@overload
 def compare(
-    teacher: Any,
-    student: Any,
+    teacher: ModelPair,
+    student: ImageSet,
+    explainer: Explainer | str = ...,
+    *,
+    metrics: str | Sequence[str] = ...,
+    grid: int | None = ...,
+    sign: str = ...,
+    independent_student: nn.Module | Attribution | None = ...,
+    random_student: nn.Module | Attribution | None = ...,
+    contrast: str = ...,
+    device: torch.device | str | None = ...,
+    memory: int | None = ...,
+    store: AttributionStore | None = ...,
+    seed: int = ...,
+) -> SimilarityReport: ...
+@overload
+def compare(
+    teacher: Attribution | Tensor | npt.NDArray[Any],
+    student: Attribution | Tensor | npt.NDArray[Any],
+    *,
+    keys: Sequence[str] | None = ...,
+    metrics: str | Sequence[str] = ...,
+    grid: int | None = ...,
+    sign: str = ...,
+    independent_student: Attribution | Tensor | npt.NDArray[Any] | None = ...,
+    random_student: Attribution | Tensor | npt.NDArray[Any] | None = ...,
+    seed: int = ...,
+) -> SimilarityReport: ...
+@checked(error=DataError)
+def compare(
+    teacher: ModelPair | Attribution | Tensor | npt.NDArray[Any],
+    student: ImageSet | Attribution | Tensor | npt.NDArray[Any],
+    explainer: Explainer | str = "lrp",
     *,
     keys: Sequence[str] | None = None,
     metrics: str | Sequence[str] = DEFAULT_METRICS,
     grid: int | None = None,
     sign: str = "signed",
-    independent_student: Any = None,
-    random_student: Any = None,
+    independent_student: nn.Module | Attribution | Tensor | npt.NDArray[Any] | None = None,
+    random_student: nn.Module | Attribution | Tensor | npt.NDArray[Any] | None = None,
+    contrast: str = "teacher",
+    device: torch.device | str | None = None,
+    memory: int | None = None,
+    store: AttributionStore | None = None,
     seed: int = 0,
 ) -> SimilarityReport:
     """Score how alike the heatmaps of teacher and student are, beside the nulls.
 
-    teacher, student     two Attributions, or maps (N, H, W)
-    keys                 a unique name per image; None: "0", "1", ...
+    `compare(pair, images, "lrp")` explains the images under both models of the pair first (see `explain`, which takes
+    explainer, contrast, device, memory and store); `compare(maps, maps)` scores what is there.
+
+    teacher, student     a ModelPair and an ImageSet; or two Attributions, or two sets of maps (N, H, W)
+    keys                 a unique name per image; None: those of the ImageSet, else "0", "1", ...
     metrics              names from METRICS, or one
     grid                 cells a side after pooling; None: 28 -> 7, 32 -> 8, 224 -> 14
     sign                 "signed", "absolute" or "positive", applied after pooling
-    independent_student  the same images explained under a student of the same form that was trained without this
-                         teacher: the null that the lift is reported over
-    random_student       ... under a randomly initialised student
+    independent_student  a student of the same form that was trained without this teacher, or the same images explained
+                         under it: the null that the lift is reported over
+    random_student       a randomly initialised student, or the same images explained under it
 
     Two more nulls are always scored: the student's maps of other images in a seeded pairing (for two images or more),
     and its own maps mirrored and shifted at random (`nulls.shifted`; for two cells a side or more).
 
-    Images that an Attribution flags as incomplete count as undefined (NaN).
+    Images that an Attribution flags as incomplete count as undefined (NaN). A random student without a valid
+    explanation is left out, with a warning in the log.
 
-    Raises ExplanationError for Attributions that are not valid or that answer different questions (other images,
+    Raises ExplanationError for explanations that are not valid or that answer different questions (other images,
     explainers or targets; targets may differ under contrast="own"), DataError for shapes or keys that do not match.
     """
+    sets: dict[str, Any] = {"teacher": teacher, "student": student}
+    nulls = {INDEPENDENT: independent_student, _RANDOM: random_student}
+    sets |= {role: null for role, null in nulls.items() if null is not None}
+    if isinstance(teacher, ModelPair):
+        if not isinstance(student, ImageSet):
+            got = type(student).__name__
+            raise DataError(f"a pair is compared on an ImageSet, got {got}: give task.test.sample(40), say")
+        keys = student.keys if keys is None else keys
+        sets = _explained(sets, explainer, contrast=contrast, device=device, memory=memory, store=store)
+    for role, given in sets.items():
+        if isinstance(given, (ModelPair, ImageSet, nn.Module)):
+            raise DataError(f"the {role} is of type {type(given).__name__}, which goes with a ModelPair: give its maps")
+    return _scored(sets, keys, metrics, grid, sign, seed)
+
+
+def _explained(sets: dict[str, Any], explainer: Explainer | str, *, contrast: str, **options: Any) -> dict[str, Any]:
+    """Maps of a pair, the images and nulls that `sets` holds: role -> maps."""
+    pair, images = sets["teacher"], sets["student"]
+    maps = dict(explain(pair, images, explainer, contrast=contrast, **options)._asdict())
+    for role, null in list(sets.items())[2:]:
+        try:
+            maps[role] = explain_null(pair, null, images, maps["teacher"], **options) if _is_model(null) else null
+        except ExplanationError as error:
+            if role != _RANDOM:  # the score itself does not depend on a random student
+                raise
+            _log.warning("no random student to compare with: %s", error)
+    return maps
+
+
+def _is_model(null: object) -> bool:
+    return isinstance(null, nn.Module)
+
+
+def _scored(
+    sets: dict[str, Any],
+    keys: Sequence[str] | None,
+    metrics: str | Sequence[str],
+    grid: int | None,
+    sign: str,
+    seed: int,
+) -> SimilarityReport:
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     for name in metrics:
         if name not in METRICS:
             raise unknown_name("metric", name, METRICS)
     if not metrics or len(set(metrics)) != len(metrics):
         raise DataError(f"metrics must be given once each, at least one, got {metrics}")
-    sets = {"teacher": teacher, "student": student}
-    for role, given in ((INDEPENDENT, independent_student), ("random student", random_student)):
-        if given is not None:
-            sets[role] = given
     for role, given in sets.items():
         if isinstance(given, Attribution):
             given.validity.require(f"the {role}'s explanation")
-            if isinstance(teacher, Attribution):
-                _same_question(teacher, given, role)
+            if isinstance(first := sets["teacher"], Attribution):
+                _same_question(first, given, role)
     raw = {role: given.heatmaps if isinstance(given, Attribution) else given for role, given in sets.items()}
     shape = _shape(raw["teacher"], "teacher")
     for role, values in raw.items():
@@ -249,8 +188,28 @@ def compare(
     return SimilarityReport(pd.concat(frames, ignore_index=True), side, sign, seed)
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else "-"
+def explain_null(
+    pair: ModelPair,
+    model: nn.Module,
+    images: ImageSet,
+    teacher: Attribution,
+    *,
+    device: torch.device | str | None = None,
+    memory: int | None = None,
+    store: AttributionStore | None = None,
+) -> Attribution:
+    """Explain another student of the pair by the teacher's explainer, asked the teacher's question.
+
+    Raises ExplanationError where the explanation is not valid.
+    """
+    target = teacher.target
+    if target.rule == "own":
+        own = predict_logits(model, images, pair.preprocessing, device=device)
+        target = make_target(own, target.label, contrast="own", logits_own=own)
+    x = pair.preprocessing(images.images)
+    return explain_model(
+        model, x, target, teacher.explainer, pair.preprocessing, device=device, memory=memory, store=store
+    )
 
 
 def _shape(maps: Any, role: str) -> tuple[int, int, int]:

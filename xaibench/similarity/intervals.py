@@ -188,9 +188,9 @@ def common_images(*scores: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     where no row takes part.
     """
     rows: Array = np.concatenate([np.atleast_2d(np.asarray(one, dtype=np.float64)) for one in scores])
-    undefined = np.isnan(rows)
-    absent = undefined.all(axis=1, keepdims=True)
-    common: npt.NDArray[np.bool_] = np.all(~undefined | absent, axis=0) & (not absent.all())
+    undefined: npt.NDArray[np.bool_] = np.isnan(rows)
+    absent: npt.NDArray[np.bool_] = np.asarray(undefined.all(axis=1))[:, None]
+    common: npt.NDArray[np.bool_] = np.logical_or(~undefined, absent).all(axis=0) & (not absent.all())
     return common
 
 
