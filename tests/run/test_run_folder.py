@@ -176,7 +176,7 @@ def test_the_manifest_reproduces_the_run(tiny_run):
     assert {"torch", "captum", "zennit", "xaibench"} <= set(manifest["versions"])
     assert manifest["started"]
     assert open_run(tiny_run).finished
-    assert {"command", "precision", "machine", "layers", "preprocessing"} <= set(manifest)
+    assert {"command", "machine", "layers", "preprocessing"} <= set(manifest)
 
 
 def test_a_student_can_be_loaded_and_is_the_one_that_was_explained(tiny_run):

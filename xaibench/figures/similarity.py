@@ -23,6 +23,7 @@ from xaibench.figures.style import (
     new_figure,
     paper_style,
 )
+from xaibench.validation import checked
 
 __all__ = ["similarity_figure"]
 
@@ -38,6 +39,7 @@ _BAND: dict[str, Any] = {"facecolor": "#000000", "alpha": 0.12, "linewidth": 0}
 _STEP, _PAD = 0.115, 0.11  # inches between methods, and between metrics
 
 
+@checked
 def similarity_figure(summary: pd.DataFrame, *, note: str = "", width: str | float = "double") -> Figure:
     """Dot plot of similarity scores: a panel an explainer, a group a metric, a row a method.
 

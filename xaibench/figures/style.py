@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from xaibench.errors import ConfigError, unknown_name
 from xaibench.files import write_atomically
 from xaibench.similarity.metrics.table import METRICS
+from xaibench.validation import checked
 
 __all__ = [
     "INK",
@@ -163,6 +164,7 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+@checked
 def save_figure(figure: Figure, path_stem: Path | str, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:
     """Write `figure` as path_stem.pdf, path_stem.png, ...; return the paths.
 

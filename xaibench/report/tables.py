@@ -14,6 +14,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from xaibench.validation import checked
+
 __all__ = ["csv_table", "html_table", "latex_table", "presented", "side_by_side", "text_table"]
 
 _LATEX = {
@@ -70,6 +72,7 @@ def csv_table(table: pd.DataFrame) -> str:
     return text.getvalue()
 
 
+@checked
 def latex_table(table: pd.DataFrame, *, digits: int = 3, caption: str = "", label: str = "") -> str:
     """A booktabs table (needs \\usepackage{booktabs}); with a caption or label inside a table environment."""
     shown = presented(table, digits)

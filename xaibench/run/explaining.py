@@ -23,6 +23,7 @@ from xaibench.progress import progress
 from xaibench.run.config import RunConfig
 from xaibench.run.folder import TEACHER, UNTRAINED, Run
 from xaibench.run.inputs import Assets
+from xaibench.validation import checked
 
 __all__ = ["check_models", "explain_models"]
 
@@ -39,6 +40,7 @@ def check_models(config: RunConfig, assets: Assets) -> None:
             check_explainable(model, x, target, parse_explainer(explainer), assets.pair.preprocessing)
 
 
+@checked
 def explain_models(run: Run, assets: Assets, device: torch.device | str | None = None) -> None:
     """Explain the chosen test images under every model; write predictions of the whole test set and validity.
 

@@ -38,6 +38,7 @@ from xaibench.run.config import RunConfig
 from xaibench.run.job import Job, StudentFolder, StudentKey, jobs_of
 from xaibench.run.ledger import Ledger, digest
 from xaibench.run.manifest import read_manifest
+from xaibench.validation import checked
 
 __all__ = ["TEACHER", "UNTRAINED", "Run", "file_name", "open_run"]
 
@@ -285,6 +286,7 @@ class Run:
         return pd.read_csv(path, dtype=_TEXT)
 
 
+@checked(error=RunFolderError)
 def open_run(folder: Path | str) -> Run:
     """Open an existing run folder. Raises RunFolderError where there is none."""
     folder = Path(folder).absolute()

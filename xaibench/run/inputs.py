@@ -15,6 +15,7 @@ from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import ModelCard, load_checkpoint
 from xaibench.models.pair import ModelPair
 from xaibench.run.config import DataConfig, RunConfig, StudentConfig, TeacherConfig
+from xaibench.validation import checked
 
 __all__ = ["Assets", "assets_of", "load_assets", "load_teacher"]
 
@@ -37,6 +38,7 @@ class Assets:
         return ModelCard(self.architecture, self.pair.classes, self.pair.preprocessing, dict(notes))
 
 
+@checked
 def load_assets(config: RunConfig) -> Assets:
     """What the jobs of a run work on."""
     return assets_of(config.data, config.teacher, config.student)

@@ -13,6 +13,7 @@ from xaibench.distillation.recipe import Recipe
 from xaibench.errors import RunFolderError, unknown_name
 from xaibench.files import sha256_of_file, write_json
 from xaibench.run.config import DataConfig, RunConfig, StudentConfig, TeacherConfig
+from xaibench.validation import checked
 
 __all__ = ["Job", "StudentFolder", "StudentKey", "jobs_of"]
 
@@ -66,6 +67,7 @@ class Job:
         return StudentKey(self.method, self.seed)
 
 
+@checked
 def jobs_of(config: RunConfig) -> tuple[Job, ...]:
     """The jobs of a run, method by method."""
     return tuple(

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from xaibench.distillation.recipe import resolve_precision
 from xaibench.errors import RunFolderError
 from xaibench.files import write_json
 from xaibench.models.checkpoints import state_hash
@@ -62,7 +61,6 @@ def write_manifest(folder: Path, config: RunConfig, assets: Assets) -> None:
         "teacher": {"architecture": assets.card.architecture, "classes": len(assets.card.classes)},
         "teacher_validation_accuracy": (logits.argmax(1) == task.validation.labels).double().mean().item(),
         "hashes": asset_hashes(assets),
-        "precision": resolve_precision(config.train.precision),
         "versions": library_versions(),
         "machine": {
             "python": platform.python_version(),

@@ -21,12 +21,14 @@ from xaibench.run.manifest import asset_hashes, extend_manifest, write_manifest
 from xaibench.run.page import present
 from xaibench.run.scoring import score_models
 from xaibench.run.training import check_trainable, distill_students
+from xaibench.validation import checked
 
 __all__ = ["create_run", "leave_to_one_process", "reopen", "run_config"]
 
 _EXTENSIBLE = ("methods", "seeds", "explain", "similarity")
 
 
+@checked
 def run_config(
     config: RunConfig | str | Path,
     folder: Path | str,
@@ -62,6 +64,7 @@ def leave_to_one_process(fabric: Fabric) -> None:
             sys.exit(0)
 
 
+@checked
 def create_run(
     config: RunConfig, folder: Path | str, *, extend: bool = False, check: Callable[[Assets], object] | None = None
 ) -> tuple[Run, Assets]:

@@ -11,6 +11,7 @@ from xaibench.run.folder import TEACHER, UNTRAINED, Run
 from xaibench.run.job import StudentKey
 from xaibench.run.tables import method_table, summarise
 from xaibench.similarity.compare import compare
+from xaibench.validation import checked
 
 __all__ = ["score_models"]
 
@@ -18,6 +19,7 @@ _COLUMNS = ["method", "seed", "explainer", "metric", "pairing", "image", "value"
 _NO_TEACHER = StudentOnly()
 
 
+@checked
 def score_models(run: Run) -> None:
     """Score every student's maps; write scores, their summary and the table of methods.
 

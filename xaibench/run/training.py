@@ -30,6 +30,7 @@ from xaibench.run.ledger import digest
 from xaibench.run.manifest import asset_hashes, library_versions
 from xaibench.similarity.metrics.table import pool
 from xaibench.subspace.moments import LayerMoments, load_moments, save_moments
+from xaibench.validation import checked
 
 __all__ = ["Moments", "check_trainable", "distill_students", "shared_moments", "train"]
 
@@ -39,6 +40,7 @@ Moments = Callable[[], Mapping[str, LayerMoments]]
 """Gives the moments of the teacher's layers; called where a method needs them."""
 
 
+@checked
 def train(
     job: Job,
     folder: Path,

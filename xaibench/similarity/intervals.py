@@ -190,13 +190,13 @@ def common_images(*scores: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     rows: Array = np.concatenate([np.atleast_2d(np.asarray(one, dtype=np.float64)) for one in scores])
     undefined: npt.NDArray[np.bool_] = np.isnan(rows)
     absent: npt.NDArray[np.bool_] = np.asarray(undefined.all(axis=1))[:, None]
-    common: npt.NDArray[np.bool_] = np.logical_or(~undefined, absent).all(axis=0) & (not absent.all())
+    common: npt.NDArray[np.bool_] = np.asarray(np.logical_or(~undefined, absent).all(axis=0)) & (not absent.all())
     return common
 
 
 def _complete(values: Array) -> Array:
     """(S, N, T) -> the seeds that take part, the images that they have in common."""
-    undefined = np.isnan(values).any(axis=-1)
+    undefined: npt.NDArray[np.bool_] = np.asarray(np.isnan(values).any(axis=-1))
     scores = np.where(undefined, np.nan, 0.0)
     return values[~undefined.all(axis=1)][:, common_images(scores)]
 

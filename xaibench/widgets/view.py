@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xaibench.data.images import ImageSet
-from xaibench.errors import RunFolderError
+from xaibench.errors import ConfigError, RunFolderError
 from xaibench.figures.gallery import pixels
 
 __all__ = ["SORTS", "RunLike", "RunView"]
@@ -46,6 +46,8 @@ class RunView:
     """
 
     def __init__(self, run: RunLike) -> None:
+        if not callable(getattr(run, "summary", None)):
+            raise ConfigError(f"an explorer shows a run, got {run!r:.60}: give open_run(FOLDER)")
         self._run = run
         self.keys = tuple(run.images.keys)
         self.pixels = pixels(run.images.images.numpy() / 255)

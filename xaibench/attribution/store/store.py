@@ -16,6 +16,7 @@ from xaibench.attribution.result import Attribution
 from xaibench.attribution.store.sealed_files import load_sealed, save_sealed
 from xaibench.errors import ConfigError, ExplanationError, XaibenchError
 from xaibench.files import sweep_partials
+from xaibench.validation import checked
 
 __all__ = ["AttributionStore", "default_store"]
 
@@ -37,6 +38,7 @@ class AttributionStore:
     max_bytes  at least 1
     """
 
+    @checked
     def __init__(self, folder: Path | str, max_bytes: int = 2 * 2**30) -> None:
         if max_bytes < 1:
             raise ConfigError(f"max_bytes must be at least 1, got {max_bytes}: give the bytes that the store may hold")
