@@ -69,12 +69,12 @@ from .run.config import RunConfig as RunConfig
 from .run.folder import Run as Run
 from .run.folder import open_run as open_run
 from .run.pipeline import run_config as run_config
-from .similarity.similarity_report import SimilarityReport as SimilarityReport
 from .similarity.compare import compare as compare
 from .similarity.cross_flip import cross_flip as cross_flip
 from .similarity.flipping import flip_curve as flip_curve
 from .similarity.metrics.table import METRICS as METRICS
 from .similarity.pooling import pooling_curve as pooling_curve
+from .similarity.similarity_report import SimilarityReport as SimilarityReport
 from .testing import assert_explains_alike as assert_explains_alike
 from .widgets.explorer import Explorer as Explorer
 

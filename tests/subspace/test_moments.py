@@ -230,3 +230,27 @@ def test_damaged_moments_are_refused(tmp_path: Path) -> None:
         load_moments(path)
     with pytest.raises(CheckpointError, match="cannot read moments"):
         load_moments(tmp_path / "none.safetensors")
+
+
+def test_images_that_come_alone_count_as_in_a_batch() -> None:
+    """Behind a flattened and transposed map torch's gradient of one image through batch normalisation is wrong."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem = nn.Conv2d(3, 8, 3, padding=1)
+            self.body = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(16))
+            self.head = nn.Linear(16, 4)
+            nn.init.uniform_(self.body[2].running_var, 0.5, 2)  # type: ignore[arg-type]
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.body(self.stem(images)).flatten(2).transpose(1, 2).mean(1))
+            return logits
+
+    network = Tokens().eval()
+    images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    together = collect_moments(network, ("stem",), [images])["stem"]
+    alone = collect_moments(network, ("stem",), list(images.split(1)))["stem"]
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(alone, name), getattr(together, name), rtol=1e-4, atol=1e-9)

@@ -14,7 +14,7 @@ from torch import Tensor
 from xaibench.errors import DataError
 from xaibench.validation import checked, require
 
-__all__ = ["LARGEST_SIDE", "ImageSet", "Preprocessing", "checked_size", "chosen_rows", "first_double"]
+__all__ = ["LARGEST_SIDE", "ImageSet", "Preprocessing", "batches", "checked_size", "chosen_rows", "first_double"]
 
 _CPU = torch.device("cpu")
 
@@ -243,3 +243,19 @@ def _numbers(what: str, values: Sequence[float]) -> tuple[float, ...]:
 
 def _shown(value: object) -> str:
     return " ".join(repr(value).split())[:60]
+
+
+def batches(indices: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Indices (N,) in batches of `size`; a last batch of a single image joins the one before it.
+
+    Gradients of a single image can be wrong: torch's backward pass of batch normalisation in evaluation mode misreads a
+    batch dimension of 1 with unusual strides.
+
+    >>> [len(part) for part in batches(torch.arange(9), 4)]
+    [4, 5]
+    """
+    parts = list(indices.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        last = parts.pop()
+        parts[-1] = torch.cat([parts[-1], last])
+    return tuple(parts)

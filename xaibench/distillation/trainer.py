@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from xaibench.data.augment import augment
 from xaibench.data.images import ImageSet, Preprocessing
+from xaibench.data.images import batches as batches_of
 from xaibench.distillation.criterion import Batch, Criterion, TrainingState
 from xaibench.distillation.devices import seed_generators
 from xaibench.distillation.events import Cancelled, EpochState, OnEpoch
@@ -191,8 +192,9 @@ def _snapshot(student: nn.Module) -> nn.Module:
 
 def _state(step: _Step, train: StudentInput, validation: ImageSet, view: int) -> TrainingState:
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in zip(validation.images.split(64), validation.labels.split(64)):
-            yield train.format(train.preprocessing(images.to(train.device))), labels.to(train.device)
+        for rows in batches_of(torch.arange(len(validation)), 64):
+            x = train.preprocessing(validation.images[rows].to(train.device))
+            yield train.format(x), validation.labels[rows].to(train.device)
 
     teacher = step.teacher or (lambda x, indices, view: {})
     return TrainingState(step.student, train, teacher, train.images.labels, view, batches)

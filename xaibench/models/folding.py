@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from xaibench.models.class_slice import unsliced
+from xaibench.precision import full_precision
 
 __all__ = ["fold", "foldable", "folded"]
 
@@ -65,13 +66,15 @@ def fold(layer: Any, norm: Any) -> None:
     norm.running_mean, norm.running_var, norm.eps = torch.zeros_like(mean), torch.ones_like(variance), 0.0
 
 
+@full_precision()
 def folded(model: nn.Module, x: Tensor, keep: Collection[str] = ()) -> nn.Module:
     """A copy of `model` in evaluation mode in which every batch normalisation that can be is folded; names stay.
 
     x     (N, C, H, W), a few inputs
     keep  names of layers (of the unsliced network) whose own output must stay what it is
 
-    A copy whose outputs for x are not those of `model`, to 0.1% of the largest, is given up for one that is not folded.
+    Returns an unfolded copy if the folded one's outputs for x differ from those of `model` by more than 1e-4 of the
+    largest, compared in full float32.
     """
     plain = copy.deepcopy(model).eval()
     quick = copy.deepcopy(plain)

@@ -17,6 +17,7 @@ from xaibench.attribution.targets import Target
 from xaibench.attribution.working_copy import check_input, model_name, prepare
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, DataError, ExplanationError, unknown_name
+from xaibench.precision import full_precision
 from xaibench.similarity.fills import FILLS, make_fill
 from xaibench.similarity.patch_order import Order, patch_of_pixels, patch_order, patch_side
 
@@ -90,6 +91,7 @@ class FlipCurve:
 
 
 @torch.no_grad()
+@full_precision()
 def flip_curve(
     model: nn.Module,
     x: Tensor,

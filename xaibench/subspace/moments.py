@@ -126,6 +126,8 @@ def collect_moments(
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, MomentAccumulator] = {}
     for x in batches:
+        alone = len(x) == 1  # torch's gradient of a single image can be wrong: it gets company, which is then left out
+        x = torch.cat([x, x]) if alone else x
         with torch.enable_grad(), autocast or nullcontext():
             logits, outputs = forward_with_layers(teacher, x.detach().requires_grad_(), layers)
             top = logits.float().topk(2, dim=1).values
@@ -133,6 +135,8 @@ def collect_moments(
         gradients = torch.autograd.grad(margin, [outputs[name] for name in layers])
         for name, gradient in zip(layers, gradients):
             output = outputs[name].detach()
+            if alone:
+                output, gradient = output[:1], gradient[:1]
             if output.ndim != 4:
                 raise ModelError(
                     f"layer '{name}' gives {tuple(output.shape)}, not maps (B, d, H, W): pair another layer"

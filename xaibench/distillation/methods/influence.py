@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from xaibench.data.images import batches as batches_of
 from xaibench.distillation.criterion import Batch, Criterion, Setting, TrainingState
 from xaibench.distillation.influence_functions import (
     TRANSFORMS,
@@ -172,7 +173,7 @@ class _Weighted(Criterion):
             return cross_entropy(out["logits"], labels)
 
         def batches(indices: Tensor) -> Any:
-            for chunk in indices.split(_CHUNK):
+            for chunk in batches_of(indices, _CHUNK):
                 x = state.inputs(chunk, state.view)
                 summary = {} if labels_only else dict(state.teacher(x, chunk, state.view))
                 yield x, (summary, chunk.to(device), state.labels[chunk].to(device))
