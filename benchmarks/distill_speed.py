@@ -29,6 +29,7 @@ import torch
 from plain_recipe import PlainData, train_plain
 from torch import nn
 
+from xaibench.allocator import kept_memory
 from xaibench.data.datasets import CLASS_LISTS, preprocessing_for
 from xaibench.data.tasks import Task, load_task
 from xaibench.distillation.distill import distill
@@ -72,7 +73,7 @@ def run_ours(task: Task, teacher: nn.Module, card: ModelCard, student: nn.Module
         input_size=(task.train.shape[1], task.train.shape[2]),
     )
     started = time.perf_counter()
-    with timed_parts() as seconds:
+    with timed_parts() as seconds, kept_memory():
         run = distill(pair, task, SubDistill(), recipe, seed=seed)
     total = time.perf_counter() - started
     seconds["training"] = float(run.history["seconds"].sum()) - seconds["validation"]
