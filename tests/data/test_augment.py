@@ -28,7 +28,7 @@ def all_crops(image, padding, flip):
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.integers(0, 2**63), st.integers(0, 10**6), st.integers(0, 4), st.booleans(), st.sampled_from([1, 3]))
+@given(st.integers(0, 2**63 - 1), st.integers(0, 10**6), st.integers(0, 4), st.booleans(), st.sampled_from([1, 3]))
 def test_every_result_is_a_crop_of_the_padded_image(seed, epoch, padding, flip, channels):
     images = images_of(6, channels)
     result = augment(images, torch.arange(6), seed=seed, epoch=epoch, padding=padding, flip=flip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -48,9 +49,17 @@ def make_fabric(
             f"cannot train on {devices} device(s) of accelerator '{accelerator}' ({reason}): "
             f"choose {', '.join(ACCELERATORS[1:])} or auto, and a number of devices that this machine has"
         ) from error
+    if several:
+        atexit.register(_leave_group)
     if launch:
         fabric.launch()
     return fabric
+
+
+def _leave_group() -> None:
+    """Without this the threads of a process group end the interpreter with an abort."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def fabric_on(recipe: Recipe, device: torch.device | str | None) -> Fabric:

@@ -97,8 +97,7 @@ def test_the_rotation_stays_orthogonal_while_it_learns(
     student = torch.einsum("ij,bjhw->bihw", orthogonal(k, seed).float(), target) * loss.basis.energy**0.5
     optimizer = torch.optim.AdamW(loss.parameters(), lr=lr)
     first = loss(student, target).mean()
-    (slope,) = torch.autograd.grad(first, list(loss.parameters()))
-    assume(k == 1 or slope.norm() > 1e-3)  # from the minimum itself, which one draw in 400 hits, no step leads down
+    assume(k == 1 or first.item() > 0.01)  # from near the minimum, which one draw in 400 hits, steps lead up
     start, before = first.item(), loss.rotation.weight.detach().clone()
     for _ in range(15):
         optimizer.zero_grad()

@@ -65,9 +65,9 @@ def test_every_part_hears_of_a_new_epoch(setting: Setting, monkeypatch: pytest.M
 
 
 def test_a_wrapper_passes_on_what_its_method_changes(setting: Setting) -> None:
-    inner = parse_method("disdo")
     for name in ("influence", "random-control"):
-        outer = parse_method(f"{name}[disdo]")
-        assert isinstance(outer, Wrapped)
-        assert outer.data_seed(5) == inner.data_seed(5) != 5
-        assert outer.prepare(setting.pair, 5).student is not setting.pair.student
+        order, start = (parse_method(f"{name}[{inner}]") for inner in ("siddo", "disdo"))
+        assert isinstance(order, Wrapped)
+        assert order.data_seed(5) == parse_method("siddo").data_seed(5) != 5
+        assert start.data_seed(5) == 5
+        assert start.prepare(setting.pair, 5).student is not setting.pair.student
