@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 from pathlib import Path
@@ -113,6 +114,24 @@ def test_a_picture_that_cannot_be_saved_does_not_hide_the_failure(
     (tmp_path / "file").touch()
     with pytest.raises(AssertionError, match=r"not explained alike(.|\n)*no picture: cannot write"):
         assert_explains_alike(tiny_pair, tiny_task.test.take([0, 1]), min_cosine=1, picture=tmp_path / "file" / "x.png")
+
+
+def test_nothing_hides_the_scores_of_a_failure(
+    tiny_pair: ModelPair, tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = dataclasses.replace(tiny_pair, classes=("猫", "犬", "🐟"))
+    images = dataclasses.replace(tiny_task.test.take([0, 1]), classes=named.classes)
+    path = tmp_path / "x.png"
+    with pytest.raises(AssertionError, match=f"not explained alike(.|\n)*metric(.|\n)*picture: {path}$"):
+        assert_explains_alike(named, images, min_cosine=1, picture=path)  # warnings are errors here
+    for trouble in (RuntimeError("the disk melts\naway"), UserWarning("a glyph"), MemoryError()):
+
+        def fail(*_args: object, trouble: BaseException = trouble, **_options: object) -> None:
+            raise trouble
+
+        monkeypatch.setattr("xaibench.testing.gallery", fail)
+        with pytest.raises(AssertionError, match=r"not explained alike(.|\n)*metric(.|\n)*\nno picture: \S"):
+            assert_explains_alike(named, images, min_cosine=1, picture=path)
 
 
 def test_the_models_are_left_as_they_were(tiny_pair: ModelPair, tiny_task: Task) -> None:

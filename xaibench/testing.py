@@ -16,7 +16,7 @@ from xaibench.attribution.explainers import as_explainer
 from xaibench.attribution.result import Attribution
 from xaibench.attribution.targets import make_target
 from xaibench.data.images import ImageSet
-from xaibench.errors import ConfigError, DataError, ExplanationError, XaibenchError, unknown_name
+from xaibench.errors import ConfigError, DataError, ExplanationError, unknown_name
 from xaibench.figures.gallery import gallery
 from xaibench.figures.style import save_figure
 from xaibench.models.copies import untrained
@@ -186,24 +186,36 @@ def _draw(
     worst: Sequence[str],
     picture: Path | str | None,
 ) -> str:
-    # Returns the message's last line. A picture that cannot be made must not hide the failure that it is about.
+    # Returns the message's last line. Nothing that goes wrong here may hide the failure that the picture is about.
     if not worst:
         return "no picture: no image has a defined score"
+    try:
+        return f"picture: {_picture(pair, images, maps, report, metric, worst, picture)}"
+    except Exception as error:  # noqa: BLE001
+        return f"no picture: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+def _picture(
+    pair: ModelPair,
+    images: ImageSet,
+    maps: PairAttribution,
+    report: SimilarityReport,
+    metric: str,
+    worst: Sequence[str],
+    picture: Path | str | None,
+) -> Path:
     name = f"{maps.teacher.model_hash}-{maps.student.model_hash}-{maps.student.input_hash}.png"
     path = Path(picture) if picture is not None else failure_folder() / name
     rows = [images.keys.index(key) for key in worst]
     target, classes = maps.teacher.target, pair.classes
     questions = [f"{classes[int(target.label[i])]}\nrather than {classes[int(target.contrast[i])]}" for i in rows]
     scores = [f"{METRICS[metric].label} {report.values(metric)[key]:.2f}" for key in worst]
-    try:
-        figure = gallery(
-            (images.images[rows].float() / 255).numpy(),
-            maps.teacher.scored_heatmaps[rows].numpy(),
-            {"student": maps.student.scored_heatmaps[rows].numpy()},
-            titles=[f"{question}\n{key}" for question, key in zip(questions, worst)],
-            scores={"student": scores},
-        )
-        (saved,) = save_figure(figure, path.with_suffix(""), (path.suffix.removeprefix(".") or "png",))
-    except XaibenchError as error:
-        return f"no picture: {error}"
-    return f"picture: {saved}"
+    figure = gallery(
+        (images.images[rows].float() / 255).numpy(),
+        maps.teacher.scored_heatmaps[rows].numpy(),
+        {"student": maps.student.scored_heatmaps[rows].numpy()},
+        titles=[f"{question}\n{key}" for question, key in zip(questions, worst)],
+        scores={"student": scores},
+    )
+    (saved,) = save_figure(figure, path.with_suffix(""), (path.suffix.removeprefix(".") or "png",))
+    return saved

@@ -147,18 +147,31 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, summary):
 
 def test_the_headline_names_the_best_the_others_and_the_controls(summary):
     assert headline(summary) == (
-        "On 100 images the heatmaps (LRP) of the student distilled with subdistill are the most like the teacher's: "
-        "cosine 0.71 [0.68, 0.74]; kd 0.50; mismatched images give 0.12, chance is 0.00."
+        "On 100 images the heatmaps (LRP) of the one student distilled with subdistill are the most like the teacher's "
+        "of all: cosine 0.71 [0.68, 0.74]; kd 0.50; mismatched images give 0.12, chance is 0.00. "
+        "One training of each says nothing about other seeds."
     )
     assert "(integrated gradients)" in headline(summary, explainer="ig")
-    assert "On 100 images and over 3 seeds the heatmaps" in headline(summary.assign(seeds=3))
+    several = headline(summary.assign(seeds=3))
+    assert "the heatmaps (LRP) of the 3 students distilled with subdistill are" in several
+    assert "One training" not in several
+
+
+def test_a_control_is_never_called_distilled(summary):
+    better = pd.concat([summary, summary.iloc[:1].assign(method="student-only", mean=0.9, low=0.8, high=0.95)])
+    text = headline(better)
+    assert "distilled with subdistill are the most like the teacher's of all distilled ones: cosine 0.71" in text
+    assert "control student-only 0.90" in text
+    alone = headline(summary.iloc[:1].assign(method="random-control[kd]"))
+    assert "of the one student of the control random-control[kd] are compared with the teacher's: cosine" in alone
+    assert "distilled" not in alone
 
 
 def test_the_headline_does_without_nulls_and_undefined_means(summary):
     summary.loc[summary["method"] == "kd", "mean"] = np.nan
     text = headline(summary.drop(columns="mismatched"))
     assert "kd" not in text
-    assert text.endswith("[0.68, 0.74]; chance is 0.00.")
+    assert "[0.68, 0.74]; chance is 0.00." in text
 
 
 @pytest.mark.parametrize(
@@ -170,7 +183,8 @@ def test_the_headline_does_without_nulls_and_undefined_means(summary):
 )
 def test_the_headline_says_what_was_taken_over_from_the_teacher(summary, low, high, said):
     text = headline(summary.assign(lift=0.1, lift_low=low, lift_high=high))
-    assert f"chance is 0.00. Its lift over an independently trained student is {said}" in text
+    assert "chance is 0.00." in text
+    assert f" Its lift over an independently trained student is {said}" in text
     negative = headline(summary.assign(lift=-0.2, lift_low=-0.3, lift_high=-0.1))
     assert "-0.20 [-0.30, -0.10]: it is less like the teacher than" in negative
     for lift in (0.1, np.nan):  # of one image; without an independent student

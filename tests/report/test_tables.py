@@ -107,3 +107,21 @@ def test_empty_tables_have_their_heading():
     assert "method" in text_table(empty)
     assert "\\midrule" in latex_table(empty)
     assert "<th" in html_table(empty)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    names=st.lists(st.text("abcdefgh :=[],_", min_size=1, max_size=60), min_size=1, max_size=4, unique=True),
+    columns=st.integers(1, 14),
+)
+def test_a_table_with_a_width_keeps_it_and_hides_nothing(names, columns):
+    frame = pd.DataFrame({"method": names} | {f"column {i} of many": [0.125 + i] * len(names) for i in range(columns)})
+    text = text_table(frame, width=100)
+    assert max(map(len, text.splitlines())) <= 100
+    for i in range(columns):
+        assert f"column {i} of many" in text
+        assert text.count(f" {0.125 + i:.3f} ") == len(names)
+    letters = "".join(text.split())
+    for name in names:
+        assert set(name) - set(" ") <= set(letters)
+    assert text_table(frame, width=10_000).replace("\n", "") == text_table(frame).replace("\n", "")

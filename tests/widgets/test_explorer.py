@@ -152,6 +152,21 @@ def test_only_images_with_differing_predictions(fake_run):
     assert not explorer._slider.disabled
 
 
+def test_a_filter_that_leaves_no_image_says_so_and_takes_every_move(fake_run):
+    explorer = Explorer(fake_run, students=("subdistill/seed0",))  # predicts like its teacher everywhere
+    explorer._slider.value = 9
+    before = explorer.image
+    explorer.differing = True
+    assert explorer.order == ()
+    assert explorer.image == before
+    assert "no such image" in explorer._count.value
+    for value in (0, 1, 5, 99):  # what a front end may send meanwhile
+        explorer._slider.set_state({"value": value})
+    assert explorer.image == before
+    explorer.differing = False
+    assert len(explorer.order) == 12
+
+
 def test_scores_chance_and_rank_are_below_each_student(fake_run):
     explorer = Explorer(fake_run, image="test/001")
     values = fake_run.scores().query(

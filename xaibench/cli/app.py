@@ -36,6 +36,8 @@ app = typer.Typer(
 )
 errors = Console(stderr=True)
 
+_LINE = 100  # characters that a printed line may have
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Accelerator = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 Devices = Annotated[int, typer.Option(min=1, help="Number of devices to train on.")]
@@ -65,7 +67,7 @@ def show(table: pd.DataFrame, as_json: bool) -> None:
     """Print a table, as text or as JSON."""
     from xaibench.report.tables import text_table
 
-    say(table.to_json(orient="records", indent=2) if as_json else text_table(table))
+    say(table.to_json(orient="records", indent=2) if as_json else text_table(table, width=_LINE))
 
 
 def say(text: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -152,8 +153,12 @@ def figure_width(width: str | float) -> float:
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Within the block matplotlib draws and writes in the house style; its settings are restored after."""
-    with matplotlib.rc_context(_RC):
+    """Within the block matplotlib draws and writes in the house style; its settings are restored after.
+
+    Letters that no font has are drawn as boxes: a class may be named in any script.
+    """
+    with matplotlib.rc_context(_RC), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield
 
 

@@ -7,6 +7,7 @@ import html
 import io
 import json
 import math
+import re
 import struct
 from collections.abc import Hashable, Mapping
 from importlib.resources import files
@@ -17,6 +18,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from xaibench.distillation.methods import CONTROLS
 from xaibench.errors import DataError
 from xaibench.figures.style import explainer_label, metric_label, paper_style
 from xaibench.files import write_text
@@ -58,8 +60,9 @@ def headline(summary: pd.DataFrame, *, explainer: str | None = None, metric: str
                lift_low, lift_high where present
     explainer  None: the first one in the summary
 
-    The method with the highest mean is named, then the others with their means and the nulls (shifted maps; chance
-    where these were not scored), then how far the best lies above an independently trained student.
+    The distillation with the highest mean is named (a control only if there is nothing else), then the others with
+    their means and the nulls (shifted maps; chance where these were not scored), then how far the best lies above an
+    independently trained student. With one seed the sentence speaks of one student, not of the method.
     """
     chosen = summary[(summary["metric"] == metric) & summary["mean"].notna()]
     name = explainer if explainer is not None or chosen.empty else chosen["explainer"].iloc[0]
@@ -67,21 +70,31 @@ def headline(summary: pd.DataFrame, *, explainer: str | None = None, metric: str
     if chosen.empty:
         raise DataError(f"the summary has no defined '{metric}' of '{name}': choose a metric and explainer it holds")
     rows = chosen.sort_values("mean", ascending=False, kind="stable").to_dict("records")
-    best = rows[0]
-    over = f" and over {best['seeds']} seeds" if best["seeds"] > 1 else ""
+    distilled = [row for row in rows if not _is_control(row["method"])]
+    best = (distilled or rows)[0]
+    several = best["seeds"] > 1
+    students = f"{best['seeds']} students" if several else "one student"
+    made = f"distilled with {best['method']}" if distilled else f"of the control {best['method']}"
+    superlative = "of all" if best is rows[0] else "of all distilled ones"
     text = (
-        f"On {best['images']} images{over} the heatmaps ({explainer_label(str(name))}) of the student distilled with "
-        f"{best['method']} are the most like the teacher's: {metric_label(metric)} {best['mean']:.2f} "
-        f"[{best['low']:.2f}, {best['high']:.2f}]"
+        f"On {best['images']} images the heatmaps ({explainer_label(str(name))}) of the {students} {made} "
+        + (f"are the most like the teacher's {superlative}" if len(rows) > 1 else "are compared with the teacher's")
+        + f": {metric_label(metric)} {best['mean']:.2f} [{best['low']:.2f}, {best['high']:.2f}]"
     )
     if len(rows) > 1:
-        text += "; " + ", ".join(f"{row['method']} {row['mean']:.2f}" for row in rows[1:])
+        named = {id(row): "control " * _is_control(row["method"]) + str(row["method"]) for row in rows}
+        text += "; " + ", ".join(f"{named[id(row)]} {row['mean']:.2f}" for row in rows if row is not best)
     controls = [f"chance is {best['chance']:.2f}"]
     if math.isfinite(best.get("shifted", math.nan)):
         controls = [f"shifted maps give {best['shifted']:.2f}"]
     if math.isfinite(best.get("mismatched", math.nan)):
         controls.insert(0, f"mismatched images give {best['mismatched']:.2f}")
-    return f"{text}; {', '.join(controls)}.{_lift(best)}"
+    seeds = "" if several else " One training of each says nothing about other seeds."
+    return f"{text}; {', '.join(controls)}.{seeds}{_lift(best)}"
+
+
+def _is_control(method: object) -> bool:
+    return re.split(r"[:\[+]", str(method), maxsplit=1)[0] in CONTROLS
 
 
 def _lift(row: Mapping[Hashable, Any]) -> str:

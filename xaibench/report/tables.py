@@ -111,12 +111,27 @@ def side_by_side(table: pd.DataFrame, rows: Sequence[str], column: str, value: s
 def text_table(table: pd.DataFrame, *, digits: int = 3, width: int | None = None) -> str:
     """A Markdown table with aligned columns, for a terminal or a text file.
 
-    width  characters a line; None: as wide as needed, so that no cell is broken
+    width  characters a line: columns that do not fit stand in further tables below, each with the first column again,
+           and what is wider still is folded. None: one table, as wide as needed, so that no cell is broken
     """
     shown = presented(table, digits)
+    if width is None:
+        return _drawn(table, shown, None)
+    blocks: list[list[int]] = [[0]]
+    wide = [3 + max([len(str(name)), *map(len, map(_one_line, shown[name]))]) for name in shown.columns]
+    for i in range(1, len(shown.columns)):
+        if len(blocks[-1]) > 1 and 4 + sum(wide[j] for j in (*blocks[-1], i)) > width:
+            blocks.append([0])
+        blocks[-1].append(i)
+    return "\n".join(_drawn(table, shown.iloc[:, block], width) for block in blocks)
+
+
+def _drawn(table: pd.DataFrame, shown: pd.DataFrame, width: int | None) -> str:
     drawn = Table(box=box.MARKDOWN, show_edge=True, pad_edge=True)
     for name, numeric in zip(shown.columns, _numeric(table, shown)):
-        drawn.add_column(_one_line(name), justify="right" if numeric else "left", no_wrap=width is None)
+        drawn.add_column(
+            _one_line(name), justify="right" if numeric else "left", no_wrap=width is None, overflow="fold"
+        )
     for row in shown.itertuples(index=False):
         drawn.add_row(*map(_one_line, row))
     needed = 4 + sum(3 + max([len(str(name)), *map(len, shown[name])]) for name in shown.columns)

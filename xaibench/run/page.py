@@ -78,7 +78,7 @@ def present(run: Run) -> None:
     write_report(
         run.folder / "report.html",
         title=f"Do the students decide like their teacher? {run.config.data.dataset}: {', '.join(run.classes)}",
-        headline=headline(summary),
+        headline=_headline(run, summary),
         table=table,
         summary=summary,
         figures={
@@ -146,6 +146,13 @@ def spread_methods(
     ranks = np.linspace(0, len(means) - 1, min(count, len(means))).round().astype(int)
     kept = {means.index[rank] for rank in ranks}
     return [method for method in methods if method in kept]
+
+
+def _headline(run: Run, summary: pd.DataFrame) -> str:
+    defined = summary[(summary["metric"] == run.metric) & summary["mean"].notna()]
+    if defined.empty:
+        return "No image has a score that is defined for all methods: validity.csv says what the explanations lack."
+    return headline(summary, metric=run.metric)
 
 
 def _matched(run: Run, explainer: str) -> pd.DataFrame:

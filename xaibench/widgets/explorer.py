@@ -118,7 +118,7 @@ class Explorer(widgets.VBox):
 
         for trait, control in self._controls.items():
             control.observe(lambda change, trait=trait: self._choose(trait, change.new), "value")
-        self._slider.observe(lambda change: self._choose("image", self.order[change.new - 1]), "value")
+        self._slider.observe(lambda change: self._slide(change.new), "value")
         for box in self._boxes.values():
             box.observe(
                 lambda _: self._choose("students", tuple(m for m, b in self._boxes.items() if b.value)),
@@ -132,6 +132,10 @@ class Explorer(widgets.VBox):
             self._stage,
             self._bar,
         )
+
+    def _slide(self, position: int) -> None:
+        if 1 <= position <= len(self.order):  # a filter may have left no image
+            self._choose("image", self.order[position - 1])
 
     def _choose(self, trait: str, value: Any) -> None:
         if not self._following:

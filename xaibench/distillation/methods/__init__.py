@@ -25,6 +25,7 @@ from xaibench.validation import checked
 
 __all__ = [
     "AT",
+    "CONTROLS",
     "CRD",
     "DISDO",
     "DKD",
@@ -80,6 +81,9 @@ METHODS: dict[str, type[Method]] = {
         InfluenceWeighted,
     )
 }
+
+CONTROLS = tuple(method.name for method in (StudentOnly, LabelSmoothing, SIDDO, DISDO, RandomControl, UntrainedTeacher))
+"""Names of what distillations are compared with: no teacher, or one that knows nothing."""
 
 _WRAPPED = re.compile(r"(?P<name>[\w-]+)\s*\[(?P<inner>.*)\]\s*(?P<rest>:.*)?$", re.DOTALL)
 _NEXT = re.compile(rf"\s*(?:{'|'.join(map(re.escape, sorted(METHODS, key=len, reverse=True)))})\s*(?:$|[:+\[])")
