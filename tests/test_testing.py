@@ -159,7 +159,7 @@ def test_a_null_that_cannot_be_explained_decides_nothing(
     def refuse(*args: object, **options: object) -> None:
         raise ExplanationError("the untrained one is flat")
 
-    monkeypatch.setattr("xaibench.testing.explain_model", refuse)
+    monkeypatch.setattr("xaibench.testing.explain_null", refuse)
     images = tiny_task.test.take([0, 1])
     report = assert_explains_alike(twins, images, min_cosine=1)
     assert report.values("cosine", "random student").empty

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.base import Explainer
-from xaibench.attribution.explain import PairAttribution, explain, explain_model
+from xaibench.attribution.explain import PairAttribution, explain
 from xaibench.attribution.explainers import as_explainer
 from xaibench.attribution.result import Attribution
-from xaibench.attribution.targets import make_target
 from xaibench.data.images import ImageSet
 from xaibench.errors import ConfigError, DataError, ExplanationError, unknown_name
 from xaibench.figures.gallery import gallery
@@ -23,7 +22,7 @@ from xaibench.models.copies import untrained
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
 from xaibench.options import format_options
-from xaibench.similarity.compare import compare
+from xaibench.similarity.compare import compare, explain_null
 from xaibench.similarity.metrics.table import METRICS
 from xaibench.similarity.similarity_report import SimilarityReport
 
@@ -82,9 +81,9 @@ def assert_explains_alike(
     method = as_explainer(explainer)
     chosen = _image_set(pair, images, labels)
     maps = explain(pair, chosen, method, contrast=contrast)
-    null, reason = _null(pair, chosen, method, maps, untrained(pair.student, seed))
+    null, reason = _null(pair, chosen, maps, untrained(pair.student, seed))
     if independent_student is not None:
-        independent, trouble = _null(pair, chosen, method, maps, independent_student)
+        independent, trouble = _null(pair, chosen, maps, independent_student)
         if independent is None:
             raise ExplanationError(f"the independent student cannot be explained: {trouble}")
     else:
@@ -156,17 +155,11 @@ def _image_set(pair: ModelPair, images: ImageSet | Tensor, labels: Sequence[int]
     return chosen
 
 
-def _null(
-    pair: ModelPair, images: ImageSet, method: Explainer, maps: PairAttribution, model: nn.Module
-) -> tuple[Attribution | None, str]:
+def _null(pair: ModelPair, images: ImageSet, maps: PairAttribution, model: nn.Module) -> tuple[Attribution | None, str]:
     # A random student must not decide whether a test passes: without a valid explanation of it there is no null, and
     # the message says why.
-    target = maps.teacher.target
     try:
-        if target.rule == "own":
-            logits = predict_logits(model, images, pair.preprocessing)
-            target = make_target(logits, target.label, contrast="own", logits_own=logits)
-        return explain_model(model, pair.preprocessing(images.images), target, method, pair.preprocessing), ""
+        return explain_null(pair, model, images, maps.teacher), ""
     except ExplanationError as error:
         _log.info("no null: %s", error)
         return None, str(error)

@@ -18,6 +18,7 @@ from xaibench.attribution.patches import ShapleySampling
 from xaibench.attribution.targets import Target
 from xaibench.errors import RunFolderError, UnknownNameError
 from xaibench.models.checkpoints import load_checkpoint, state_hash
+from xaibench.report.tables import text_table
 from xaibench.run.folder import open_run
 from xaibench.similarity.similarity_report import PAIRINGS
 
@@ -251,3 +252,9 @@ def test_maps_that_were_flagged_are_not_scored(tiny_run):
     assert torch.equal(part.heatmaps, whole.heatmaps)
     assert part.scored_heatmaps.isnan().all(dim=(1, 2)).tolist() == [i in (1, 4) for i in range(len(whole))]
     assert torch.equal(part.scored_heatmaps.nan_to_num(), whole.heatmaps.index_fill(0, torch.tensor([1, 4]), 0.0))
+
+
+def test_the_number_of_seeds_is_a_whole_number_also_beside_the_teacher(tiny_run):
+    table = open_run(tiny_run).table()
+    assert table["seeds"].isna().tolist() == [True, False, False, False]
+    assert "1.000" not in text_table(table[["method", "seeds"]])

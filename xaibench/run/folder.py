@@ -46,8 +46,8 @@ TEACHER = "teacher"
 UNTRAINED = "untrained"
 _UNLIMITED = 2**62
 
-# Names stay text, also where they look like numbers.
-_TEXT = dict.fromkeys(("image", "label", "predicted", "model", "method", "explainer"), str)
+# Names stay text, also where they look like numbers; the teacher has no number of seeds.
+_TYPES = dict.fromkeys(("image", "label", "predicted", "model", "method", "explainer"), "str") | {"seeds": "Int64"}
 
 _TABLES = {"predictions": "explain", "validity": "explain", "scores": "score", "summary": "score", "table": "score"}
 """Name of a table -> the step that makes it."""
@@ -283,7 +283,7 @@ class Run:
     def _table(self, name: str) -> pd.DataFrame:
         step = _TABLES[name]
         path = self.ledger.require(f"{name}.csv", step, self.source(step))
-        return pd.read_csv(path, dtype=_TEXT)
+        return pd.read_csv(path, dtype=_TYPES)
 
 
 @checked(error=RunFolderError)
