@@ -100,7 +100,7 @@ def test_images_with_a_wrong_label_are_found_and_count_less(
     assert table["weight"][flipped].mean() < 0.9
     ranks = table["influence"].rank()
     auc = (ranks[flipped].sum() - 10 * 11 / 2) / (10 * 38)
-    assert auc > 0.65  # 0.5 by chance; 0.77 to 0.9 on the processors tried
+    assert auc > 0.65  # 0.5 by chance; 0.77 in contiguous memory, above 0.8 in channels_last: ten images are few
 
 
 def test_hidden_labels_are_the_teachers_predictions(setting: Setting, evaluate: Evaluate, tiny_task: Task) -> None:
