@@ -129,6 +129,7 @@ def small_settings() -> list[str]:
     """Options of `xaibench run --preset demo` that make it a run of one student and a second or two."""
     settings = {
         "methods": "['student-only']",
+        "seeds": "[0]",
         "data.subtask": "footwear",
         "data.fraction": "0.05",
         "train.epochs": "1",

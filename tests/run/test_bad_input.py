@@ -192,7 +192,7 @@ def test_a_folder_with_other_things_in_it(cli, small_settings, tmp_path, content
 
 def test_a_run_of_another_configuration(tiny_run, cli, contents):
     before = contents(tiny_run)
-    called = cli("run", "--preset", "demo", "--out", tiny_run)
+    called = cli("run", "--preset", "demo", "--out", tiny_run, "--set", "seeds=[0]")
     assert called.code == 2
     assert "holds a run with another configuration (data.fraction was 0.2, now 1.0)" in called.error
     assert contents(tiny_run) == before
