@@ -69,3 +69,5 @@ def test_bad_histories_are_refused():
         history_figure({"kd": pd.DataFrame({"epoch": [1]})})
     with pytest.raises(DataError, match="history of 'kd' lacks rows"):
         history_figure({"kd": history([])})
+    with pytest.raises(DataError, match="history of 'kd' lacks rows"):
+        history_figure({"kd": history([float("nan")] * 2)})

@@ -91,6 +91,15 @@ def test_settings_are_restored_also_after_an_exception():
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.parametrize("name", ["猫", "עברית", "🐟", "cost $5 and $6", r"$\frac{$", r"\alpha_1^", "%s {0}"])
+def test_a_name_in_any_script_is_drawn_and_saved_as_it_stands(name, tmp_path):
+    with paper_style():
+        figure = new_figure(2, 1)
+        figure.text(0.1, 0.5, name)
+    *_, svg = save_figure(figure, tmp_path / "figure", ("pdf", "png", "svg"))  # warnings are errors here
+    assert f">{name}<" in svg.read_text(encoding="utf-8")
+
+
 def test_the_same_figure_gives_the_same_bytes_and_no_date(tmp_path):
     formats = ("pdf", "png", "svg")
     first = save_figure(drawing(), tmp_path / "a.b" / "one", formats)

@@ -39,7 +39,7 @@ def history_figure(
     by_method: dict[str, list[pd.DataFrame]] = {}
     for name, history in histories.items():
         missing = [c for c in ("epoch", "validation_accuracy") if c not in history]
-        if missing or history.empty:
+        if missing or history["validation_accuracy"].isna().all():
             raise DataError(f"the history of '{name}' lacks {', '.join(missing) or 'rows'}: it needs one row an epoch")
         by_method.setdefault(name.rpartition("/")[0] or name, []).append(history)
     styles = method_styles(by_method)

@@ -58,6 +58,7 @@ _RC: Any = {
     "xtick.major.size": 2.5,
     "ytick.major.size": 2.5,
     "text.color": INK,
+    "text.parse_math": False,
     "lines.linewidth": 1.2,
     "legend.fontsize": 6.5,
     "legend.frameon": False,
@@ -155,7 +156,7 @@ def figure_width(width: str | float) -> float:
 def paper_style() -> Iterator[None]:
     """Within the block matplotlib draws and writes in the house style; its settings are restored after.
 
-    Letters that no font has are drawn as boxes: a class may be named in any script.
+    A class may have any name: letters that no font has are drawn as boxes, and $ is a dollar.
     """
     with matplotlib.rc_context(_RC), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
