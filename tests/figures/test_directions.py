@@ -168,6 +168,7 @@ def test_the_inside_figure_shows_curves_and_measures(tmp_path) -> None:
 def test_an_inside_figure_without_students_or_columns() -> None:
     teacher = table().query("method == 'teacher'")
     assert len(inside_figure(teacher).axes) == 2
+    assert len(inside_figure(table().assign(value=float("nan"))).axes) == 4  # no image was explained validly
     with pytest.raises(DataError, match="the table lacks pairing, k"):
         inside_figure(table().drop(columns=["pairing", "k"]))
     with pytest.raises(DataError, match="the table lacks rows"):

@@ -1,4 +1,5 @@
 import io
+import shutil
 import time
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from PIL import Image
 
 from xaibench.errors import RunFolderError, UnknownNameError
+from xaibench.run.folder import open_run
 from xaibench.widgets.explorer import Explorer
 
 
@@ -243,3 +245,16 @@ def test_an_update_takes_well_under_a_second(make_run):
     for key in explorer.order[1:6]:
         explorer.image = key
     assert (time.perf_counter() - start) / 5 < 0.5
+
+
+def test_a_run_folder_that_vanishes_is_told_in_place_of_an_old_picture(tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
+    explorer = Explorer(open_run(folder), students=("kd/seed0",))
+    (folder / "attributions").rename(folder / "elsewhere")
+    explorer.students = ("kd/seed0", "subdistill/seed0")
+    assert explorer._stage.children == ()
+    assert str(folder) in explorer._count.value
+    explorer.students = ("kd/seed0",)  # read before
+    assert len(explorer._stage.children) == 3
+    assert "1 of" in explorer._count.value

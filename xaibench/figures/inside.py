@@ -142,7 +142,7 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, widths: pd.Series) -> None:
     axes.axhline(1, color="#cfcfcf", linewidth=0.5)
     if len(widths):
         axes.axvline(float(widths.iloc[0]), color=MUTED, linewidth=0.6)
-    axes.set_ylim(min(0.0, float(np.nanmin(rows["value"]))) - 0.03, max(1.12, float(np.nanmax(rows["value"])) + 0.05))
+    axes.set_ylim(min(0.0, rows["value"].min()) - 0.03, max(1.12, rows["value"].max() + 0.05))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
     axes.set_xlabel("directions", labelpad=1)

@@ -13,7 +13,7 @@ import numpy as np
 import traitlets
 from matplotlib.figure import Figure
 
-from xaibench.errors import unknown_name
+from xaibench.errors import XaibenchError, unknown_name
 from xaibench.figures.gallery import NORMALISATIONS, displayed, gallery, symmetric_limit
 from xaibench.figures.style import explainer_label, metric_label
 from xaibench.widgets.pictures import Panel, colour_bar, heatmap_png, picture_png
@@ -72,7 +72,7 @@ class Explorer(widgets.VBox):
             maps.pop("teacher"),
             maps,
             titles=["{}\nrather than {}".format(*self._view.question(self.explainer, self.image))],
-            scores={model: [f"{metric_label(self.metric)} {value:.2f}"] for model, value in scores.items()},
+            scores={model: [_score_text(self.metric, value)] for model, value in scores.items()},
             width=width,
         )
 
@@ -164,13 +164,19 @@ class Explorer(widgets.VBox):
             self._slider.disabled = self._controls["image"].disabled = not self.order
             if self.order and self._controls["image"].options != self.order:
                 self._controls["image"].options = self.order
-            self._stage.children = tuple(self._panels[name].box for name in ("input", "teacher", *self.students))
         if target == self.image:
             self._draw()
         else:
             self.image = target
 
     def _draw(self, _change: Any = None) -> None:
+        try:
+            self._show()
+        except XaibenchError as error:  # files that vanished, say: a front end shows no exceptions, but the old image
+            self._stage.children, self._bar.value = (), ""
+            self._count.value = html.escape(str(error))
+
+    def _show(self) -> None:
         view, key = self._view, self.image
         place = view.place(key)
         if key in self.order:
@@ -190,6 +196,7 @@ class Explorer(widgets.VBox):
         for model, values in zip(models, maps):
             self._panels[model].show(heatmap_png(values, limit), *self._below(model))
         self._bar.value = colour_bar(limit, NORMALISATIONS["share"])
+        self._stage.children = tuple(self._panels[name].box for name in ("input", *models))
 
     def _below(self, model: str) -> Iterator[str]:
         prediction = self._view.prediction(model, self.image)
@@ -201,10 +208,14 @@ class Explorer(widgets.VBox):
             yield "no valid explanation"
             return
         score, chance, rank = self._view.score(model, self.explainer, self.metric, self.image)
-        name = metric_label(self.metric)
-        yield f"{name} undefined" if math.isnan(score) else f"<b>{name} {score:.2f}</b>, chance {chance:.2f}"
+        text = _score_text(self.metric, score)
+        yield text if math.isnan(score) else f"<b>{text}</b>, chance {chance:.2f}"
         if not math.isnan(rank):
             yield f"rank {rank:.0f} of {len(self._view.keys)}, 1 is least alike"
+
+
+def _score_text(metric: str, score: float) -> str:
+    return f"{metric_label(metric)} {'undefined' if math.isnan(score) else format(score, '.2f')}"
 
 
 def _line(*controls: widgets.Widget) -> widgets.HBox:
