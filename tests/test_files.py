@@ -37,8 +37,9 @@ def test_the_old_file_stays_when_the_writer_fails(tmp_path: Path, error: BaseExc
         partial.write_text("ne")
         raise error
 
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as caught:
         write_atomically(path, half)
+    assert caught.value is error  # as it was, not reported as a full disk
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -115,3 +116,8 @@ def test_temporary_files_of_other_machines_go_after_a_day(tmp_path: Path) -> Non
     old = path.stat().st_mtime - 2 * 86400
     os.utime(path, (old, old))
     assert sweep_partials(tmp_path) == [path]
+
+
+def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="choose a name without a null character"):
+        write_text(tmp_path / "a\0b", "x")

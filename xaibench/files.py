@@ -31,6 +31,8 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
     A full disk or a missing folder raises RunFolderError; the old file, if any, is untouched then.
     """
     path = Path(path)
+    if "\0" in str(path):
+        raise RunFolderError(f"no file can be called {str(path)!r}: choose a name without a null character")
     partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +45,7 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
             os.fsync(file.fileno())
         partial.chmod(0o644)
         partial.replace(path)
-    except (OSError, SafetensorError, ValueError) as error:  # a full disk as safetensors names it; a path with a null
+    except (OSError, SafetensorError) as error:  # safetensors has a name of its own for a full disk
         reason = getattr(error, "strerror", None) or error
         raise RunFolderError(f"cannot write {path}: {reason}: free space or choose another folder") from error
     finally:
