@@ -1,3 +1,4 @@
+import io
 import re
 import sys
 
@@ -139,3 +140,12 @@ def test_pyplot_is_never_used():
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("options", [{"format": "png"}, {"format": "pdf"}, {"format": "svg"}, {"bbox_inches": "tight"}])
+def test_a_figure_saves_itself_in_any_script_too(options):
+    with paper_style():
+        figure = new_figure(2, 1)
+        figure.text(0.1, 0.5, "猫")
+    figure.canvas.draw()  # as a notebook does; warnings are errors here
+    figure.savefig(io.BytesIO(), **options)

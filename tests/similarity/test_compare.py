@@ -20,12 +20,13 @@ from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.result import Attribution
 from xaibench.attribution.targets import Target
 from xaibench.data.tasks import Task
-from xaibench.errors import DataError, ExplanationError, UnknownNameError
+from xaibench.errors import ConfigError, DataError, ExplanationError, UnknownNameError
 from xaibench.models.copies import untrained
 from xaibench.models.pair import ModelPair
 from xaibench.similarity.compare import compare
 from xaibench.similarity.metrics.table import DEFAULT_METRICS, METRICS, pool, with_sign
 from xaibench.similarity.nulls import derangement, shifted
+from xaibench.similarity.pooling import pooling_curve
 from xaibench.similarity.similarity_report import SimilarityReport
 
 N = 6
@@ -322,3 +323,32 @@ def test_a_printed_report_fits_the_terminal(maps: tuple[Tensor, Tensor, Tensor])
     for word in ("chance", "lift", "independent student", "mismatched images", "shifted maps"):
         assert word in str(report)
     assert all(sum(METRICS[name].label in line for line in lines) >= 2 for name in METRICS)
+
+
+def test_nulls_are_those_of_the_images_that_the_student_has(maps: tuple[Tensor, Tensor, Tensor]) -> None:
+    broken = maps[1].clone()
+    broken[2] = 0
+    report = compare(maps[0], broken, random_student=maps[2], metrics=["cosine"])
+    kept = report.values("cosine").notna().to_numpy()
+    random = report.values("cosine", "random student").to_numpy()
+    assert kept.sum() == N - 1
+    assert np.isfinite(random).all()
+    assert report.summary().loc[0, "random_student"] == pytest.approx(random[kept].mean())
+
+
+def test_wrong_values_are_one_line(maps: tuple[Tensor, Tensor, Tensor], report: SimilarityReport) -> None:
+    a, b, _ = maps
+    with pytest.raises(DataError, match="real numbers, got complex64"):
+        compare(a.to(torch.complex64), b)
+    with pytest.raises(ConfigError, match="a seed must be at least 0, got -1"):
+        compare(a, b, seed=-1)
+    with pytest.raises(ConfigError, match="k must be at least 0, got -1"):
+        report.worst("cosine", -1)
+    with pytest.raises(ConfigError, match="k must be a whole number"):
+        report.worst("cosine", "x")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="path must be"):
+        report.save(3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="at least 1 cell a side, got 0"):
+        METRICS["ssim"].chance(0)
+    with pytest.raises(ConfigError, match="grids must be"):
+        pooling_curve(a, b, "cosine", grids=3)  # type: ignore[arg-type]

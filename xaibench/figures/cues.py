@@ -21,6 +21,7 @@ from xaibench.figures.style import (
     new_figure,
     paper_style,
 )
+from xaibench.validation import checked
 
 __all__ = ["QUANTITIES", "cues_figure"]
 
@@ -45,6 +46,7 @@ _CHANCE: dict[str, Any] = {"linewidth": 0.8, "linestyle": (0, (1, 1.5))}
 _ACROSS, _HIGH, _TOP, _BOTTOM, _LEFT, _RIGHT, _LINE = 4, 1.15, 0.2, 0.2, 0.44, 0.08, 0.15  # inches, but the first
 
 
+@checked(error=DataError)
 def cues_figure(table: pd.DataFrame, *, quantities: Iterable[str] = _SHOWN, width: str | float = "double") -> Figure:
     """Draw the table of a cue study: contamination across, each quantity's mean with its 95% interval upwards.
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from xaibench.errors import DataError
 from xaibench.figures.gallery import fitting, pixels, symmetric_limit
 from xaibench.figures.style import INK, MUTED, figure_width, heatmap_colours, new_figure, paper_style
+from xaibench.validation import checked
 
 __all__ = ["directions_figure", "of_one_model"]
 
@@ -21,6 +22,7 @@ _GAP, _GROUP, _LINE, _HEADER, _FOOTER, _MARGIN, _LARGEST = 0.05, 0.12, 0.12, 0.3
 _FRAME = "#9a9a9a"
 
 
+@checked(error=DataError)
 def directions_figure(
     images: npt.ArrayLike,
     teacher: npt.ArrayLike,

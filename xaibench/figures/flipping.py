@@ -13,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from xaibench.errors import DataError
 from xaibench.figures.gallery import fitting
 from xaibench.figures.style import MUTED, figure_width, new_figure, paper_style
+from xaibench.validation import checked
 
 __all__ = ["flip_figure"]
 
@@ -42,6 +43,7 @@ _MEASURES = {
 _SHARES = ("unchanged", "with teacher")
 
 
+@checked(error=DataError)
 def flip_figure(
     curves: pd.DataFrame, *, measures: tuple[str, ...] | None = None, width: str | float = "double"
 ) -> Figure:

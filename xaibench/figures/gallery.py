@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from xaibench.errors import DataError, unknown_name
 from xaibench.figures.style import MUTED, figure_width, heatmap_colours, new_figure, paper_style
+from xaibench.validation import checked
 
 __all__ = ["CLIP_QUANTILE", "NORMALISATIONS", "displayed", "fitting", "gallery", "pixels", "symmetric_limit"]
 
@@ -70,6 +71,7 @@ def pixels(images: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.repeat(values, 3 // values.shape[1], axis=1).transpose(0, 2, 3, 1)
 
 
+@checked(error=DataError)
 def gallery(
     images: npt.ArrayLike,
     teacher: npt.ArrayLike,

@@ -14,12 +14,14 @@ from matplotlib.ticker import MaxNLocator
 from xaibench.errors import DataError
 from xaibench.figures.gallery import fitting
 from xaibench.figures.style import MUTED, MethodStyle, figure_width, method_styles, new_figure, paper_style
+from xaibench.validation import checked
 
 __all__ = ["history_figure"]
 
 _APART = 0.115  # inches between two direct labels
 
 
+@checked(error=DataError)
 def history_figure(
     histories: Mapping[str, pd.DataFrame],
     *,

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from xaibench.errors import ConfigError, DataError
 from xaibench.figures.gallery import fitting, pixels
 from xaibench.figures.style import INK, MUTED, figure_width, new_figure, paper_style
+from xaibench.validation import checked
 
 __all__ = ["influence_figure"]
 
@@ -23,6 +24,7 @@ _BINS = 40
 _FRAME = "#9a9a9a"
 
 
+@checked(error=DataError)
 def influence_figure(
     images: npt.ArrayLike,
     weights: npt.ArrayLike,

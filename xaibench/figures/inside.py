@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from xaibench.errors import DataError
 from xaibench.figures.gallery import fitting
 from xaibench.figures.style import INK, MUTED, figure_width, method_styles, new_figure, paper_style
+from xaibench.validation import checked
 
 __all__ = ["inside_figure"]
 
@@ -28,6 +29,7 @@ _STEP, _PAD, _CURVE = 0.095, 0.12, 1.0  # inches: between methods, between layer
 _RIGHT, _BETWEEN, _TITLE, _LABEL, _NOTE, _LETTER = 0.06, 0.11, 0.22, 0.33, 0.12, 0.062
 
 
+@checked(error=DataError)
 def inside_figure(table: pd.DataFrame, *, width: str | float = "double") -> Figure:
     """Two rows of panels: the teacher's relevance against the subspace's dimension; the students' likeness.
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from xaibench.errors import DataError
 from xaibench.figures.gallery import fitting
 from xaibench.figures.style import INK, MUTED, explainer_label, figure_width, metric_label, new_figure, paper_style
+from xaibench.validation import checked
 
 __all__ = ["league_figure"]
 
@@ -22,6 +23,7 @@ _LETTER = 0.062
 _READING = "mean with its 95% interval; filled: the highest"
 
 
+@checked(error=DataError)
 def league_figure(table: pd.DataFrame, *, width: str | float = "double") -> Figure:
     """Dot plot of a run's table: a row a method, a panel each for accuracy, agreement and the explainers' scores.
 

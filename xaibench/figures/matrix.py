@@ -24,6 +24,7 @@ from xaibench.figures.style import (
     new_figure,
     paper_style,
 )
+from xaibench.validation import checked
 
 __all__ = ["score_matrix"]
 
@@ -37,6 +38,7 @@ _UNDEFINED = 1 / 3  # share of undefined scores beyond which a cell is starred
 Rgba = tuple[float, float, float, float]
 
 
+@checked(error=DataError)
 def score_matrix(summary: pd.DataFrame, *, width: str | float = "double") -> Figure:
     """A table in colour: a row a metric, a block an explainer, in it a column a method, in each cell the mean score.
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from xaibench.errors import DataError
 from xaibench.figures.style import INK, MUTED, figure_width, method_styles, metric_label, new_figure, paper_style
+from xaibench.validation import checked
 
 __all__ = ["pooling_figure"]
 
@@ -28,6 +29,7 @@ _NULL: dict[str, Any] = {"markersize": 3, "markerfacecolor": "white", "mew": 0.7
 _APART = 1.035  # between the places of two methods on the same grid
 
 
+@checked(error=DataError)
 def pooling_figure(curves: Mapping[str, pd.DataFrame], metric: str, *, width: str | float = "single") -> Figure:
     """Score against cells a side, a line a method.
 

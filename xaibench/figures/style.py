@@ -158,14 +158,36 @@ def paper_style() -> Iterator[None]:
 
     A class may have any name: letters that no font has are drawn as boxes, and $ is a dollar.
     """
-    with matplotlib.rc_context(_RC), warnings.catch_warnings():
+    with matplotlib.rc_context(_RC), _any_script():
+        yield
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield
 
 
+class _Figure(Figure):
+    """A figure whose own methods draw and save text in any script without a warning."""
+
+    def draw(self, renderer: Any) -> None:
+        with _any_script():
+            super().draw(renderer)
+
+    def get_tightbbox(self, *args: Any, **options: Any) -> Any:
+        with _any_script():
+            return super().get_tightbbox(*args, **options)
+
+    def savefig(self, *args: Any, **options: Any) -> None:
+        with _any_script():
+            super().savefig(*args, **options)
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty white figure (inches) on an Agg canvas, unknown to pyplot."""
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    figure = _Figure(figsize=(width, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 

@@ -18,6 +18,7 @@ from xaibench.models.pair import ModelPair
 from xaibench.similarity.flipping import FlipCurve, flip_curve
 from xaibench.similarity.intervals import Interval, curve_interval, mean_interval, ratio_interval
 from xaibench.similarity.patch_order import patch_order, random_order
+from xaibench.validation import checked
 
 __all__ = ["CrossFlip", "cross_flip", "cross_ratio", "curve_band", "curve_table", "flip_orders"]
 
@@ -61,6 +62,7 @@ class CrossFlip:
         return f"CrossFlip(ratio {self.ratio}, AUC teacher's order - own {self.difference}, {self.student['own']})"
 
 
+@checked
 def cross_flip(
     pair: ModelPair,
     x: Tensor,

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from scipy.special import stdtrit
 
 from xaibench.errors import ConfigError, DataError
+from xaibench.similarity.nulls import draws
 
 __all__ = [
     "Interval",
@@ -72,7 +73,7 @@ def bootstrap_mean(values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_
     n, nan = len(kept), int(np.isnan(x).sum())
     if n < 2:
         return Interval(float(kept[0]) if n else _NAN, _NAN, _NAN, n, nan)
-    generator = np.random.default_rng(seed)
+    generator = draws(seed)
     means = np.empty(resamples)
     step = max(1, _CHUNK // n)
     for start in range(0, resamples, step):
@@ -228,7 +229,7 @@ def _interval(x: Array, seed: int, resamples: int, level: float) -> tuple[Array,
 def _resampled_means(values: Array, seed: int, resamples: int) -> Array:
     """(N, T) -> (resamples, T): means over images drawn with replacement."""
     images, points = values.shape
-    generator = np.random.default_rng(seed)
+    generator = draws(seed)
     means = np.empty((resamples, points))
     step = max(1, _CHUNK // max(images, points))
     for start in range(0, resamples, step):

@@ -105,8 +105,11 @@ def _maps(maps: Any) -> npt.NDArray[Any]:
 def _numbers(values: Any) -> npt.NDArray[Any]:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
-        return np.asarray((values.float() if values.dtype == torch.bfloat16 else values).numpy())
-    return np.asarray(values)
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"heatmaps must hold real numbers, got {array.dtype}: sum the relevance over the channels")
+    return array
 
 
 def _scaled(maps: npt.NDArray[Any]) -> Array:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from xaibench.errors import DataError
+from xaibench.errors import ConfigError, DataError
 
-__all__ = ["derangement", "shifted"]
+__all__ = ["derangement", "draws", "shifted"]
+
+
+def draws(seed: int, *more: int) -> np.random.Generator:
+    """NumPy's generator for a seed, or for a place in its stream. Raises ConfigError for a seed below 0."""
+    if seed < 0:
+        raise ConfigError(f"a seed must be at least 0, got {seed}: choose 0, say")
+    return np.random.default_rng((seed, *more) if more else seed)
 
 
 def derangement(n: int, seed: int = 0) -> npt.NDArray[np.int64]:
@@ -20,7 +27,7 @@ def derangement(n: int, seed: int = 0) -> npt.NDArray[np.int64]:
     """
     if n < 2:
         raise DataError(f"mismatched images need at least 2 images, got {n}: explain more images")
-    order = np.random.default_rng(seed).permutation(n)
+    order = draws(seed).permutation(n)
     partner = np.empty(n, dtype=np.int64)
     partner[order] = np.roll(order, 1)
     return partner
@@ -36,7 +43,7 @@ def shifted(maps: npt.ArrayLike, seed: int = 0) -> npt.NDArray[np.float64]:
     values = np.asarray(maps, dtype=np.float64)
     moved = np.empty_like(values)
     for i, one in enumerate(values):
-        draw = np.random.default_rng((seed, i)).integers
+        draw = draws(seed, i).integers
         one = one[:: 1 - 2 * int(draw(2)), :: 1 - 2 * int(draw(2))]
         moved[i] = np.roll(one, (int(draw(one.shape[0])), int(draw(one.shape[1]))), axis=(0, 1))
     return moved

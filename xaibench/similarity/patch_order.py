@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xaibench.errors import ConfigError, DataError
 from xaibench.similarity.maps import default_grid
+from xaibench.similarity.nulls import draws
 
 __all__ = ["Order", "patch_of_pixels", "patch_order", "patch_side", "random_order"]
 
@@ -57,4 +58,4 @@ def patch_order(maps: Any, grid: int | None = None) -> Order:
 
 def random_order(n: int, cells: int, seed: int = 0) -> Order:
     """A seeded permutation of the cells for each of n images, (n, cells): the null that orders are held against."""
-    return np.random.default_rng(seed).permuted(np.tile(np.arange(cells), (n, 1)), axis=1)
+    return draws(seed).permuted(np.tile(np.arange(cells), (n, 1)), axis=1)

@@ -13,6 +13,7 @@ from xaibench.similarity.intervals import bootstrap_mean
 from xaibench.similarity.maps import map_size, pool, with_sign
 from xaibench.similarity.metrics.table import METRICS
 from xaibench.similarity.nulls import derangement, shifted
+from xaibench.validation import checked
 
 __all__ = ["default_grids", "pooling_curve"]
 
@@ -24,6 +25,7 @@ def default_grids(height: int, width: int) -> tuple[int, ...]:
     return tuple(sorted(grid for grid in halved if 2 <= grid <= 32))
 
 
+@checked
 def pooling_curve(
     teacher_maps: Any,
     student_maps: Any,

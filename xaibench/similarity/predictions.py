@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from xaibench.errors import ConfigError, DataError
+from xaibench.validation import checked
 
 __all__ = [
     "accuracy",
@@ -18,12 +19,14 @@ __all__ = [
 ]
 
 
+@checked(error=DataError)
 def probabilities(logits: Tensor) -> Tensor:
     """softmax(logits) in float64, (N, K) -> (N, K): what the functions below want that speak of probabilities."""
     _matrix(logits)
     return logits.detach().double().softmax(dim=1)
 
 
+@checked(error=DataError)
 def accuracy(outputs: Tensor, labels: Tensor) -> float:
     """Share of images whose largest logit or probability (N, K) is at the label (N,), in [0, 1]."""
     _matrix(outputs)
@@ -31,23 +34,27 @@ def accuracy(outputs: Tensor, labels: Tensor) -> float:
     return float((outputs.argmax(dim=1) == labels).double().mean())
 
 
+@checked(error=DataError)
 def agreement(p: Tensor, q: Tensor) -> float:
     """mean[argmax p = argmax q] over images, in [0, 1], for logits or probabilities (N, K)."""
     _same(p, q)
     return float((p.argmax(dim=1) == q.argmax(dim=1)).double().mean())
 
 
+@checked(error=DataError)
 def disagreement(p: Tensor, q: Tensor) -> float:
     """Prediction disagreement 1 - mean[argmax p = argmax q], in [0, 1] (arXiv 2510.12615)."""
     return 1.0 - agreement(p, q)
 
 
+@checked(error=DataError)
 def activation_distance(p: Tensor, q: Tensor) -> float:
     """mean_i ||p_i - q_i||_2 between probabilities (N, K), in [0, sqrt 2] (arXiv 2510.12615)."""
     p, q = _distributions(p, q)
     return float((p - q).norm(dim=1).mean())
 
 
+@checked(error=DataError)
 def jensen_shannon(p: Tensor, q: Tensor) -> float:
     """mean_i [KL(p_i||m_i) + KL(q_i||m_i)] / 2, m = (p + q) / 2, in nats, in [0, ln 2]; probabilities (N, K)."""
     p, q = _distributions(p, q)
@@ -58,6 +65,7 @@ def jensen_shannon(p: Tensor, q: Tensor) -> float:
     return max(0.0, float(halves.sum(dim=1).mean() / 2))
 
 
+@checked(error=DataError)
 def calibration_error(p: Tensor, labels: Tensor, bins: int = 15) -> float:
     """Expected calibration error: sum_b (n_b / N) |accuracy_b - confidence_b| over equal bins (lo, hi], in [0, 1].
 

@@ -8,10 +8,12 @@ from torch import Tensor
 
 from xaibench.errors import ConfigError, DataError
 from xaibench.similarity.fills import inpaint
+from xaibench.validation import checked
 
 __all__ = ["distance_correlation", "feature_similarity_score", "linear_cka", "relevant_part"]
 
 
+@checked(error=DataError)
 def linear_cka(a: Tensor, b: Tensor) -> float:
     """Linear centred kernel alignment ||A'B||_F^2 / (||A'A||_F ||B'B||_F), columns centred, in float64; in [0, 1].
 
@@ -31,6 +33,7 @@ def linear_cka(a: Tensor, b: Tensor) -> float:
     return float(shared / own) if own > 0 else float("nan")
 
 
+@checked(error=DataError)
 def distance_correlation(a: Tensor, b: Tensor, *, corrected: bool = False, unit_rows: bool = False) -> float:
     """Squared distance correlation <A, B> / sqrt(<A, A> <B, B>), A and B the doubly centred matrices of the Euclidean
     distances between samples, in float64.
@@ -58,6 +61,7 @@ def distance_correlation(a: Tensor, b: Tensor, *, corrected: bool = False, unit_
     return float((left * right).sum() / own) if own > 0 else float("nan")
 
 
+@checked(error=DataError)
 def feature_similarity_score(teacher: Tensor, student: Tensor) -> float:
     """UniCAM's FSS: `distance_correlation` with unit rows of what two models see in what matters to each; in [0, 1].
 
@@ -74,6 +78,7 @@ def feature_similarity_score(teacher: Tensor, student: Tensor) -> float:
     return distance_correlation(teacher, student, unit_rows=True)
 
 
+@checked(error=DataError)
 def relevant_part(x: Tensor, heatmaps: Tensor, share: float = 0.2) -> Tensor:
     """Images of which the most relevant pixels are kept and the others continued from them: (N, C, H, W).
 

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xaibench.errors import DataError, unknown_name
+from xaibench.errors import ConfigError, DataError, unknown_name
 from xaibench.files import write_text
 from xaibench.similarity.intervals import Interval, bootstrap_mean, paired_bootstrap
 from xaibench.similarity.metrics.table import METRICS
+from xaibench.validation import checked
 
 __all__ = ["INDEPENDENT", "PAIRINGS", "SimilarityReport"]
 
@@ -73,15 +74,18 @@ class SimilarityReport:
         """
         return paired_bootstrap(self.values(metric).to_numpy(), self._null(metric, over).to_numpy(), seed=self.seed)
 
+    @checked
     def worst(self, metric: str, k: int = 5) -> list[str]:
         """Keys of the k images with the lowest matched score, lowest first; undefined scores are left out."""
+        if k < 0:
+            raise ConfigError(f"k must be at least 0, got {k}: say how many of the worst images to name")
         return list(self.values(metric).dropna().sort_values(kind="stable").index[:k])
 
     def summary(self) -> pd.DataFrame:
         """A row a metric: mean, low, high, n, nan, chance, chance_sd, each null's mean, low and high, and the lift.
 
-        chance and chance_sd are those of one pair of random maps; lift is that over the independent student. What was
-        not scored is NaN.
+        Nulls are those of the images on which the student has a defined score. chance and chance_sd are those of one
+        pair of random maps; lift is that over the independent student. What was not scored is NaN.
         """
         return self._summary.copy()
 
@@ -95,11 +99,15 @@ class SimilarityReport:
             record |= {"n": score.n, "nan": score.nan, "chance": chance, "chance_sd": sd}
             for pairing, prefix in PAIRINGS.items():
                 if prefix:
-                    null = self.score(metric, pairing)
+                    null = self._null_score(metric, pairing)
                     record |= {prefix: null.mean, f"{prefix}_low": null.low, f"{prefix}_high": null.high}
             lift = paired_bootstrap(*self._paired(metric), seed=self.seed)
             records.append(record | {"lift": lift.mean, "lift_low": lift.low, "lift_high": lift.high})
         return pd.DataFrame.from_records(records)
+
+    def _null_score(self, metric: str, pairing: str) -> Interval:
+        null, defined = self.values(metric, pairing), self.values(metric).dropna().index
+        return bootstrap_mean(null[null.index.isin(defined)].to_numpy(), seed=self.seed)
 
     def _paired(self, metric: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         matched, null = self.values(metric), self.values(metric, INDEPENDENT)
@@ -170,6 +178,7 @@ class SimilarityReport:
         ]
         return "\n".join(lines) + "\n"
 
+    @checked
     def save(self, path: Path | str) -> Path:
         """Write the rows as CSV, with columns for grid and sign mode, atomically."""
         table = self.rows.assign(grid=self.grid, sign=self.sign)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from xaibench.errors import unknown_name
+from xaibench.errors import ConfigError, unknown_name
 from xaibench.similarity.maps import SIGNS, Array, default_grid, pool, with_sign
 from xaibench.similarity.metrics import chance
 from xaibench.similarity.metrics.agreement import (
@@ -23,6 +23,7 @@ from xaibench.similarity.metrics.correlation import cosine, pearson, spearman
 from xaibench.similarity.metrics.ranks import kendall, pairwise_rank_agreement, rank_biased_overlap
 from xaibench.similarity.metrics.structure import ssim, ssim_window
 from xaibench.similarity.metrics.transport import transport_negative, transport_positive
+from xaibench.validation import checked
 
 __all__ = [
     "DEFAULT_METRICS",
@@ -75,6 +76,7 @@ class Metric:
     def __call__(self, a: Any, b: Any) -> Array:
         return self.function(a, b)
 
+    @checked
     def chance(self, grid: int, sign: str = "signed") -> tuple[float, float]:
         """Mean and SD of the score over pairs of random maps (normal cells) for this grid and sign mode.
 
@@ -82,6 +84,8 @@ class Metric:
         """
         if sign not in SIGNS:
             raise unknown_name("sign mode", sign, SIGNS)
+        if grid < 1:
+            raise ConfigError(f"a grid has at least 1 cell a side, got {grid}")
         return self.by_chance(grid, sign)
 
 
