@@ -44,7 +44,7 @@ def test_texts_and_fields_train_what_objects_train(tiny_pair: ModelPair, tiny_ta
         ({"seed": 2**31}, "a seed must be between 0 and"),
         ({"seed": True}, "seed must be a whole number, got True"),
         ({"device": "tpu9"}, "unknown device 'tpu9'"),
-        ({"device": "mps"}, "accelerator 'mps' .it has no float64.: choose cpu"),
+        ({"device": "mps"}, "device 'mps' has no float64, which checks need: write cpu, cuda or cuda:1"),
         ({"epochs": 10**9}, "epochs must be at most 1000000"),
         ({"lr": float("inf")}, "lr must be above 0 and finite"),
         ({"epochs": True}, "epochs must be a whole number"),

@@ -38,6 +38,8 @@ def test_another_device_is_reached_by_a_copy_and_an_unknown_one_is_refused(
     with pytest.raises(NotImplementedError, match="meta"):  # a device without values: the copy went there
         predict_logits(model, tiny_task.test, tiny_pair.preprocessing, device="meta")
     assert [value.data_ptr() for value in model.parameters()] == before
+    with pytest.raises(ConfigError, match="device 'mps' has no float64, which checks need: write cpu, cuda or cuda:1"):
+        predict_logits(model, tiny_task.test, tiny_pair.preprocessing, device="mps")
     for device in ("gpu", "", "cuda:x"):
         with pytest.raises(ConfigError, match=f"unknown device '{device}': write cpu, cuda"):
             predict_logits(model, tiny_task.test, tiny_pair.preprocessing, device=device)

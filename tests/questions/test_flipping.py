@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from xaibench.figures.style import new_figure
 from xaibench.models.checkpoints import load_checkpoint, save_checkpoint
 from xaibench.questions import flipping
 from xaibench.questions.flipping import flip_footnote, flip_run, flip_table
-from xaibench.run.folder import Run
+from xaibench.run.folder import Run, open_run
 from xaibench.similarity import cross_flip as crossing
 from xaibench.similarity.flipping import flip_curve
 
@@ -242,3 +243,19 @@ def test_a_footnote_says_why_a_ratio_is_undefined() -> None:
     )
     assert flip_footnote(table[table["method"].isin(["teacher", "good"])]) == ""
     assert flip_footnote(flip_table(pd.DataFrame(teacher))) == ""
+
+
+def test_the_models_go_where_they_are_sent(run: Run) -> None:
+    with pytest.raises(ConfigError, match="device 'mps' has no float64"):
+        flip_run(run, images=2, device="mps")
+    with pytest.raises(RuntimeError, match="meta"):  # a device without values
+        flip_run(run, images=2, device="meta")
+    here = flip_run(run, images=2, device="cpu")
+    pd.testing.assert_frame_equal(flip_run(run, images=2, device="meta"), here)  # read back: no part of the question
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_flips_like_the_processor(run: Run, tmp_path: Path) -> None:
+    other = open_run(shutil.copytree(run.folder, tmp_path / "other"))
+    here, there = flip_run(run, images=3), flip_run(other, images=3, device="cuda")
+    pd.testing.assert_frame_equal(there, here, rtol=1e-2, atol=1e-3)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 from xaibench.errors import ConfigError, UnknownNameError
@@ -141,3 +142,17 @@ def test_bad_input(folder: Path) -> None:
         inside_run(run, images=3)
     with pytest.raises(ConfigError, match="99999 images were asked for, but this run explained 6: choose 1 to 6"):
         inside_run(run, images=99999)
+
+
+def test_the_models_go_where_they_are_sent(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="device 'mps' has no float64"):
+        inside_run(open_run(folder), layers=["layer4"], device="mps")
+    with pytest.raises(RuntimeError, match="meta"):  # a device without values
+        inside_run(open_run(folder), layers=["layer4"], device="meta")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_sees_what_the_processor_sees(folder: Path, found: pd.DataFrame, tmp_path: Path) -> None:
+    other = open_run(shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("inside*")))
+    there = inside_run(other, layers=["layer4:layer4", "layer1"], fss=True, device="cuda")
+    pd.testing.assert_frame_equal(there, found, rtol=0.05, atol=0.02)

@@ -135,15 +135,14 @@ def _derivative_error(
     model: nn.Module, x: Tensor, target: Target, v: Tensor, slope: Tensor, size: Tensor
 ) -> tuple[float, float]:
     """The largest |slope - difference quotient along v| / size, and how large it may be."""
-    device = torch.device("cpu") if x.device.type == "mps" else x.device  # which has no float64
     tolerance = DERIVATIVE_TOLERANCE
-    x, v = x.to(device, torch.float64), v.to(device, torch.float64)
+    x, v = x.double(), v.double()
     try:
-        twin = private_copy(model).to(device).double()
+        twin = private_copy(model).double()
         logits = logits_of(twin, x)
     except (RuntimeError, TypeError):
         tolerance, twin = FLOAT32_TOLERANCE, model
-        x, v = x.to(slope.device, size.dtype), v.to(slope.device, size.dtype)
+        x, v = x.to(size.dtype), v.to(size.dtype)
         logits = logits_of(twin, x)
     # A slope that float32 logits would not show over the whole range of the images counts as none.
     size = size.cpu().double() + torch.finfo(torch.float32).eps * logits.abs().amax(dim=1).cpu().double()

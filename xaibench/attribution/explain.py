@@ -23,7 +23,7 @@ from xaibench.errors import ConfigError, ExplanationError
 from xaibench.models.checkpoints import state_hash
 from xaibench.models.copies import uncompiled
 from xaibench.models.pair import ModelPair
-from xaibench.models.predict import predict_logits
+from xaibench.models.predict import as_device, predict_logits
 from xaibench.precision import full_precision
 from xaibench.progress import progress
 from xaibench.validation import checked
@@ -60,7 +60,7 @@ def explain_model(
 
     x           (N, C, H, W) normalised images (`preprocessing(images)`)
     explainer   LRP(), ... or a text ("lrp:gamma=0.5", see `parse_explainer`)
-    device      where the copy works; None: where the model is
+    device      where the copy works; None: where the model is (the CPU for one on mps, which has no float64)
     memory      bytes that activations may take: how many inputs the model sees at once follows from what a forward pass
                 of it writes (see `choose_points`). None: 1 GiB
     batch_size  inputs that the model sees at once, in place of `memory`
@@ -74,7 +74,7 @@ def explain_model(
     ConfigError for an unknown explainer, device or option.
     """
     model, explainer = uncompiled(model), as_explainer(explainer)
-    device = _as_device(device)
+    device = as_device(device)
     _check_at_least_one(memory=memory, batch_size=batch_size)
     check_input(model, x, target, preprocessing)
     explainer.check_input(x, preprocessing)
@@ -144,7 +144,7 @@ def explain(
             "load the images with the pair's classes"
         )
     explainer = as_explainer(explainer)
-    device = _as_device(device)
+    device = as_device(device)
     _check_at_least_one(memory=memory)
     x = pair.preprocessing(images.images)
     models = {"teacher": pair.teacher, "student": pair.student}
@@ -187,20 +187,13 @@ def check_explainable(
     model, explainer = uncompiled(model), as_explainer(explainer)
     check_input(model, x, target, preprocessing)
     explainer.check_input(x, preprocessing)
-    return _checked(prepare(model, x, target, _as_device(device)), x, target, explainer, preprocessing)
+    return _checked(prepare(model, x, target, as_device(device)), x, target, explainer, preprocessing)
 
 
 def _check_at_least_one(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}: give a whole number")
-
-
-def _as_device(given: torch.device | str | None) -> torch.device | None:
-    try:
-        return None if given is None else torch.device(given)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device '{given}': write cpu, cuda, cuda:1 or mps") from error
 
 
 def _maps(

@@ -45,7 +45,7 @@ def prepare(model: nn.Module, x: Tensor, target: Target, device: torch.device | 
     """Copy the model to `device`, switch in-place activations off in the copy, and try it on up to 4 images of x.
 
     x       (N, C, H, W)
-    device  None: the model's own
+    device  None: the model's own; the CPU for a model on mps, which has no float64
 
     Raises ExplanationError for a model that
 
@@ -111,6 +111,7 @@ def check_input(model: nn.Module, x: Tensor, target: Target, preprocessing: Prep
 
 
 def _device(model: nn.Module) -> torch.device:
+    """Where the model's copy works."""
     devices = {value.device for value in (*model.parameters(), *model.buffers())}
     if len(devices) > 1:
         listed = " and ".join(sorted(map(str, devices)))
@@ -118,7 +119,7 @@ def _device(model: nn.Module) -> torch.device:
     device = devices.pop() if devices else torch.device("cpu")
     if device.type == "meta":
         raise ExplanationError(f"{model_name(model)} lies on the meta device and has no weights: load them first")
-    return device
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

@@ -22,13 +22,17 @@ def flip(
     grid: Annotated[int | None, typer.Option(min=1, help="Patches a side; the run's grid if not given.")] = None,
     methods: Methods = None,
     images: Images = None,
+    accelerator: Accelerator = "auto",
     as_json: Json = False,
 ) -> None:
     """Flip pixels in each model's own order of relevance and the student's in the teacher's (cross flipping)."""
+    from xaibench.distillation.distill import make_fabric
     from xaibench.questions.flipping import flip_footnote, flip_run
     from xaibench.run.folder import open_run
 
-    table = flip_run(open_run(folder), explainer=explainer, fill=fill, grid=grid, images=images, methods=methods)
+    run = open_run(folder)
+    device = make_fabric(run.config.train, accelerator).device
+    table = flip_run(run, explainer=explainer, fill=fill, grid=grid, images=images, methods=methods, device=device)
     show(table, as_json)
     if not as_json and (footnote := flip_footnote(table)):
         say(footnote)
@@ -44,15 +48,18 @@ def inside(
     fss: Annotated[
         bool, typer.Option("--fss", help="Measure FSS too, which tells no distilled student apart.")
     ] = False,
+    accelerator: Accelerator = "auto",
     as_json: Json = False,
 ) -> None:
     """Look inside: relevance in the teacher's subspace, and how alike the student's is, layer by layer."""
+    from xaibench.distillation.distill import make_fabric
     from xaibench.questions.inside import inside_run
     from xaibench.report.tables import side_by_side
     from xaibench.run.folder import open_run
 
     run = open_run(folder)
-    table = inside_run(run, layers=layers, k=k, methods=methods, images=images, fss=fss)
+    device = make_fabric(run.config.train, accelerator).device
+    table = inside_run(run, layers=layers, k=k, methods=methods, images=images, fss=fss, device=device)
     of_students = (table["pairing"] == "matched") & (table["method"] != "teacher")
     shown = table[of_students & (table["measure"] != "direction cosine")]
     show(table if as_json else side_by_side(shown, ["layer", "method"], "measure", "value"), as_json)

@@ -16,12 +16,19 @@ __all__ = ["as_device", "predict_logits"]
 
 
 def as_device(given: torch.device | str | None) -> torch.device | None:
-    """A device from its text; ConfigError for one that torch does not know. None stays None."""
+    """A device from its text; None stays None.
+
+    Raises ConfigError for one that torch does not know, and for Apple's mps: it has no float64, in which models are
+    folded and gradients checked.
+    """
     try:
-        return None if given is None else torch.device(given)
+        device = None if given is None else torch.device(given)
     except RuntimeError as error:
         shown = " ".join(str(given).split())[:60]
         raise ConfigError(f"unknown device '{shown}': write cpu, cuda or cuda:1") from error
+    if device is not None and device.type == "mps":
+        raise ConfigError("device 'mps' has no float64, which checks need: write cpu, cuda or cuda:1")
+    return device
 
 
 @checked(error=ModelError)
@@ -37,7 +44,7 @@ def predict_logits(
 
     device  where to compute, on a copy of the model if it lies elsewhere; None: where it lies
 
-    Raises ModelError for logits that are not finite, ConfigError for a device that torch does not know.
+    Raises ModelError for logits that are not finite, ConfigError for a device as `as_device` does.
     """
     if batch_size < 1:
         raise ModelError(f"batch_size must be at least 1, got {batch_size}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 
 from xaibench.errors import unknown_name
@@ -42,6 +43,7 @@ def flip_run(
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     steps: int | None = None,
+    device: torch.device | str | None = None,
 ) -> pd.DataFrame:
     """Flip the run's explained images under teacher and students; return `flip_table`.
 
@@ -52,6 +54,7 @@ def flip_run(
     methods    methods of the run; None: all
     seeds      training seeds of the run; None: all
     steps      steps of a curve; None: one patch a step
+    device     where copies of the models work, None: the CPU; no part of the question
 
     Writes flipping-EXPLAINER-FILL.csv (curves: model, order, measure, fill, fraction, mean, low, high, n, nan),
     flipping-EXPLAINER-FILL-auc.csv (one row a student, order and image), the first as .pdf and .png too (the teacher
@@ -61,7 +64,7 @@ def flip_run(
     Curves of a student whose explanation was refused are undefined: it is counted in the table's `nan`. Raises
     RunFolderError where results are missing or out of date, ExplanationError where no student has a valid explanation,
     UnknownNameError for names that the run does not have or a fill that there is not, ConfigError for a grid or a
-    number of images out of range.
+    number of images out of range, and an unknown device.
     """
     (explainer,) = choose("explainer of this run", [explainer or run.explainers[0]], run.explainers)
     if fill not in FILLS:
@@ -92,7 +95,7 @@ def flip_run(
     )
     answer = question.answer()
     if answer is None:
-        flips = _flip(run, keys, explainer, rows, fill=fill, grid=grid, steps=steps)
+        flips = _flip(run, keys, explainer, rows, fill=fill, grid=grid, steps=steps, device=device)
         curves = _curves(flips)
         tables = {question.stem: curves, f"{question.stem}-auc": _aucs(flips, keys, names)}
         answer = question.keep(tables, {question.stem: _figure(run, curves, explainer)})

@@ -25,7 +25,7 @@ from xaibench.figures.inside import inside_figure
 from xaibench.models.layer_outputs import evaluating, forward_with_layers
 from xaibench.models.layer_pairs import LayerPair, parse_layers
 from xaibench.models.pair import ModelPair
-from xaibench.models.predict import predict_logits
+from xaibench.models.predict import as_device, predict_logits
 from xaibench.progress import progress
 from xaibench.questions.inside_rows import BASIS, Seen, likeness_rows, share_rows
 from xaibench.questions.question import Question, choose, choose_students
@@ -57,6 +57,7 @@ def inside_run(
     methods: Sequence[str] | None = None,
     images: int | None = None,
     fss: bool = False,
+    device: torch.device | str | None = None,
 ) -> pd.DataFrame:
     """Measure relevance and features in the teacher's subspace (`prcaposdef`) for a finished run; write inside.csv,
     inside.{pdf,png} and directions.{pdf,png} into its folder and return the table. Other options than the defaults
@@ -68,6 +69,7 @@ def inside_run(
     images   how many of the explained images, evenly over the classes, at least 4; None: all
     fss      measure FSS too. Not by default, as it fails falsification: in the last layer it gives an untrained student
              as much as a distilled one
+    device   where the models work, None: the CPU; no part of the question
 
     Columns layer, method, measure, pairing, k, value, low, high, n, rule: values with 95% intervals over seeds and
     images (over seeds alone for the last three measures, see `seed_interval`), beside their controls, which `pairing`
@@ -91,7 +93,7 @@ def inside_run(
     no rotation, and most methods have none. All heatmaps ask for the label against the teacher's runner-up.
 
     Raises RunFolderError for a folder that lacks a student, UnknownNameError for methods and layers that the run does
-    not have, ConfigError for k or images out of range.
+    not have, ConfigError for k or images out of range and an unknown device.
     """
     run.require_images(images)
     students = choose_students(run, methods)
@@ -123,7 +125,9 @@ def inside_run(
     )
     answer = question.answer()
     if answer is None:
-        table, directions = _look(run, pairs, pictures, students, rule, k, fss)
+        table, directions = _look(
+            run, pairs, pictures, students, rule, k, fss, as_device(device) or torch.device("cpu")
+        )
         figures = {question.stem: inside_figure(table), f"directions{question.variant}": directions}
         answer = question.keep({question.stem: table}, figures)
     return answer[question.stem]
@@ -140,9 +144,9 @@ class _Asked:
     rule: LRP | None
 
     @classmethod
-    def create(cls, pair: ModelPair, images: ImageSet, lrp: LRP) -> _Asked:
+    def create(cls, pair: ModelPair, images: ImageSet, lrp: LRP, device: torch.device) -> _Asked:
         """With LRP where it is valid for both models: one rule for all, or likeness would compare two rules."""
-        x = pair.preprocessing(images.images)
+        x = pair.preprocessing(images.images.to(device))
         target = make_target(predict_logits(pair.teacher, images, pair.preprocessing), images.labels)
         rules = [lrp_or_gradient(model, x, target, pair.preprocessing, lrp) for model in (pair.teacher, pair.student)]
         return cls(pair, images, x, target, None if None in rules else lrp)
@@ -164,19 +168,22 @@ def _look(
     lrp: LRP,
     k: int | None,
     fss: bool,
+    device: torch.device,
 ) -> tuple[pd.DataFrame, Figure]:
     """The table, and the figure of single directions in the last layer."""
     assets = reopen(run)[1]
+    moments, seed = shared_moments(run, assets), run.config.data.seed
     trained = {method: [run.student(str(key)) for key in group] for method, group in students.items()}
     models = trained | {UNTRAINED: [assets.student_pair(_untrained_seed(run)).student.eval()]}
     everyone = [(method, model) for method, group in models.items() for model in group]
-    ask = _Asked.create(assets.pair.with_student(everyone[0][1]), images, lrp)
-    moments, seed = shared_moments(run, assets), run.config.data.seed
+    for model in (assets.pair.teacher, *(model for _, model in everyone)):  # loaded here, nobody else's
+        model.to(device)
+    ask = _Asked.create(assets.pair.with_student(everyone[0][1]), images, lrp, device)
     bases = _bases(assets, pairs, moments, k)
     rows: list[dict[str, Any]] = []
     with progress("inside", 1 + len(everyone)) as advance:
         train = assets.task.train.sample(_FITTED_ON, seed)
-        fitted = _fitted(assets.pair, [model for _, model in everyone], bases, train)
+        fitted = _fitted(assets.pair, [model for _, model in everyone], bases, train, device)
         frames = {p: Frame.of_basis(basis) for p, basis in bases.items()}
         teacher = ask.look(assets.pair.teacher, {p: p.teacher for p in pairs}, frames, k, fss)
         advance(note=TEACHER)
@@ -257,7 +264,7 @@ def _bases(
 
 @torch.no_grad()
 def _fitted(
-    pair: ModelPair, students: Sequence[nn.Module], bases: dict[LayerPair, Basis], train: ImageSet
+    pair: ModelPair, students: Sequence[nn.Module], bases: dict[LayerPair, Basis], train: ImageSet, device: torch.device
 ) -> list[dict[LayerPair, Frame]]:
     # One pass over the training images for all students and layers.
     fits = [{p: FrameFit(basis.vectors.shape[1]) for p, basis in bases.items()} for _ in students]
@@ -265,7 +272,7 @@ def _fitted(
     chunks = train.images.split(_BATCH)
     with progress("training images", len(chunks)) as advance, evaluating(*students):
         for chunk in chunks:
-            x = pair.preprocessing(chunk)
+            x = pair.preprocessing(chunk.to(device))
             teacher = forward_with_layers(pair.teacher, x, teacher_layers).layers
             targets = {p: basis.project(teacher[p.teacher]) for p, basis in bases.items()}
             for student, own in zip(students, fits):
@@ -280,4 +287,4 @@ def _fitted(
 def _kept(model: nn.Module, x: Tensor, name: str, layer: LayerRelevance) -> Tensor:
     with evaluating(model):
         parts = relevant_part(x, layer.relevance.sum(dim=1)).split(_BATCH)
-        return torch.cat([forward_with_layers(model, part, (name,)).layers[name] for part in parts])
+        return torch.cat([forward_with_layers(model, part, (name,)).layers[name].cpu() for part in parts])

@@ -84,7 +84,7 @@ def cross_flip(
     target          what is measured; student_target: the student's own, where it was asked another question
     teacher         the teacher's curves where they are known already (one teacher, many students): `.teacher` of an
                     earlier result with the same images, seed and options
-    grid, options   as for `flip_curve` (measure, fill, steps, points)
+    grid, options   as for `flip_curve` (measure, fill, steps, points, device)
 
     An image whose map is constant or not finite has no curve in that map's order (NaN, counted in every interval).
     """

@@ -17,6 +17,7 @@ from xaibench.attribution.targets import Target
 from xaibench.attribution.working_copy import check_input, model_name, prepare
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, DataError, ExplanationError, unknown_name
+from xaibench.models.predict import as_device
 from xaibench.precision import full_precision
 from xaibench.similarity.fills import FILLS, make_fill
 from xaibench.similarity.patch_order import Order, patch_of_pixels, patch_order, patch_side
@@ -106,6 +107,7 @@ def flip_curve(
     fill: str = "inpaint",
     steps: int | None = None,
     points: int | None = None,
+    device: torch.device | str | None = None,
 ) -> FlipCurve:
     """Remove patches of each image in the given order and measure what the model answers after each step.
 
@@ -120,12 +122,13 @@ def flip_curve(
     fill     what stands in place of removed patches, a name of similarity.fills.FILLS
     steps    after step s, round(s grid^2 / steps) patches are gone; None: one patch a step
     points   images the model sees at once; None: what fits into a budget of 1 GiB
+    device   where a copy of the model works; None: where the model is
 
     Works on a private copy in evaluation mode. "insertion" with first="least" is "flip" with first="most" read
     backwards. Sources: Bach et al. 2015 and Samek et al. 2017 (flip), Petsiuk et al. 2018 (deletion, insertion).
 
-    Raises ConfigError and UnknownNameError for options out of range, DataError for maps or orders that do not fit the
-    images, ExplanationError for a model that does not answer with finite logits (N, K).
+    Raises ConfigError and UnknownNameError for options out of range and unknown devices, DataError for maps or orders
+    that do not fit the images, ExplanationError for a model that does not answer with finite logits (N, K).
     """
     check_input(model, x, target, preprocessing)
     measure = _options(mode, measure, first, fill, points)
@@ -136,7 +139,7 @@ def flip_curve(
     rows = torch.from_numpy(np.flatnonzero(orders[:, 0] >= 0))
     ranks = torch.from_numpy(np.argsort(orders, axis=1))
     pixels = patch_of_pixels(x.shape[2], x.shape[3], side)
-    work = prepare(model, x, target)
+    work = prepare(model, x, target, as_device(device))
     size = points or choose_points(work.image_bytes)
     filled = make_fill(fill, work.inputs(x), preprocessing)
     outputs = torch.full((len(x), len(counts)), torch.nan, dtype=torch.float64)
