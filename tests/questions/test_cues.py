@@ -204,7 +204,11 @@ def test_the_folder_holds_the_study_beside_the_run(folder, contents):
     about = json.loads((folder / "cues.json").read_text())
     want = {"cue": "square:size=4,corner=top-left,margin=1", "class": "low"}
     assert about["options"] == want | {"contaminations": [0.0, 1.0], "explainers": ["lrp"]}
-    assert list(about["made_from"]["students"]["1.0"]) == ["student-only/seed0", "kd/seed0"]
+    assert list(about["made_from"]["students"]) == students
+    assert " ".join(about["command"]) == (
+        "cues CONFIG --out RUN --cue square:size=4,corner=top-left,margin=1 --class low "
+        "--contamination 0.0 --contamination 1.0 --explainer lrp"
+    )
 
 
 def test_the_table_has_a_row_for_everything_that_was_measured(folder):

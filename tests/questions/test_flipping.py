@@ -121,10 +121,12 @@ def test_the_provenance_names_options_weights_and_versions(run: Run) -> None:
     asked = about["options"]
     assert (asked["explainer"], asked["fill"], asked["grid"], asked["steps"]) == ("lrp", "inpaint", 2, 2)
     maps = run.explanations()["lrp"]
-    assert about["made_from"]["maps"] == {name: maps[name] for name in ("teacher", "kd/seed0")}
+    assert about["made_from"]["maps"] == {"lrp": {name: maps[name] for name in ("teacher", "kd/seed0")}}
     keys = run.images.keys
     assert asked["images"] == [keys[0], keys[2], keys[5]]
     assert "torch" in about["versions"]
+    words = "flip RUN --explainer lrp --fill inpaint --grid 2 --images 3 --steps 2 --method kd"
+    assert about["command"] == words.split()
 
 
 @pytest.mark.usefixtures("quick")

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from xaibench.errors import ConfigError, ExplanationError, RunFolderError, UnknownNameError
 from xaibench.figures.style import new_figure
-from xaibench.questions.question import Question, attributions, choose, choose_students, read_record, variant
+from xaibench.questions.question import Question, attributions, choose, choose_students, variant
+from xaibench.run.answers import read_record
 from xaibench.run.folder import Run
 from xaibench.run.job import StudentKey
 
@@ -76,7 +77,9 @@ def test_a_damaged_answer_is_made_again(
     assert (name in caplog.text) or (name, damage) in (("flipping.json", "missing"), ("flipping.json", "edited"))
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "3", "{}", '{"files": 3, "options": {}}', '{"files": {}}', "\0"])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "3", "{}", '{"files": 3, "options": {}, "made_from": {}}', '{"files": {}}', "\0"]
+)
 def test_a_record_that_is_none_says_nothing(tmp_path: Path, content: str) -> None:
     (tmp_path / "flipping.json").write_text(content)
     assert read_record(tmp_path / "flipping.json") == {}

@@ -1,14 +1,27 @@
 """What a report shows of a run with many methods."""
 
+import html
+import json
+import re
+import shlex
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from xaibench.figures.style import new_figure, save_figure
+from xaibench.figures.style import new_figure
+from xaibench.questions.flipping import flip_run
+from xaibench.questions.pooling import pool_run
+from xaibench.questions.question import Question
+from xaibench.run.answers import facts, read_record, up_to_date
+from xaibench.run.explaining import explain_models
 from xaibench.run.folder import open_run
+from xaibench.run.manifest import extend_manifest
 from xaibench.run.page import present, spread_methods
+from xaibench.run.pipeline import reopen
+from xaibench.run.scoring import score_models
 
 NAMES = tuple("abcdefghijkl")
 
@@ -47,12 +60,95 @@ def test_the_page_shows_further_answers_and_says_what_is_a_part(tiny_run, tmp_pa
     page = (run.folder / "report.html").read_text()
     assert "Further questions" not in page
     assert "with chance and nulls</figcaption>" in page  # two explainers, default metrics: all of them are drawn
-    for stem in ("flipping-lrp-blur", "flipping-lrp-blur-2x2", "inside", "directions", "pooling-lrp-cosine", "cues"):
-        save_figure(new_figure(1, 1), run.folder / stem, ("png",))
+    stems = ["flipping-lrp-blur", "flipping-lrp-blur-2x2", "inside", "directions", "pooling-lrp-cosine", "cues"]
+    for stem in stems:
+        Question(run.folder, stem, {}, {}).keep({}, {stem: new_figure(1, 1)})
     monkeypatch.setattr("xaibench.run.page._PANELS", 1)
     present(run)
     page = (run.folder / "report.html").read_text()
     captions = page.partition("Further questions")[2].partition("How to read")[0]
     shown = [line.partition(":")[0] for line in captions.split("<figcaption>")[1:]]
-    assert shown == ["flipping-lrp-blur", "flipping-lrp-blur-2x2", "inside", "directions", "pooling-lrp-cosine", "cues"]
+    assert shown == stems
+    assert "not shown" not in page
     assert "with chance and nulls: 1 of 2 explainers, " in page
+
+
+def further(run):
+    """Names of the further answers that the page shows, and command -> what it has to make again."""
+    present(run)
+    part = (run.folder / "report.html").read_text().partition("Further questions")[2].partition("How to read")[0]
+    shown = [line.partition(":")[0] for line in part.split("<figcaption>")[1:]]
+    outdated = re.findall(r"<p>(.*?) (?:is|are) not shown: .*?<code>(.*?)</code></p>", part)
+    return shown, {html.unescape(command): names for names, command in outdated}
+
+
+def test_an_answer_is_shown_until_what_it_was_made_from_is_made_again(tiny_run, tmp_path, cli):
+    run = open_run(shutil.copytree(tiny_run, tmp_path / "my run"))
+    for explainer in run.explainers:
+        pool_run(run, explainer=explainer, grids=[4])
+    flip_run(run, methods=["kd"], images=2, grid=2, steps=1)
+    names = ["flipping-lrp-inpaint-2x2-2images-1steps-kd", "pooling-ig_max_steps_1600-cosine-4", "pooling-lrp-cosine-4"]
+    assert further(run) == (names, {})
+    other = replace(run.config, explain=replace(run.config.explain, explainers=("lrp",), images=4))
+    extend_manifest(run.folder, other)
+    run = open_run(run.folder)
+    explain_models(*reopen(run))
+    score_models(run)
+    shown, outdated = further(run)
+    asked = f"'{run.folder}' --explainer"
+    assert shown == []
+    assert outdated == {
+        f"xaibench flip {asked} lrp --fill inpaint --grid 2 --images 2 --steps 1 --method kd": names[0],
+        f"xaibench pooling {asked} ig:max_steps=1600 --metric cosine --grid 4": names[1],
+        f"xaibench pooling {asked} lrp --metric cosine --grid 4": names[2],
+    }
+    for command in list(outdated)[::2]:
+        assert cli(*shlex.split(command)[1:]).code == 0
+    assert further(run)[0] == [names[0], names[2]]
+    assert cli(*shlex.split(list(outdated)[1])[1:]).error.startswith("error: unknown explainer of this run")
+
+
+def test_a_picture_without_a_whole_record_is_not_shown(run_with_an_answer):
+    run, name = run_with_an_answer
+    plain = {f"xaibench pooling {run.folder}": name}
+    record = run.folder / f"{name}.json"
+    known = json.loads(record.read_text())
+    for changed in (
+        {"command": None, "made_from": {"else": {}}},
+        {"files": 3},
+        {"made_from": {"config": {"x.y.z": 1}}},
+    ):
+        record.write_text(json.dumps(known | {"command": []} | changed))
+        assert further(run) == ([], plain)
+    record.write_text(json.dumps(known))
+    (run.folder / f"{name}.png").write_bytes(b"edited")
+    ((command, names),) = further(run)[1].items()
+    assert (names, command) == (name, f"xaibench pooling {run.folder} --explainer lrp --metric cosine --grid 4")
+    record.unlink()
+    assert further(run) == ([], plain)
+
+
+@pytest.mark.parametrize(
+    ("change", "stands"),
+    [
+        ({"methods": ("kd", "subdistill")}, False),  # the answer is on all methods
+        ({"seeds": (0, 1)}, False),
+        ({"similarity": {"sign": "positive"}}, False),
+        ({"similarity": {"metrics": ("cosine", "ssim")}}, True),
+    ],
+)
+def test_an_answer_on_all_that_a_run_has_is_out_of_date_once_it_has_other_things(run_with_an_answer, change, stands):
+    run, name = run_with_an_answer
+    record = read_record(run.folder / f"{name}.json")
+    assert up_to_date(run, record)
+    held = {"config": record["made_from"]["config"]}
+    parts = {k: replace(getattr(run.config, k), **v) if isinstance(v, dict) else v for k, v in change.items()}
+    config = replace(run.config, **parts)
+    assert (facts(replace(run, config=config), held) == held) == stands
+
+
+@pytest.fixture
+def run_with_an_answer(tiny_run, tmp_path):
+    run = open_run(shutil.copytree(tiny_run, tmp_path / "run"))
+    pool_run(run, grids=[4])
+    return run, "pooling-lrp-cosine-4"

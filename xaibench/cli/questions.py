@@ -21,7 +21,9 @@ def flip(
     fill: Annotated[str, typer.Option(help="What replaces a patch: inpaint, blur, mean or black.")] = "inpaint",
     grid: Annotated[int | None, typer.Option(min=1, help="Patches a side; the run's grid if not given.")] = None,
     methods: Methods = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Seed of the run; repeat for more.")] = None,
     images: Images = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of a curve; one patch a step if not given.")] = None,
     accelerator: Accelerator = "auto",
     as_json: Json = False,
 ) -> None:
@@ -32,7 +34,17 @@ def flip(
 
     run = open_run(folder)
     device = make_fabric(run.config.train, accelerator).device
-    table = flip_run(run, explainer=explainer, fill=fill, grid=grid, images=images, methods=methods, device=device)
+    table = flip_run(
+        run,
+        explainer=explainer,
+        fill=fill,
+        grid=grid,
+        images=images,
+        methods=methods,
+        seeds=seeds,
+        steps=steps,
+        device=device,
+    )
     show(table, as_json)
     if not as_json and (footnote := flip_footnote(table)):
         say(footnote)

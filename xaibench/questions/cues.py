@@ -33,7 +33,8 @@ from xaibench.figures.style import explainer_label
 from xaibench.options import format_options
 from xaibench.progress import progress
 from xaibench.questions.cue_scores import CueExam, summarise_cues
-from xaibench.questions.question import Question, choose, read_record
+from xaibench.questions.question import Question, choose, command
+from xaibench.run.answers import facts, read_record
 from xaibench.run.config import RunConfig
 from xaibench.run.folder import TEACHER, Run
 from xaibench.run.inputs import Assets
@@ -123,12 +124,22 @@ def cue_study(
         _require_own(part, marked)
         distill_students(part, marked, fabric)
     leave_to_one_process(fabric)
-    students = {
-        str(level): {name: part.student_folder(name).contents() for name in part.students}
-        for level, part in parts.items()
+    students = [part.student_folder(name).folder for part in parts.values() for name in part.students]
+    about = {
+        "config": ["data.seed", "explain.images", "methods", "seeds"],
+        "hashes": run.manifest["hashes"],
+        "students": [student.relative_to(run.folder).as_posix() for student in students],
     }
-    made_from = {**run.manifest["hashes"], "students": students, "images": config.explain.images, "seed": seed}
-    question = Question(run.folder, "cues", options, made_from)
+    asked = command(
+        "cues",
+        "CONFIG",
+        out="RUN",
+        cue=options["cue"],
+        class_=label,
+        contamination=levels,
+        explainer=explainers,
+    )
+    question = Question(run.folder, "cues", options, facts(run, about), (), asked)
     answer = question.answer()
     if answer is None:
         exam = CueExam.create(

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from xaibench.errors import unknown_name
 from xaibench.figures.flipping import flip_figure
 from xaibench.progress import progress
-from xaibench.questions.question import Question, attributions, choose, choose_students
+from xaibench.questions.question import Question, attributions, choose, choose_students, command
+from xaibench.run.answers import facts
 from xaibench.run.folder import TEACHER, Run, file_name
 from xaibench.run.job import StudentKey
 from xaibench.run.page import spread_methods
@@ -79,18 +80,37 @@ def flip_run(
     n = len(run.images)
     rows = np.linspace(0, n - 1, images or n).round().astype(int).tolist()
     names = [run.images.keys[row] for row in rows]
-    maps = run.explanations()[explainer]
+    other_grid = None if grid == usual else grid
+    fewer = len(rows) if len(rows) < n else None
+    some_methods = list(students) if len(students) < len(run.config.methods) else []
+    some_seeds = chosen if len(chosen) < len(run.config.seeds) else []
+    defaults = {"similarity.grid": other_grid, "methods": some_methods, "seeds": some_seeds}
+    about = {
+        "config": ["data.seed", *(name for name, other in defaults.items() if not other)],
+        "maps": {explainer: [TEACHER, *map(str, keys)]},
+    }
     question = Question(
         run.folder,
         f"flipping-{file_name(explainer)}-{file_name(fill)}",
         {"explainer": explainer, "fill": fill, "grid": grid, "steps": steps, "images": names},
-        {"seed": run.config.data.seed, "maps": {name: maps[name] for name in (TEACHER, *map(str, keys))}},
+        facts(run, about),
         (
-            grid != usual and f"{grid}x{grid}",
-            len(rows) < n and f"{len(rows)}images",
+            other_grid and f"{grid}x{grid}",
+            fewer and f"{fewer}images",
             steps and f"{steps}steps",
-            len(students) < len(run.config.methods) and " ".join(students),
-            len(chosen) < len(run.config.seeds) and f"seed{'_'.join(map(str, chosen))}",
+            " ".join(some_methods),
+            some_seeds and f"seed{'_'.join(map(str, some_seeds))}",
+        ),
+        command(
+            "flip",
+            "RUN",
+            explainer=explainer,
+            fill=fill,
+            grid=other_grid,
+            images=fewer,
+            steps=steps,
+            method=some_methods,
+            seed=some_seeds,
         ),
     )
     answer = question.answer()

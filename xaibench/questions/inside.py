@@ -28,8 +28,9 @@ from xaibench.models.pair import ModelPair
 from xaibench.models.predict import as_device, predict_logits
 from xaibench.progress import progress
 from xaibench.questions.inside_rows import BASIS, Seen, likeness_rows, share_rows
-from xaibench.questions.question import Question, choose, choose_students
-from xaibench.run.folder import TEACHER, UNTRAINED, Run
+from xaibench.questions.question import Question, choose, choose_students, command
+from xaibench.run.answers import facts
+from xaibench.run.folder import TEACHER, UNTRAINED, Run, file_name
 from xaibench.run.inputs import Assets
 from xaibench.run.job import StudentKey
 from xaibench.run.pipeline import reopen
@@ -104,24 +105,28 @@ def inside_run(
         raise ConfigError(f"{len(pictures)} images are too few to compare features over images: take {_LEAST} or more")
     rule = _rule(run)
     trained = [str(key) for group in students.values() for key in group]
+    some_layers = list(map(str, pairs)) if len(pairs) < len(known) else []
+    some_methods = list(students) if len(students) < len(run.config.methods) else []
+    fewer = len(pictures) if len(pictures) < len(run.images) else None
+    about = {  # the untrained student's seed follows from `seeds`
+        "config": ["data.seed", "explain.images", "seeds", *([] if some_methods else ["methods"])],
+        "hashes": run.manifest["hashes"],
+        "explainers": ["lrp"],
+        "students": [f"students/{file_name(name)}" for name in trained],
+    }
     question = Question(
         run.folder,
         "inside",
         {"layers": list(map(str, pairs)), "k": k, "images": pictures.keys, "fss": fss, "lrp": repr(rule)},
-        {
-            **run.manifest["hashes"],
-            "images": pictures.content_hash(),
-            "students": {name: run.student_folder(name).contents() for name in trained},
-            "untrained": [run.config.student.architecture, _untrained_seed(run)],
-            "seed": run.config.data.seed,
-        },
+        facts(run, about),
         (
-            len(pairs) < len(known) and " ".join(map(str, pairs)),
+            " ".join(some_layers),
             k and f"{k}directions",
-            len(students) < len(choose_students(run)) and " ".join(students),
-            len(pictures) < len(run.images) and f"{len(pictures)}images",
+            " ".join(some_methods),
+            fewer and f"{fewer}images",
             fss and "fss",
         ),
+        command("inside", "RUN", layer=some_layers, k=k, method=some_methods, images=fewer, fss=fss),
     )
     answer = question.answer()
     if answer is None:

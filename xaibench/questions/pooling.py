@@ -13,7 +13,8 @@ from torch import Tensor
 
 from xaibench.errors import ConfigError, unknown_name
 from xaibench.figures.pooling import pooling_figure
-from xaibench.questions.question import Question, attributions, choose, choose_students
+from xaibench.questions.question import Question, attributions, choose, choose_students, command
+from xaibench.run.answers import facts
 from xaibench.run.folder import TEACHER, Run, file_name
 from xaibench.run.job import StudentKey
 from xaibench.run.page import spread_methods
@@ -64,13 +65,19 @@ def pool_run(
     if not chosen or len(set(chosen)) != len(chosen):
         raise ConfigError(f"grids must be given once each, at least one, got {list(chosen)}")
     keys = [key for group in students.values() for key in group]
-    maps = run.explanations()[explainer]
+    other_methods = list(students) if list(students) != usual else []
+    other_grids = chosen if chosen != known else ()
+    about = {
+        "config": ["data.seed", "similarity.sign", "seeds", *([] if other_methods else ["methods"])],
+        "maps": {explainer: [TEACHER, *map(str, keys)]},
+    }
     question = Question(
         run.folder,
         f"pooling-{file_name(explainer)}-{file_name(metric)}",
-        {"explainer": explainer, "metric": metric, "grids": chosen, "sign": run.config.similarity.sign},
-        {"seed": run.config.data.seed, "maps": {name: maps[name] for name in (TEACHER, *map(str, keys))}},
-        (list(students) != usual and " ".join(students), chosen != known and "_".join(map(str, chosen))),
+        {"explainer": explainer, "metric": metric, "grids": chosen},
+        facts(run, about),
+        (" ".join(other_methods), "_".join(map(str, other_grids))),
+        command("pooling", "RUN", explainer=explainer, metric=metric, method=other_methods, grid=other_grids),
     )
     answer = question.answer()
     if answer is None:

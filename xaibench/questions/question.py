@@ -17,15 +17,15 @@ from xaibench.attribution.result import Attribution
 from xaibench.errors import ConfigError, ExplanationError, UnknownNameError, unknown_name
 from xaibench.figures.style import save_figure
 from xaibench.files import sha256_of_file, write_json, write_text
+from xaibench.run.answers import damaged_files, read_record
 from xaibench.run.folder import TEACHER, Run, file_name
 from xaibench.run.job import StudentKey
 from xaibench.run.manifest import library_versions
 
-__all__ = ["Question", "attributions", "choose", "choose_students", "read_record", "variant"]
+__all__ = ["Question", "attributions", "choose", "choose_students", "command", "variant"]
 
 _log = logging.getLogger(__name__)
 
-_FILES = "files"
 _TEXT = dict.fromkeys(("model", "method", "explainer", "image", "layer"), str)
 
 T = TypeVar("T")
@@ -38,8 +38,9 @@ class Question:
     folder     of the run
     name       how the files of its answers begin: "flipping-lrp-inpaint"
     options    all options, as plain values
-    made_from  hashes and keys of all else that the answer depends on, as plain values
+    made_from  all else that the answer depends on, see `run.answers.facts`
     differing  a text for each option that differs from its default, see `variant`
+    command    what asks for it on the command line, see `command`
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Question:
     options: Mapping[str, Any]
     made_from: Mapping[str, Any]
     differing: Sequence[object] = ()
+    command: Sequence[str] = ()
 
     @property
     def variant(self) -> str:
@@ -63,16 +65,17 @@ class Question:
 
         An answer stands while its record says what it would say now, and every file has the recorded content.
         """
-        held = read_record(self.folder / f"{self.stem}.json")
-        files = held.pop(_FILES, {})
-        if held != self._about():
+        path = self.folder / f"{self.stem}.json"
+        record, about = read_record(path), self._about()
+        if not record and path.is_file():
+            _log.warning("%s is damaged: the answer is made again", path)
+        if {part: record.get(part) for part in about} != about:
             return None
-        for name, expected in files.items():
-            path = self.folder / name
-            if not path.is_file() or sha256_of_file(path) != expected:
-                _log.warning("%s is missing or not what was written: the answer is made again", path)
-                return None
-        return {name.removesuffix(".csv"): _read(self.folder / name) for name in files if name.endswith(".csv")}
+        for damaged in damaged_files(self.folder, record):
+            _log.warning("%s is missing or not what was written: the answer is made again", damaged)
+            return None
+        tables = [name for name in record["files"] if name.endswith(".csv")]
+        return {name.removesuffix(".csv"): _read(self.folder / name) for name in tables}
 
     def keep(self, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Figure]) -> dict[str, pd.DataFrame]:
         """Write an answer, name -> contents, its record last; return its tables as `answer` does."""
@@ -81,7 +84,8 @@ class Question:
         paths = [write_text(self.folder / f"{name}.csv", table.to_csv(index=False)) for name, table in tables.items()]
         for name, figure in figures.items():
             paths += save_figure(figure, self.folder / name)
-        write_json(record, self._about() | {_FILES: {path.name: sha256_of_file(path) for path in paths}})
+        files = {path.name: sha256_of_file(path) for path in paths}
+        write_json(record, {"command": list(self.command), **self._about(), "files": files})
         return {name: _read(self.folder / f"{name}.csv") for name in tables}
 
     def _about(self) -> dict[str, Any]:
@@ -90,18 +94,18 @@ class Question:
         return plain
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """What the record of an answer says; nothing where it is missing or damaged."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict) and isinstance(record[_FILES], dict) and isinstance(record["options"], dict):
-            return record
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError):
-        pass
-    _log.warning("%s is damaged: the answer is made again", path)
-    return {}
+def command(verb: str, *words: str, **options: Any) -> tuple[str, ...]:
+    """The words of a command line: None and False are left out, True is a flag, of sequences each item is given.
+
+    >>> command("flip", "RUN", grid=None, method=["kd", "at"], fss=True)
+    ('flip', 'RUN', '--method', 'kd', '--method', 'at', '--fss')
+    """
+    found = [verb, *words]
+    for name, value in options.items():
+        items = value if isinstance(value, (list, tuple)) else [] if value in (None, False) else [value]
+        for item in items:
+            found += [f"--{name.rstrip('_')}", *([] if item is True else [str(item)])]
+    return tuple(found)
 
 
 def choose(kind: str, given: Iterable[T] | None, have: Sequence[T]) -> list[T]:

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
@@ -120,6 +120,7 @@ def write_report(
     validity: pd.DataFrame,
     manifest: Mapping[str, Any],
     further: Mapping[str, Path] = MappingProxyType({}),
+    outdated: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Path:
     """Write the report atomically and return its path.
 
@@ -131,6 +132,7 @@ def write_report(
     validity  one row a check of a model and explainer; a column "passed" (bool) is coloured
     manifest  what reproduces the run: configuration, versions, hashes; anything `json` can write
     further   caption -> PNG file of 300 dots an inch: answers to further questions
+    outdated  command -> names of answers that it has to make again, and that are not shown
 
     The page holds its pictures, style and script, and a content security policy that forbids all requests.
     Everything given is escaped.
@@ -144,7 +146,8 @@ def write_report(
     verdict += " and left out: a map was flagged, zero or constant." if undefined else "."
     pictures = "\n".join(_figure(caption, *_drawn(figure)) for caption, figure in figures.items())
     answers = "\n".join(_figure(caption, *_stored(path)) for caption, path in further.items())
-    answers = f"<h2>Further questions</h2>\n{answers}\n" if further else ""
+    answers += "".join(_outdated(command, names) for command, names in outdated.items())
+    answers = f"<h2>Further questions</h2>\n{answers}\n" if answers else ""
     details = json.dumps(manifest, indent=2, ensure_ascii=False, default=str)
     page = f"""<!DOCTYPE html>
 <html lang="en">
@@ -187,6 +190,12 @@ def write_report(
 
 def _scrolling(label: str, table: str) -> str:
     return f'<div class="scroll" role="region" aria-label="{html.escape(label)}" tabindex="0">{table}</div>'
+
+
+def _outdated(command: str, names: Sequence[str]) -> str:
+    are = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
+    text = f"{are} not shown: made from results that have changed since, or damaged. To make again: "
+    return f"<p>{html.escape(text)}<code>{html.escape(command)}</code></p>"
 
 
 def _drawn(figure: Figure) -> tuple[bytes, float]:

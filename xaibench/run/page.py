@@ -18,6 +18,7 @@ from xaibench.figures.style import explainer_label, metric_label, save_figure
 from xaibench.files import write_text
 from xaibench.report.html import headline, write_report
 from xaibench.report.tables import latex_table
+from xaibench.run.answers import command_of, records, up_to_date
 from xaibench.run.folder import TEACHER, Run, file_name
 from xaibench.run.job import StudentKey
 from xaibench.similarity.metrics.table import DEFAULT_METRICS
@@ -28,16 +29,35 @@ _GALLERY_ROWS = 6
 _GALLERY_COLUMNS = 6
 _PANELS = 3
 _FURTHER = {
-    "flipping-*": "patches vanish in each model's own order of relevance, in the teacher's and at random; the nearer a "
-    "student's curve in the teacher's order lies to that in its own, the more it needs what its teacher needs.",
-    "inside*": "above, the share of the teacher's relevance in the first directions of its subspace; below, how alike "
-    "the students are to it there: a filled marker tells something where it lies clear of its hollow controls.",
-    "directions*": "what single directions of a layer look at, in teacher and student: like maps mean like use.",
-    "pooling-*": "the same heatmaps on coarser and finer grids: likeness that hangs on one grid is no likeness.",
-    "cues": "reliance on a spurious mark against the share of its class's training images that carried it: a student "
-    "above the teacher's level relies on the mark more than its teacher.",
-    "cues-gallery": "marked images, and what speaks for the class of the mark: look for relevance on the mark.",
+    "flipping-*": (
+        "flip RUN",
+        "patches vanish in each model's own order of relevance, in the teacher's and at random; the nearer a student's "
+        "curve in the teacher's order lies to that in its own, the more it needs what its teacher needs.",
+    ),
+    "inside*": (
+        "inside RUN",
+        "above, the share of the teacher's relevance in the first directions of its subspace; below, how alike the "
+        "students are to it there: a filled marker tells something where it lies clear of its hollow controls.",
+    ),
+    "directions*": (
+        "inside RUN",
+        "what single directions of a layer look at, in teacher and student: like maps mean like use.",
+    ),
+    "pooling-*": (
+        "pooling RUN",
+        "the same heatmaps on coarser and finer grids: likeness that hangs on one grid is no likeness.",
+    ),
+    "cues": (
+        "cues CONFIG --out RUN",
+        "reliance on a spurious mark against the share of its class's training images that carried it: a student above "
+        "the teacher's level relies on the mark more than its teacher.",
+    ),
+    "cues-gallery": (
+        "cues CONFIG --out RUN",
+        "marked images, and what speaks for the class of the mark: look for relevance on the mark.",
+    ),
 }
+"""Pictures of further questions -> what asks them without options, and how to read them."""
 
 
 def present(run: Run) -> None:
@@ -75,6 +95,7 @@ def present(run: Run) -> None:
     history = history_figure(histories, teacher_accuracy=run.manifest.get("teacher_validation_accuracy"))
     save_figure(history, run.folder / "history")
     write_text(run.folder / "table.tex", latex_table(table))
+    further, outdated = _further(run)
     write_report(
         run.folder / "report.html",
         title=f"Do the students decide like their teacher? {run.config.data.dataset}: {', '.join(run.classes)}",
@@ -90,7 +111,8 @@ def present(run: Run) -> None:
         },
         validity=run.validity(),
         manifest=run.manifest,
-        further=_further(run),
+        further=further,
+        outdated=outdated,
     )
     run.ledger.record("report.html", source=run.source("report"))
 
@@ -176,10 +198,21 @@ def _part(run: Run, metrics: tuple[str, ...]) -> str:
     return f": {min(explainers, _PANELS)} of {explainers} explainers, {len(metrics)} of {scores} metrics; all are below"
 
 
-def _further(run: Run) -> dict[str, Path]:
-    """Pictures of further questions that lie in the folder: caption -> file."""
-    found = {name: sorted(run.folder.glob(f"{name}.png"), key=lambda path: path.stem) for name in _FURTHER}
-    return {f"{path.stem}: {_FURTHER[name]}": path for name, paths in found.items() for path in paths}
+def _further(run: Run) -> tuple[dict[str, Path], dict[str, list[str]]]:
+    """Pictures of further questions that lie in the folder: caption -> file, and of those that are out of date
+    command -> names.
+    """
+    made = records(run)
+    shown: dict[str, Path] = {}
+    outdated: dict[str, list[str]] = {}
+    for pattern, (plain, caption) in _FURTHER.items():
+        for path in sorted(run.folder.glob(f"{pattern}.png"), key=lambda path: path.stem):
+            record = made.get(path.name, {})
+            if record and up_to_date(run, record):
+                shown[f"{path.stem}: {caption}"] = path
+            else:
+                outdated.setdefault(command_of(run, record, plain.split()), []).append(path.stem)
+    return shown, outdated
 
 
 def _first_seed(run: Run) -> dict[str, str]:
