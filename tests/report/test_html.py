@@ -30,6 +30,7 @@ def summary():
                 "high": mean + 0.03,
                 "n": 300,
                 "images": 100,
+                "explained": 120,
                 "seeds": 1,
                 "nan": 0,
                 "chance": 0.0,
@@ -215,6 +216,30 @@ def test_answers_to_further_questions_are_shown_where_there_are_any(tmp_path, su
     assert (image["width"], image["height"], image["alt"]) == ("600", "300", "cues: how to read them")
     assert base64.b64decode(image["src"].partition(",")[2]) == (tmp_path / "cues.png").read_bytes()
     assert "Further questions" in collected.text
+
+
+def test_the_page_says_how_many_images_and_seeds_the_means_rest_on(tmp_path, summary):
+    def said(table):
+        path = write_report(
+            tmp_path / "report.html",
+            title="t",
+            headline="h",
+            table=table,
+            summary=table,
+            figures={},
+            validity=pd.DataFrame({"passed": [True]}),
+            manifest={},
+        )
+        return re.search(r"every method has a score\. (.*)\.</p>", path.read_text(encoding="utf-8")).group(1)
+
+    assert said(summary) == "LRP: 100 of 120 images and 1 seed; integrated gradients: 100 of 120 images and 1 seed"
+    kd, lrp = summary["method"] == "kd", summary["explainer"] == "lrp"
+    unequal = summary.assign(seeds=[3 - k for k in kd], images=np.where(lrp, 100, 90))
+    ssim = unequal[lrp].assign(metric="ssim", images=70)
+    assert said(pd.concat([unequal, ssim])) == (
+        "LRP: 70 to 100 (by metric) of 120 images and 3 seeds (kd 2); "
+        "integrated gradients: 90 of 120 images and 3 seeds (kd 2)"
+    )
 
 
 def test_a_headline_without_numbers_is_refused(summary):

@@ -127,7 +127,8 @@ def write_report(
     title     of the page
     headline  the answer in one sentence, see `headline`
     table     one row a method: accuracy, agreement, similarity ("X", "X low", "X high" become one column)
-    summary   one row a method, explainer and metric: all scores with intervals, chance and nulls
+    summary   one row a method, explainer and metric: all scores with intervals, chance and nulls, and how many
+              `images` of the `explained` ones and `seeds` they rest on
     figures   caption -> figure, in the order to be shown
     validity  one row a check of a model and explainer; a column "passed" (bool) is coloured
     manifest  what reproduces the run: configuration, versions, hashes; anything `json` can write
@@ -166,6 +167,7 @@ def write_report(
 <p class="headline">{html.escape(headline)}</p>
 <h2>Methods</h2>
 {_scrolling("Methods", html_table(table))}
+<p>{html.escape(_rests_on(summary))}</p>
 <h2>Figures</h2>
 {pictures}
 {answers}<h2>How to read the numbers</h2>
@@ -186,6 +188,20 @@ def write_report(
 </html>
 """
     return write_text(path, page)
+
+
+def _rests_on(summary: pd.DataFrame) -> str:
+    """How many images and seeds the means rest on, by explainer."""
+    parts = []
+    for explainer, part in summary.groupby("explainer", sort=False):
+        least, most = part["images"].min(), part["images"].max()
+        images = f"{most}" if least == most else f"{least} to {most} (by metric)"
+        seeds = part.groupby("method", sort=False)["seeds"].max()
+        usual = int(seeds.max())
+        fewer = ", ".join(f"{method} {count}" for method, count in seeds.items() if count < usual)
+        students = f"{usual} seed{'s' * (usual > 1)}{f' ({fewer})' * bool(fewer)}"
+        parts.append(f"{explainer_label(str(explainer))}: {images} of {part['explained'].max()} images and {students}")
+    return f"Means of scores rest on the explained images on which every method has a score. {'; '.join(parts)}."
 
 
 def _scrolling(label: str, table: str) -> str:
