@@ -191,6 +191,24 @@ def test_bad_thresholds_and_input(tiny_pair: ModelPair, tiny_task: Task) -> None
         assert_explains_alike(tiny_pair, images, [0, 1, 2], min_score=0.5)
 
 
+PAIR = """
+import pytest
+import torch
+from xaibench.data.images import Preprocessing
+from xaibench.models.architectures import build_model
+from xaibench.models.pair import ModelPair
+
+@pytest.fixture
+def pair():
+    models = [build_model("resnet18-cifar:4-4-4-4@4", 2, seed=i) for i in range(2)]
+    return ModelPair.create(*models, classes=("a", "b"), preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3))
+
+@pytest.fixture
+def images():
+    return torch.randint(0, 256, (2, 3, 12, 12), dtype=torch.uint8)
+"""
+
+
 @pytest.fixture
 def only_our_plugin(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """Arguments for a pytest inside pytest that has our plugin and no other, installed or not."""
@@ -223,22 +241,10 @@ def test_starting_pytest_imports_nothing_heavy(pytester: pytest.Pytester, only_o
 
 
 def test_fixtures(pytester: pytest.Pytester, only_our_plugin: tuple[str, ...]) -> None:
+    pytester.makeconftest(PAIR)
     pytester.makepyfile(
         """
         import pytest
-        import torch
-        from xaibench.data.images import Preprocessing
-        from xaibench.models.architectures import build_model
-        from xaibench.models.pair import ModelPair
-
-        @pytest.fixture
-        def pair():
-            models = [build_model("resnet18-cifar:4-4-4-4@4", 2, seed=i) for i in range(2)]
-            return ModelPair.create(*models, classes=("a", "b"), preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3))
-
-        @pytest.fixture
-        def images():
-            return torch.randint(0, 256, (2, 3, 12, 12), dtype=torch.uint8)
 
         def test_same(pair, images, explains_alike):
             explains_alike(pair.with_student(pair.teacher), images, min_cosine=1)
@@ -262,3 +268,36 @@ def test_fixtures(pytester: pytest.Pytester, only_our_plugin: tuple[str, ...]) -
     result.stdout.fnmatch_lines(["*RunFolderError: *empty*"])
     saved = sorted(path.name for path in (pytester.path / "pictures").iterdir())
     assert saved == ["test_fixtures.py-test_other-other-model-2.png", "test_fixtures.py-test_other-other-model.png"]
+
+
+def test_no_setting_of_the_plugin_hides_the_scores(pytester: pytest.Pytester, only_our_plugin: tuple[str, ...]) -> None:
+    pytester.makeconftest(PAIR)
+    pytester.makepyfile(
+        """
+        import tempfile
+        import pytest
+
+        @pytest.fixture
+        def nowhere(monkeypatch):
+            monkeypatch.setattr(tempfile, "tempdir", None)
+            monkeypatch.setattr(tempfile, "_candidate_tempdir_list", list)
+
+        def test_without_a_temporary_folder(pair, images, nowhere, explains_alike):
+            explains_alike(pair, images, min_cosine=1)
+
+        def test_LONG(pair, images, explains_alike):
+            explains_alike(pair, images, min_cosine=1)
+        """.replace("LONG", "x" * 250)
+    )
+    (pytester.path / "file").touch()
+    for options, reasons in (
+        ((), ["no picture: *No usable temporary directory*", "picture: *x.png"]),
+        (("--xaibench-pictures", "file/below"), ["no picture: cannot write *"] * 2),
+        (("--xaibench-pictures", "pictures"), ["picture: pictures/*.png"] * 2),
+    ):
+        result = pytester.runpytest_inprocess(*only_our_plugin, *options)
+        result.assert_outcomes(failed=2)
+        for reason in reasons:
+            result.stdout.fnmatch_lines(
+                ["*AssertionError: teacher and student are not explained alike: cosine*", "*metric*", f"*{reason}"]
+            )
