@@ -72,8 +72,19 @@ def desk(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     sys.modules.pop("nets", None)
 
 
+def save_beans_vit(folder: Path) -> None:
+    """A small random ViT of three classes, as Hugging Face keeps it; skips the test without `transformers`."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    labels = {0: "birds", 1: "cats", 2: "dogs"}
+    config = transformers.ViTConfig(image_size=32, patch_size=8, id2label=labels, initializer_range=0.2, **sizes)
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+
+
 @pytest.mark.parametrize("code", every(GUIDES, "python")[1:])  # the first has a test of its own
 def test_the_python_works(code: str, desk: Path) -> None:
+    if "transformers" in code:
+        save_beans_vit(desk / "beans-vit")
     names: dict[str, object] = {}
     exec(compile(code, "example", "exec"), names)
     for name, value in names.items():

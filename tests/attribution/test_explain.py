@@ -81,12 +81,12 @@ def test_without_checks_nothing_is_refused_and_nothing_is_called_valid(network, 
 
 class Tuple(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.mean(dim=(2, 3)), x
+        return x.mean(dim=(2, 3)), x.amax(dim=(2, 3))
 
 
 class Dictionary(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"logits": x.mean(dim=(2, 3))}
+        return {"features": x.mean(dim=(2, 3))}
 
 
 class Hoarder(nn.Module):
@@ -181,17 +181,17 @@ def to_nan(x: Tensor) -> Tensor:
         ),
         (lambda m, x, t: (m, x, Target(t.label * 0 - 1, t.contrast)), "class -1 is not among"),
         (lambda m, x, t: (nn.Conv2d(1, 2, 3), x, t), "Conv2d cannot process images of shape"),
-        (lambda m, x, t: (Tuple(), x, t), r"Tuple returns tuple, not logits \(N, K\)"),
+        (lambda m, x, t: (Tuple(), x, t), r"Tuple returns tuple of 2 tensors of shape \(\d, 3\), not logits \(N, K\)"),
         (
             lambda m, x, t: (Dictionary(), x, t),
-            "Dictionary returns dict, .*: wrap it so that it does",
+            r"Dictionary returns dict without 'logits' \(features\), .*: wrap it so that it does",
         ),
         (lambda m, x, t: (Hoarder(), x, t), "Hoarder cannot be copied .*: remove what it keeps of earlier passes"),
         (lambda m, x, t: ("resnet18", x, t), "model must be a Module, got 'resnet18'"),
         (lambda m, x, t: (m, x.to("meta"), t), "the images are on the meta device, which holds no values: load them"),
         (lambda m, x, t: (m.to("meta"), x, t), "ScaledResNet18 lies on the meta device and has no weights: load them"),
         (lambda m, x, t: (scattered(m), x, t), r"ScaledResNet18 lies on cpu and meta: .* with model\.to\(DEVICE\)"),
-        (lambda m, x, t: (Scalar(), x, t), r"Scalar returns shape \(\d,\), not logits"),
+        (lambda m, x, t: (Scalar(), x, t), r"Scalar returns a tensor of shape \(\d,\), not logits"),
         (lambda m, x, t: (Broken(), x, t), "Broken gives NaN or infinite logits"),
         (lambda m, x, t: (Keyless(), x, t), r"Keyless cannot process images of shape .* \('logits'\)"),
         (lambda m, x, t: (m, x, t.label), "target must be a Target, got tensor"),

@@ -51,7 +51,10 @@ class Auxiliary(nn.Module):
 
 def test_a_student_that_gives_no_logits_in_training_is_refused() -> None:
     refused(
-        "the student returns tuple in training mode, .*: build it with aux_logits=False, or wrap it", None, Auxiliary()
+        r"Auxiliary returns tuple of 2 tensors of shape \(2, 3\) in training mode, not logits \(N, K\): build it with "
+        "aux_logits=False, or wrap it",
+        None,
+        Auxiliary(),
     )
     assert create(Auxiliary())  # a teacher is never trained
 

@@ -333,7 +333,7 @@ class Broken(nn.Module):
             ExplanationError,
             r"target class 3 is not among the 3 classes of ScaledResNet18: use 0\.\.2",
         ),
-        ({"model": Tuple()}, ExplanationError, "Tuple returns tuple, not logits"),
+        ({"model": Tuple()}, ExplanationError, "Tuple returns tuple of 2 tensors of shape .*, not logits"),
         ({"model": Broken()}, ExplanationError, "Broken gives NaN or infinite logits for images with patches removed"),
     ],
 )

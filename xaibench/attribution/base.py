@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from xaibench.attribution.checks import Check
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
+from xaibench.models.logits import forward_logits
 
 __all__ = ["Explainer", "Maps", "logits_of", "reason"]
 
@@ -67,6 +68,5 @@ def reason(error: BaseException) -> str:
 
 @torch.no_grad()
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """model(x) without gradients."""
-    logits: Tensor = model(x)
-    return logits
+    """The logits (N, K) of x without gradients."""
+    return forward_logits(model, x)

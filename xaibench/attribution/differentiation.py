@@ -13,6 +13,7 @@ from xaibench.attribution.targets import Target
 from xaibench.attribution.working_copy import model_name
 from xaibench.errors import ExplanationError
 from xaibench.models.copies import private_copy
+from xaibench.models.logits import forward_logits
 
 __all__ = [
     "alone_check",
@@ -34,16 +35,14 @@ _NOISE = 0.05
 
 
 def never_alone(model: nn.Module, x: Tensor) -> Tensor:
-    """model(x) (N, K) for a backward pass: an image by itself is run twice, and the second row left out.
+    """The logits (N, K) of x for a backward pass: an image by itself is run twice, and the second row left out.
 
     At batch size 1 the strides of a tensor do not tell its memory format, and backward kernels that go by them are
     wrong: batch normalisation of torch 2.14 on a CPU, where channels are moved last behind it.
     """
     if len(x) != 1:
-        logits: Tensor = model(x)
-        return logits
-    paired: Tensor = model(torch.cat([x, x]))
-    return paired[:1]
+        return forward_logits(model, x)
+    return forward_logits(model, torch.cat([x, x]))[:1]
 
 
 def explained_by(model: nn.Module) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

@@ -19,6 +19,7 @@ from xaibench.data.images import Preprocessing
 from xaibench.errors import ExplanationError
 from xaibench.models.class_slice import unsliced
 from xaibench.models.layer_outputs import Call, observe, tapped
+from xaibench.models.logits import forward_logits
 
 __all__ = ["GradCAM", "last_map"]
 
@@ -82,7 +83,7 @@ def last_map(model: nn.Module, shape: Sequence[int]) -> str:
     network = unsliced(model)
     names = [call.name for call in _outside_attention(observe(network, noise)) if _has_locations(call, len(noise))]
     with tapped(network, names) as outputs, torch.enable_grad():
-        logits = model(noise.requires_grad_())
+        logits = forward_logits(model, noise.requires_grad_())
         weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).to(logits)
         names = [name for name in names if outputs[name].requires_grad]
         maps = [outputs[name] for name in names]

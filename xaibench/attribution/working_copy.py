@@ -14,8 +14,9 @@ from xaibench.attribution.base import logits_of, reason
 from xaibench.attribution.batch_size import observed_forward
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
-from xaibench.errors import ExplanationError, XaibenchError
+from xaibench.errors import ExplanationError, ModelError, XaibenchError
 from xaibench.models.copies import private_copy, uncompiled
+from xaibench.models.logits import logits_in
 from xaibench.validation import require
 
 __all__ = ["Prepared", "check_input", "few_of", "model_name", "prepare"]
@@ -204,7 +205,10 @@ def _run(
 ) -> tuple[Tensor, int]:
     """What `forward` gives for images x, after a look at the logits."""
     try:
-        logits, image_bytes = forward(model, x)
+        output, image_bytes = forward(model, x)
+        logits = logits_in(output, model)
+    except ModelError as error:
+        raise ExplanationError(str(error)) from error
     except XaibenchError:
         raise
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
@@ -212,9 +216,6 @@ def _run(
             f"{model_name(model)} cannot process images of shape {tuple(x.shape[1:])} ({reason(error)}): "
             "choose images that fit the model"
         ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ExplanationError(f"{model_name(model)} returns {got}, not logits (N, K): wrap it so that it does")
     if not logits.is_floating_point():
         raise ExplanationError(f"{model_name(model)} returns {logits.dtype}, not logits: explain what it decides by")
     if not bool(torch.isfinite(logits).all()):

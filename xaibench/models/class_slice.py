@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.errors import ModelError, unknown_name
+from xaibench.models.logits import forward_logits
 
 __all__ = ["ClassSlice", "class_indices", "unsliced"]
 
@@ -21,8 +22,7 @@ class ClassSlice(nn.Module):
         self.register_buffer("indices", torch.tensor(indices), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(x)
-        return logits[:, self.indices]
+        return forward_logits(self.network, x)[:, self.indices]
 
 
 def unsliced(model: nn.Module) -> nn.Module:

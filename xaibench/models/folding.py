@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -202,8 +202,10 @@ def _is_own_call(
 def _tensors(values: Any) -> Iterator[Tensor]:
     if isinstance(values, Tensor):
         yield values
-    elif isinstance(values, dict):
+    elif isinstance(values, Mapping):
         yield from _tensors(list(values.values()))
     elif isinstance(values, (tuple, list)):
         for value in values:
             yield from _tensors(value)
+    elif hasattr(values, "logits"):
+        yield from _tensors(values.logits)

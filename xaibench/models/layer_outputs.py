@@ -18,6 +18,7 @@ from torchvision.models import SwinTransformer
 from xaibench.errors import ModelError, unknown_name
 from xaibench.models.class_slice import unsliced
 from xaibench.models.copies import changing
+from xaibench.models.logits import forward_logits, held_logits
 
 __all__ = ["Call", "Outputs", "evaluating", "forward_with_layers", "layer_module", "observe", "tapped"]
 
@@ -128,7 +129,7 @@ class Outputs(NamedTuple):
 def forward_with_layers(model: nn.Module, x: Tensor, layers: tuple[str, ...]) -> Outputs:
     """Run `model` once; return its logits and the named layers' outputs, tokens as maps (see `tapped`)."""
     with tapped(unsliced(model), layers) as outputs:
-        logits = model(x)
+        logits = forward_logits(model, x)
     unused = [name for name in layers if name not in outputs]
     if unused:
         raise ModelError(f"layer '{unused[0]}' takes no part in the forward pass: pair another layer")
@@ -165,6 +166,7 @@ def observe(model: nn.Module, x: Tensor) -> list[Call]:
 
     def leave(name: str, module: nn.Module, _args: object, output: object) -> None:
         start, given = entered[module].pop()
+        output = held_logits(output) if module is model else output
         result = layout.map(output.clone()) if isinstance(output, Tensor) else None
         calls.append(Call(name, module, start, next(clock), given, result))
 

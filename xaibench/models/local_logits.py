@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from xaibench.errors import ConfigError, ModelError
 from xaibench.models.class_slice import ClassSlice, unsliced
 from xaibench.models.layer_outputs import Call, evaluating, observe
+from xaibench.models.logits import forward_logits
 
 __all__ = ["SCALES", "SpatialHead", "local_logits", "spatial_head"]
 
@@ -167,7 +168,7 @@ def _averaged(calls: list[Call], rest: list[Call]) -> Call | None:
 def _agrees(head: SpatialHead, model: nn.Module, x: Tensor, maps: Tensor) -> bool:
     with torch.no_grad(), evaluating(model):
         try:
-            return _close(head.cells(maps.mean((2, 3))), model(x))
+            return _close(head.cells(maps.mean((2, 3))), forward_logits(model, x))
         except RuntimeError:  # modules that do not follow one another, such as two parallel classifiers
             return False
 

@@ -18,7 +18,7 @@ from xaibench.models.copies import private_copy
 from xaibench.models.layer_outputs import layer_module
 from xaibench.models.layer_pairs import LayerPair, parse_layers, suggest_layers
 from xaibench.models.trial import (
-    check_logits,
+    check_classes,
     check_training,
     check_weights,
     explained,
@@ -52,7 +52,8 @@ class ModelPair:
     preprocessing  pixels -> input, the same for both
     classes        the K class names of the subtask, in logit order
 
-    Build it with `ModelPair.create`, which works on copies: the modules given to it are left as they were.
+    A model returns its logits or what holds them: by the name `logits` (Hugging Face's ModelOutput, a dict), else first
+    in a tuple. `ModelPair.create` builds a pair and works on copies: the modules given to it are left as they were.
     """
 
     teacher: nn.Module
@@ -97,7 +98,7 @@ class ModelPair:
         student = private_copy(student)
         channels = preprocessing.channels
         size = preprocessing.size if input_size is None else checked_size(input_size)
-        size = size or usual_size((teacher, student), channels)
+        size = size or usual_size((unsliced(teacher), student), channels)
         if layers is None or layers == "auto":
             with explained(size, channels):
                 layers = suggest_layers(teacher, student, trial_images(student, channels, size))
@@ -204,8 +205,8 @@ class ModelPair:
         channels = self.preprocessing.channels
         teacher = outputs(self.teacher_network, self.teacher_layers, channels, size)
         student = outputs(self.student, self.student_layers, channels, size)
-        check_logits("teacher", teacher.logits, teacher_classes)
-        check_logits("student", student.logits, len(self.classes))
+        check_classes("teacher", teacher.logits, teacher_classes)
+        check_classes("student", student.logits, len(self.classes))
         check_training(self.student, len(self.classes), channels, size)
         for role, model, given in (("teacher", self.teacher_network, teacher), ("student", self.student, student)):
             warn_of_softmax(role, model, given.logits, trial_images(model, channels, size))

@@ -9,6 +9,7 @@ from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.errors import ConfigError, ModelError
 from xaibench.models.copies import private_copy
 from xaibench.models.layer_outputs import evaluating
+from xaibench.models.logits import forward_logits
 from xaibench.models.memory_format import memory_format
 from xaibench.validation import checked
 
@@ -44,7 +45,8 @@ def predict_logits(
 
     device  where to compute, on a copy of the model if it lies elsewhere; None: where it lies
 
-    Raises ModelError for logits that are not finite, ConfigError for a device as `as_device` does.
+    Raises ModelError for a model that gives no logits (N, K) or such as are not finite, ConfigError for a device as
+    `as_device` does.
     """
     if batch_size < 1:
         raise ModelError(f"batch_size must be at least 1, got {batch_size}")
@@ -55,7 +57,7 @@ def predict_logits(
     form = memory_format(model)
     with torch.no_grad(), evaluating(model):
         chunks = (preprocessing(chunk.to(device)) for chunk in images.images.split(batch_size))
-        parts = [model(form(x)).float().cpu() for x in chunks]
+        parts = [forward_logits(model, form(x)).float().cpu() for x in chunks]
     logits = torch.cat(parts)
     if not torch.isfinite(logits).all():
         raise ModelError("the model's logits hold NaN or infinite values: its weights or the images are damaged")

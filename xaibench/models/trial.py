@@ -13,9 +13,10 @@ from torch.nn.parameter import is_lazy
 from xaibench.errors import ModelError, XaibenchError
 from xaibench.models.copies import private_copy
 from xaibench.models.layer_outputs import Outputs, evaluating, forward_with_layers, observe
+from xaibench.models.logits import forward_logits
 
 __all__ = [
-    "check_logits",
+    "check_classes",
     "check_training",
     "check_weights",
     "explained",
@@ -53,7 +54,8 @@ def usual_size(models: Iterable[nn.Module], channels: int) -> tuple[int, int]:
     for size in _USUAL_SIZES:
         try:
             for model in models:
-                outputs(model, (), channels, size)
+                with torch.no_grad(), evaluating(model), explained(size, channels):
+                    model(trial_images(model, channels, size))
         except ModelError as error:
             reason = first_line(error.__cause__ or error)
         else:
@@ -79,18 +81,15 @@ def outputs(model: nn.Module, layers: tuple[str, ...], channels: int, size: tupl
 
 
 def check_training(student: nn.Module, classes: int, channels: int, size: tuple[int, int]) -> None:
-    """ModelError for a student that gives no logits in training mode (auxiliary classifiers). It is left as it was."""
+    """ModelError for a student that gives no logits in training mode. It is left as it was."""
     copy = private_copy(student).cpu().train()
     with torch.no_grad(), torch.random.fork_rng(devices=[]), explained(size, channels, "in training mode "):
-        given = copy(trial_images(copy, channels, size))
-    check_logits("student", given, classes, " in training mode", "build it with aux_logits=False, or ")
+        logits = forward_logits(copy, trial_images(copy, channels, size))
+    check_classes("student", logits, classes, " in training mode")
 
 
-def check_logits(role: str, logits: object, classes: int, when: str = "", remedy: str = "") -> None:
-    """ModelError for what is not a tensor of logits (N, K)."""
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        got = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"the {role} returns {got}{when}, not logits (N, K): {remedy}wrap it so that it does")
+def check_classes(role: str, logits: Tensor, classes: int, when: str = "") -> None:
+    """ModelError for logits (N, K) of another number of classes."""
     if logits.shape[1] != classes:
         raise ModelError(
             f"the {role} has {logits.shape[1]} logits{when} but there are {classes} classes: "

@@ -17,6 +17,7 @@ from xaibench.attribution.targets import Target
 from xaibench.attribution.working_copy import check_input, model_name, prepare
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, DataError, ExplanationError, unknown_name
+from xaibench.models.logits import forward_logits
 from xaibench.models.predict import as_device
 from xaibench.precision import full_precision
 from xaibench.similarity.fills import FILLS, make_fill
@@ -202,7 +203,7 @@ def _steps(cells: int, steps: int | None) -> tuple[Array, Tensor]:
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    logits: Tensor = model(x)
+    logits = forward_logits(model, x)
     if not bool(torch.isfinite(logits).all()):
         raise ExplanationError(
             f"{model_name(model)} gives NaN or infinite logits for images with patches removed: choose another fill"
