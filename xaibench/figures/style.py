@@ -11,10 +11,12 @@ from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from xaibench.errors import ConfigError, unknown_name
+from xaibench.figures.scripts import FAMILY, any_script
 from xaibench.files import write_atomically
 from xaibench.similarity.metrics.table import METRICS
 from xaibench.validation import checked
@@ -40,7 +42,7 @@ WIDTHS = {"single": 3.35, "double": 6.9}
 INK, MUTED = "#1a1a1a", "#6b6b6b"
 
 _RC: Any = {
-    "font.family": "DejaVu Sans",
+    "font.family": FAMILY,
     "font.size": 7.0,
     "axes.titlesize": 8.0,
     "axes.labelsize": 7.0,
@@ -156,39 +158,38 @@ def figure_width(width: str | float) -> float:
 def paper_style() -> Iterator[None]:
     """Within the block matplotlib draws and writes in the house style; its settings are restored after.
 
-    A class may have any name: letters that no font has are drawn as boxes, and $ is a dollar.
+    A class may have any name: $ is a dollar, and letters that DejaVu Sans lacks are drawn as `any_script` does.
     """
-    with matplotlib.rc_context(_RC), _any_script():
+    with matplotlib.rc_context(_RC):
         yield
 
 
-@contextmanager
-def _any_script() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        yield
+class _Canvas(FigureCanvasAgg):
+    """Draws text in any script, and measures it as it draws it."""
+
+    def get_renderer(self) -> Any:
+        renderer = super().get_renderer()  # type: ignore[no-untyped-call]
+        any_script(renderer)
+        return renderer
 
 
 class _Figure(Figure):
-    """A figure whose own methods draw and save text in any script without a warning."""
+    """A figure whose own methods draw and save text in any script, without a warning."""
 
     def draw(self, renderer: Any) -> None:
-        with _any_script():
+        if isinstance(self.canvas, FigureCanvasSVG):  # its text stays as it is: who shows it has other fonts
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+                super().draw(renderer)
+        else:
+            any_script(renderer)
             super().draw(renderer)
-
-    def get_tightbbox(self, *args: Any, **options: Any) -> Any:
-        with _any_script():
-            return super().get_tightbbox(*args, **options)
-
-    def savefig(self, *args: Any, **options: Any) -> None:
-        with _any_script():
-            super().savefig(*args, **options)
 
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty white figure (inches) on an Agg canvas, unknown to pyplot."""
     figure = _Figure(figsize=(width, height), dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)
+    _Canvas(figure)
     return figure
 
 
