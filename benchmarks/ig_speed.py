@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.differentiation import explained_by, input_gradient
-from xaibench.attribution.gradients import IntegratedGradients
+from xaibench.attribution.integrated_gradients import IntegratedGradients
 from xaibench.attribution.targets import Target, make_target
 from xaibench.data.datasets import CLASS_LISTS, preprocessing_for
 from xaibench.data.images import Preprocessing

@@ -6,7 +6,7 @@ from .attribution.explain import parse_explainer as parse_explainer
 from .attribution.explainers import EXPLAINERS as EXPLAINERS
 from .attribution.gradcam import GradCAM as GradCAM
 from .attribution.gradients import InputXGradient as InputXGradient
-from .attribution.gradients import IntegratedGradients as IntegratedGradients
+from .attribution.integrated_gradients import IntegratedGradients as IntegratedGradients
 from .attribution.layers import direction_heatmaps as direction_heatmaps
 from .attribution.layers import layer_relevance as layer_relevance
 from .attribution.lrp.explainer import LRP as LRP

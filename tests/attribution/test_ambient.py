@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from xaibench.attribution.base import Explainer
 from xaibench.attribution.explain import EXPLAINERS, explain, explain_model
 from xaibench.attribution.gradcam import GradCAM
-from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
+from xaibench.attribution.gradients import InputXGradient
+from xaibench.attribution.integrated_gradients import IntegratedGradients
 from xaibench.attribution.layers import layer_relevance
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.patches import Occlusion, ShapleySampling

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xaibench.attribution.explain import EXPLAINERS, check_explainable, explain, explain_model, parse_explainer
-from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
+from xaibench.attribution.gradients import InputXGradient
+from xaibench.attribution.integrated_gradients import IntegratedGradients
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from xaibench.attribution.baselines import BASELINES, as_reference, make_baselines
 from xaibench.attribution.explain import explain_model
-from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
+from xaibench.attribution.gradients import InputXGradient
+from xaibench.attribution.integrated_gradients import IntegratedGradients
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, UnknownNameError

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from xaibench.attribution.explain import explain_model
-from xaibench.attribution.gradients import IntegratedGradients
+from xaibench.attribution.integrated_gradients import IntegratedGradients
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target, make_target
 from xaibench.data.folders import pixels_of

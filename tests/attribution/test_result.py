@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from xaibench.attribution.checks import Validity, at_most
-from xaibench.attribution.gradients import IntegratedGradients
+from xaibench.attribution.integrated_gradients import IntegratedGradients
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.result import Attribution
 from xaibench.attribution.targets import Target

@@ -22,7 +22,8 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from xaibench.attribution.checks import Validity, at_most
 from xaibench.attribution.explain import explain, explain_model
-from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
+from xaibench.attribution.gradients import InputXGradient
+from xaibench.attribution.integrated_gradients import IntegratedGradients
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.result import Attribution
 from xaibench.attribution.store import keys

@@ -13,7 +13,7 @@ from PIL import Image
 
 from xaibench.attribution.differentiation import gradient_checks
 from xaibench.attribution.gradcam import GradCAM
-from xaibench.attribution.gradients import IntegratedGradients
+from xaibench.attribution.integrated_gradients import IntegratedGradients
 from xaibench.attribution.patches import ShapleySampling
 from xaibench.attribution.targets import Target
 from xaibench.errors import RunFolderError, UnknownNameError

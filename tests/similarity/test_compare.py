@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xaibench.attribution.checks import Check, Validity
 from xaibench.attribution.explain import explain
-from xaibench.attribution.gradients import IntegratedGradients
+from xaibench.attribution.integrated_gradients import IntegratedGradients
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.result import Attribution
 from xaibench.attribution.targets import Target

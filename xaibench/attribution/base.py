@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -22,13 +23,12 @@ class Maps:
 
     relevance   (N, C, H, W), on the model's device
     references  what the relevance is measured against, in normalised input space: (1, ...) for all images or (N, ...)
-    residual    (N,) float64 on the CPU: share of the explained output that each map leaves unaccounted,
-                where the method states one
+    measured    name -> (N,) float64 on the CPU: what the method can tell about each map, see `Attribution.measured`
     """
 
     relevance: Tensor
     references: dict[str, Tensor] = field(default_factory=dict)
-    residual: Tensor | None = None
+    measured: dict[str, Tensor] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -41,6 +41,10 @@ class Explainer(Protocol):
 
     name: ClassVar[str]
     libraries: ClassVar[tuple[str, ...]]
+
+    @property
+    def kept(self) -> int:
+        """How many tensors of an image's size `attribute` keeps for each image of a batch, beside the passes."""
 
     def check_input(self, x: Tensor, preprocessing: Preprocessing) -> None:
         """Raise ExplanationError where the method is not defined for these inputs."""
@@ -55,8 +59,8 @@ class Explainer(Protocol):
                 on which images share a batch: what is random comes from a generator of its own, alike for all images.
         """
 
-    def judge(self, residual: Tensor | None) -> tuple[tuple[Check, ...], tuple[int, ...]]:
-        """The checks of all maps together and the images to flag (indices), from their residuals (N,)."""
+    def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
+        """The checks of all maps together and the images to flag (indices), from what `attribute` measured (N,)."""
 
 
 def reason(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from xaibench.errors import ConfigError
 
-__all__ = ["BACKWARD_FACTOR", "DEFAULT_MEMORY", "MOST_POINTS", "Written", "choose_points", "observed_forward"]
+__all__ = ["BACKWARD_FACTOR", "DEFAULT_MEMORY", "MOST_POINTS", "Written", "choose_images", "choose_points", "observed_forward"]
 
 DEFAULT_MEMORY = 2**30
 MOST_POINTS = 256
@@ -18,6 +18,11 @@ MOST_POINTS = 256
 # What an explainer's forward and backward pass holds at its height, in units of all that a forward pass writes: 0.6 to
 # 1.5 were measured (ResNet, EfficientNet, SqueezeNet, MobileNet, ViT), LRP's copy of the weights aside.
 BACKWARD_FACTOR = 2
+
+# More at a time are hardly faster, and progress would stand still for long.
+MOST_IMAGES = 32
+
+KEPT_SHARE = 1 / 4
 
 
 class Written(TorchDispatchMode):
@@ -57,7 +62,25 @@ def choose_points(image_bytes: int, memory: int | None = None) -> int:
     >>> choose_points(10 * 2**20), choose_points(10 * 2**20, 2**20)
     (51, 1)
     """
+    budget = _budget(memory)
+    return max(1, min(MOST_POINTS, budget // (BACKWARD_FACTOR * max(image_bytes, 1))))
+
+
+def choose_images(points: int, kept_bytes: int, memory: int | None = None) -> int:
+    """How many images an explainer gets at once: at least 1, at most 32 and at most `points`.
+
+    kept_bytes  what the explainer keeps for each of them from pass to pass: together at most a quarter of `memory`,
+                which a pass leaves free (see BACKWARD_FACTOR), unless a single image needs more
+
+    >>> choose_images(64, 0), choose_images(64, 20 * 2**20), choose_images(64, 2**30)
+    (32, 12, 1)
+    """
+    fit = int(KEPT_SHARE * _budget(memory)) // max(kept_bytes, 1)
+    return max(1, min(points, MOST_IMAGES, fit))
+
+
+def _budget(memory: int | None) -> int:
     budget = DEFAULT_MEMORY if memory is None else memory
     if budget < 1:
         raise ConfigError(f"memory must be at least 1 byte, got {memory}: give the bytes that activations may take")
-    return max(1, min(MOST_POINTS, budget // (BACKWARD_FACTOR * max(image_bytes, 1))))
+    return budget

@@ -9,7 +9,7 @@ from xaibench.attribution.base import logits_of
 from xaibench.attribution.checks import Check, at_most
 from xaibench.attribution.targets import Target
 
-__all__ = ["explained_difference", "judge_residual", "residual_of"]
+__all__ = ["explained_difference", "judge_images", "residual_of"]
 
 INCOMPLETE_SHARE = 0.5
 
@@ -29,21 +29,26 @@ def explained_difference(model: nn.Module, x: Tensor, baselines: Tensor, target:
     return explained(x) - torch.stack([explained(baseline) for baseline in baselines]).mean(dim=0)
 
 
-def residual_of(relevance: Tensor, wanted: Tensor) -> Tensor:
-    """|sum relevance - wanted| / |wanted|: (N,) float64 on the CPU, of relevance (N, ...) and wanted (N,)."""
-    total = relevance.flatten(1).cpu().double().sum(dim=1)
-    return (total - wanted).abs() / wanted.abs()
+def residual_of(relevance: Tensor, owed: Tensor) -> Tensor:
+    """|sum relevance - owed| / sum |heatmap|: (N,) float64 on the CPU.
 
+    relevance  (N, C, H, W); the heatmap is its sum over the channels
+    owed       (N,) float64: what the map should sum to
 
-def judge_residual(residual: Tensor | None, tolerance: float, note: str) -> tuple[tuple[Check, ...], tuple[int, ...]]:
-    """At most half of the images may be off by more than `tolerance`; those get flagged and no score.
-
-    residual  (N,) from `residual_of`; a NaN counts as off. None: there is nothing to judge
-    note      what an image is that is off, and the remedy; "2 of 5 " is put in front
+    At most the map's relative L1 error: no map that sums to `owed` is nearer. 0 for an all-zero map that owes nothing.
     """
-    if residual is None:
-        return (), ()
-    flagged = tuple(int(i) for i in (~(residual <= tolerance)).nonzero().flatten())
-    n = len(residual)
-    share = len(flagged) / n
-    return (at_most("share of incomplete images", share, INCOMPLETE_SHARE, f"{len(flagged)} of {n} {note}"),), flagged
+    heatmaps = relevance.sum(dim=1).flatten(1).cpu().double()
+    defect = (heatmaps.sum(dim=1) - owed).abs()
+    return torch.where(defect == 0, defect, defect / heatmaps.abs().sum(dim=1))
+
+
+def judge_images(off: Tensor, what: str, remedy: str) -> tuple[tuple[Check, ...], tuple[int, ...]]:
+    """At most half of the images may be off (bool (N,)); those get flagged and no score.
+
+    what    describes an image that is off; "2 of 5 " is put in front
+    remedy  what may help, said where there is one
+    """
+    flagged = tuple(int(i) for i in off.nonzero().flatten())
+    n = len(off)
+    note = f"{len(flagged)} of {n} {what}" + (f": {remedy}" if flagged else "")
+    return (at_most("share of incomplete images", len(flagged) / n, INCOMPLETE_SHARE, note),), flagged

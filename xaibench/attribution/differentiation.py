@@ -23,6 +23,7 @@ __all__ = [
     "gradient_checks",
     "input_gradient",
     "never_alone",
+    "value_and_gradient",
 ]
 
 # Float32 gradients are off by some 1e-6 of their length, by up to 5e-3 where units' signs are lost to rounding (26
@@ -54,12 +55,18 @@ def explained_by(model: nn.Module) -> Callable[[Tensor, Tensor, Tensor], Tensor]
     return explained
 
 
-def input_gradient(model: nn.Module, x: Tensor, target: Target) -> Tensor:
-    """d(z_y - z_r)/dx: (N, C, H, W)."""
+def value_and_gradient(model: nn.Module, x: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    """f = z_y - z_r (N,) and df/dx (N, C, H, W)."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(target.select(never_alone(model, x)).sum(), x)
-    return gradient
+        f = target.select(never_alone(model, x))
+        (gradient,) = torch.autograd.grad(f.sum(), x)
+    return f.detach(), gradient
+
+
+def input_gradient(model: nn.Module, x: Tensor, target: Target) -> Tensor:
+    """d(z_y - z_r)/dx: (N, C, H, W)."""
+    return value_and_gradient(model, x, target)[1]
 
 
 def checked_gradient(model: nn.Module, x: Tensor, target: Target) -> Tensor:

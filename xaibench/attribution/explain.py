@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.base import Explainer, Maps
-from xaibench.attribution.batch_size import choose_points
+from xaibench.attribution.batch_size import choose_images, choose_points
 from xaibench.attribution.checks import Check, Validity, map_checks
 from xaibench.attribution.explainers import EXPLAINERS, as_explainer, parse_explainer
 from xaibench.attribution.result import Attribution
@@ -29,9 +29,6 @@ from xaibench.progress import progress
 from xaibench.validation import checked
 
 __all__ = ["EXPLAINERS", "PairAttribution", "check_explainable", "explain", "explain_model", "parse_explainer"]
-
-# More at a time are hardly faster, and progress would stand still for long.
-MOST_IMAGES = 32
 
 _LEFT_OUT = Check("checks left out", 1, 0, False, "explained with check=False")
 
@@ -88,8 +85,9 @@ def explain_model(
     work = prepare(model, x, target, device)
     points = batch_size or choose_points(work.image_bytes, memory)
     checks = _checked(work, x, target, explainer, preprocessing) if check else (_LEFT_OUT,)
-    maps = _maps(work, x, target, explainer, preprocessing, points, batch_size or min(points, MOST_IMAGES), on_batch)
-    judged, flagged = explainer.judge(maps.residual)
+    size = batch_size or choose_images(points, explainer.kept * work.inputs(x[:1]).nbytes, memory)
+    maps = _maps(work, x, target, explainer, preprocessing, points, size, on_batch)
+    judged, flagged = explainer.judge(maps.measured)
     validity = Validity((*checks, *judged, *map_checks(maps.relevance)), flagged)
     if check:
         validity.require(_what(model, explainer))
@@ -102,6 +100,7 @@ def explain_model(
         input_hash=inputs,
         versions=versions_of(*explainer.libraries),
         references=maps.references,
+        measured=maps.measured,
     )
     if store is not None:
         store.keep(key, attribution)
@@ -211,13 +210,12 @@ def _maps(
     for part in torch.arange(len(x)).split(size):
         maps = explainer.attribute(work.model, work.inputs(x[part]), target.take(part), preprocessing, points)
         references = {name: value.float().cpu() for name, value in maps.references.items()}
-        batches.append(Maps(maps.relevance.float().cpu(), references, maps.residual))
+        batches.append(Maps(maps.relevance.float().cpu(), references, maps.measured))
         on_batch(len(part))
-    residuals = [maps.residual for maps in batches if maps.residual is not None]
     return Maps(
         torch.cat([maps.relevance for maps in batches]),
         {name: _joined([maps.references[name] for maps in batches]) for name in batches[0].references},
-        torch.cat(residuals) if residuals else None,
+        {name: torch.cat([maps.measured[name] for maps in batches]) for name in batches[0].measured},
     )
 
 

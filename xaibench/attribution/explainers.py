@@ -6,7 +6,8 @@ from typing import Any
 
 from xaibench.attribution.base import Explainer
 from xaibench.attribution.gradcam import GradCAM
-from xaibench.attribution.gradients import InputXGradient, IntegratedGradients
+from xaibench.attribution.gradients import InputXGradient
+from xaibench.attribution.integrated_gradients import IntegratedGradients
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.patches import Occlusion, ShapleySampling
 from xaibench.attribution.smoothgrad import SmoothGrad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from xaibench.attribution.base import Maps
 from xaibench.attribution.baselines import as_reference, check_baseline, make_baselines
 from xaibench.attribution.checks import Check
-from xaibench.attribution.completeness import explained_difference, judge_residual, residual_of
+from xaibench.attribution.completeness import explained_difference, judge_images, residual_of
 from xaibench.attribution.differentiation import explained_by
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
@@ -44,6 +45,7 @@ class ShapleySampling:
 
     name: ClassVar[str] = "shapley"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "captum")
+    kept: ClassVar[int] = 0
 
     patch: int | None = None
     samples: int = 25
@@ -67,7 +69,8 @@ class ShapleySampling:
     def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
         """R (N, C, H, W) of one batch, `points` covered images in a pass; reference: `baseline`.
 
-        residual: |sum R - (f(x) - f(b))| / |f(x) - f(b)|, f(b) being the mean over the baselines
+        Measured for each image: `residual` = |sum R - (f(x) - f(b))| / sum |heatmap|, f(b) being the mean over the
+        baselines.
         """
         baselines = make_baselines(self.baseline, x, preprocessing, self.seed)
         grid = patch_numbers(x, _side(self.patch, x))
@@ -80,17 +83,16 @@ class ShapleySampling:
         size = torch.bincount(grid.flatten())[grid] * x.shape[1]
         relevance = values / size
         residual = residual_of(relevance, explained_difference(model, x, baselines, target, points))
-        return Maps(relevance, {"baseline": as_reference(baselines)}, residual)
+        return Maps(relevance, {"baseline": as_reference(baselines)}, {"residual": residual})
 
-    def judge(self, residual: Tensor | None) -> tuple[tuple[Check, ...], tuple[int, ...]]:
+    def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
         """At most half of the images may be off by more than 0.1%; those get flagged and no score.
 
-        The sum is exact but for rounding, so that only an image with f(x) next to f(b) can be off, or a network that
-        does not give the same twice.
+        The sum is exact but for rounding, so that only a network that does not give the same twice can be off.
         """
-        some = residual is not None and not bool((residual <= EFFICIENCY_TOLERANCE).all())
-        off = f"off by more than {EFFICIENCY_TOLERANCE:.1%}" + ": choose another baseline" * some
-        return judge_residual(residual, EFFICIENCY_TOLERANCE, off)
+        off = ~(measured["residual"] <= EFFICIENCY_TOLERANCE)
+        what = f"off by more than {EFFICIENCY_TOLERANCE:.1%} of sum |R|"
+        return judge_images(off, what, "the network's output is random, or choose another baseline")
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class Occlusion:
 
     name: ClassVar[str] = "occlusion"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "captum")
+    kept: ClassVar[int] = 0
 
     patch: int | None = None
     stride: int | None = None
@@ -148,7 +151,7 @@ class Occlusion:
         )
         return Maps(values / channels, {"baseline": as_reference(baselines)})
 
-    def judge(self, residual: Tensor | None) -> tuple[tuple[Check, ...], tuple[int, ...]]:
+    def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
         """Nothing is owed."""
         return (), ()
 

@@ -22,7 +22,7 @@ from xaibench.options import format_options
 
 __all__ = ["Attribution"]
 
-_FORMAT = "xaibench-attribution-2"
+_FORMAT = "xaibench-attribution-3"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,7 @@ class Attribution:
     versions    library name -> version
     references  tensors in normalised input space that the maps are relative to (baseline, or low and high):
                 (1, ...) for all images or (N, ...)
+    measured    what the method tells about each image's map, name -> (N,) float64; see its `attribute`
     """
 
     relevance: Tensor
@@ -48,6 +49,7 @@ class Attribution:
     input_hash: str
     versions: dict[str, str] = field(default_factory=dict)
     references: dict[str, Tensor] = field(default_factory=dict)
+    measured: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.relevance.ndim != 4 or len(self.relevance) != len(self.target):
@@ -97,12 +99,14 @@ class Attribution:
             self.input_hash if everything else part_hash,
             self.versions,
             {name: value[index] if len(value) > 1 else value for name, value in self.references.items()},
+            {name: value[index] for name, value in self.measured.items()},
         )
 
     def save(self, path: Path | str) -> Path:
         """Write a .safetensors file, atomically; `Attribution.load` gives the same back."""
         tensors = {"relevance": self.relevance, "label": self.target.label, "contrast": self.target.contrast}
         tensors |= {f"reference.{name}": value for name, value in self.references.items()}
+        tensors |= {f"measured.{name}": value for name, value in self.measured.items()}
         metadata = {
             "format": _FORMAT,
             "explainer": format_options(self.explainer, full=True),
@@ -127,7 +131,12 @@ class Attribution:
                 metadata["model_hash"],
                 metadata["input_hash"],
                 json.loads(metadata["versions"]),
-                {key.removeprefix("reference."): v for key, v in tensors.items() if key.startswith("reference.")},
+                _of_kind("reference.", tensors),
+                _of_kind("measured.", tensors),
             )
         except (KeyError, ConfigError, UnknownNameError) as error:
             raise ExplanationError(f"{path} is of another version ({reason(error)}): explain again") from error
+
+
+def _of_kind(kind: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(kind): value for key, value in tensors.items() if key.startswith(kind)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -60,6 +60,7 @@ class LRP:
 
     name: ClassVar[str] = "lrp"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "zennit")
+    kept: ClassVar[int] = 0
 
     composite: str = "epsilon-gamma-box"
     gamma: float = 1.0
@@ -174,7 +175,7 @@ class LRP:
             checks.append(self._alone(model, x, target, low, high))
         return tuple(checks)
 
-    def judge(self, residual: Tensor | None) -> tuple[tuple[Check, ...], tuple[int, ...]]:
+    def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
         """Nothing beyond what `validate` measured: biases take up relevance, so maps have no exact sum."""
         return (), ()
 
