@@ -120,7 +120,7 @@ lr = 5e-3
 views = 2
 [explain]
 images = 6
-explainers = ["lrp", "ig:max_steps=1600"]
+explainers = ["lrp", "ig:budget=1025"]
 """
 
 

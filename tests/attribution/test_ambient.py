@@ -27,7 +27,7 @@ from xaibench.models.layer_outputs import forward_with_layers
 
 QUICK = (
     *(LRP(), LRP(canonizer="resnet"), InputXGradient(), SmoothGrad(samples=3), GradCAM()),
-    *(IntegratedGradients(8, 8), ShapleySampling(patch=8, samples=2), Occlusion(patch=8)),
+    *(IntegratedGradients(steps=8), ShapleySampling(patch=8, samples=2), Occlusion(patch=8)),
 )
 
 

@@ -24,7 +24,7 @@ from xaibench.errors import ExplanationError
 
 from .conftest import unsettle
 
-DIFFERENTIATING = (InputXGradient(), SmoothGrad(samples=3), IntegratedGradients(4, 4), GradCAM())
+DIFFERENTIATING = (InputXGradient(), SmoothGrad(samples=3), IntegratedGradients(steps=4), GradCAM())
 
 
 class ChannelsMovedLast(nn.Module):

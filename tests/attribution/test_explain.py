@@ -13,7 +13,7 @@ from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, UnknownNameError, XaibenchError
 
-FAST_IG = IntegratedGradients(steps=4, max_steps=4)
+FAST_IG = IntegratedGradients(steps=4)
 
 
 @pytest.mark.parametrize("explainer", [LRP(), FAST_IG])
@@ -239,14 +239,14 @@ def test_images_go_to_the_models_device(devices: tuple[str, str], network, x, ta
 
 
 def test_what_belongs_to_each_image_is_put_together_again(network, x, target, preprocessing) -> None:
-    explainer = IntegratedGradients(steps=2, max_steps=2, baseline="blur")
+    explainer = IntegratedGradients(steps=2, baseline="blur")
     whole = explain_model(network, x, target, explainer, preprocessing, check=False)
     parts = explain_model(network, x, target, explainer, preprocessing, check=False, batch_size=2)
     assert whole.references["baseline"].shape == x.shape
     torch.testing.assert_close(parts.references["baseline"], whole.references["baseline"])
     some = whole.take([3, 1])
     assert torch.equal(some.references["baseline"], whole.references["baseline"][[3, 1]])
-    black = IntegratedGradients(steps=2, max_steps=2)
+    black = IntegratedGradients(steps=2)
     shared = explain_model(network, x, target, black, preprocessing, check=False, batch_size=2)
     assert shared.references["baseline"].shape == (1, *x.shape[1:])
     assert torch.equal(shared.take([3, 1]).references["baseline"], shared.references["baseline"])

@@ -47,16 +47,13 @@ def test_lrp_is_valid(name: str) -> None:
     assert attribution.relevance.shape == x.shape
 
 
-@pytest.mark.parametrize(("name", "steps"), [("squeezenet1_1", 32), ("efficientnet-lite0", 128)])
-def test_integrated_gradients_are_complete(name: str, steps: int) -> None:
-    """Of the prediction against the least likely class: against a close runner-up these networks need many steps."""
+@pytest.mark.parametrize("name", ["squeezenet1_1", "efficientnet-lite0"])
+def test_integrated_gradients_reach_their_tolerance(name: str) -> None:
     model, card = load_checkpoint(f"installed:{name}")
     x = card.preprocessing(photograph(7))
     with torch.no_grad():
-        logits = model(x)
-    target = Target(logits.argmax(dim=1), logits.argmin(dim=1))
-    attribution = explain_model(model, x, target, IntegratedGradients(steps, 4 * steps), card.preprocessing)
-    with torch.no_grad():
-        wanted = target.select(logits) - target.select(model(attribution.references["baseline"]))
-    torch.testing.assert_close(attribution.heatmaps.sum(dim=(1, 2)), wanted, rtol=0.021, atol=0)
+        target = make_target(model(x))
+    attribution = explain_model(model, x, target, IntegratedGradients(tolerance=0.05), card.preprocessing)
     assert attribution.validity.flagged == ()
+    assert float(attribution.measured["error_estimate"].max()) <= 0.05
+    assert float(attribution.measured["residual"].max()) <= 0.01

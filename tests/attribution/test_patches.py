@@ -188,7 +188,7 @@ def test_shapley_values_sum_to_the_difference(height: int, width: int, side: int
 
 def test_maps_that_do_not_sum_are_refused(x: Tensor, preprocessing: Preprocessing) -> None:
     shapley, target = ShapleySampling(8, 1), first_against_second(5)
-    checks, _ = shapley.judge(shapley.attribute(Noisy(), x, target, preprocessing, 16).residual)
+    checks, _ = shapley.judge(shapley.attribute(Noisy(), x, target, preprocessing, 16).measured)
     with pytest.raises(ExplanationError, match=r"share of incomplete images is .* \(\d of 5 off by more than 0.1%"):
         Validity(checks).require()
 

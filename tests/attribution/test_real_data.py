@@ -57,15 +57,15 @@ def test_lrp_conserves_relevance(teacher: nn.Module, x: Tensor, target: Target) 
     assert values["relative output difference"] <= 1e-3
 
 
-def test_integrated_gradients_are_complete(teacher: nn.Module, x: Tensor, target: Target) -> None:
-    explainer = IntegratedGradients()
-    attribution = explain_model(teacher, x[:4], target.take(range(4)), explainer, PREPROCESSING)
-    black = PREPROCESSING.bounds()[0].expand_as(x[:4])
+def test_integrated_gradients_reach_their_tolerance(teacher: nn.Module, x: Tensor, target: Target) -> None:
+    few, black = target.take(range(4)), PREPROCESSING.bounds()[0].expand_as(x[:4])
+    attribution = explain_model(teacher, x[:4], few, IntegratedGradients(), PREPROCESSING)
     with torch.no_grad():
-        wanted = target.take(range(4)).select(teacher(x[:4])) - target.take(range(4)).select(teacher(black))
-    complete = [i for i in range(4) if i not in attribution.validity.flagged]
-    assert len(complete) >= 3
-    torch.testing.assert_close(attribution.heatmaps.sum(dim=(1, 2))[complete], wanted[complete], rtol=0.021, atol=0)
+        owed = few.select(teacher(x[:4])) - few.select(teacher(black))
+    assert attribution.validity.flagged == ()
+    assert float(attribution.measured["gradients"].max()) <= 200
+    defect = (attribution.heatmaps.sum(dim=(1, 2)) - owed).abs() / attribution.heatmaps.abs().sum(dim=(1, 2))
+    assert float(defect.max()) <= 0.005
 
 
 def test_without_canonizer_it_is_refused(teacher: nn.Module, x: Tensor, target: Target) -> None:

@@ -35,7 +35,7 @@ from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError
 from xaibench.models.architectures import build_model
 
-FAST_IG = IntegratedGradients(steps=4, max_steps=4)
+FAST_IG = IntegratedGradients(steps=4)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from xaibench.errors import ExplanationError
 from xaibench.models.class_slice import ClassSlice
 
 CHEAP = {
-    "ig": "ig:steps=2,max_steps=4",
+    "ig": "ig:budget=40",
     "smoothgrad": "smoothgrad:samples=2",
     "shapley": "shapley:samples=1,patch=8",
     "occlusion": "occlusion:patch=8",

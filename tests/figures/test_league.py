@@ -59,7 +59,7 @@ def test_the_teacher_is_a_line_where_it_has_a_value() -> None:
 
 def wide(explainers: int, methods: int) -> pd.DataFrame:
     """accuracy, agreement, and a cosine and a lift of each explainer, which have long and short names."""
-    names = ["lrp", "ig:max_steps=1600", "input-x-gradient", "smoothgrad", "gradcam", "shapley:patch=8", "occlusion"]
+    names = ["lrp", "ig:budget=1025", "input-x-gradient", "smoothgrad", "gradcam", "shapley:patch=8", "occlusion"]
     quantities = ["accuracy", "agreement", *(f"{e} {q}" for e in names[:explainers] for q in ("cosine", "lift"))]
     values = np.random.default_rng(0).uniform(-0.2, 0.9, (methods + 1, len(quantities)))
     data: dict[str, object] = {"method": ["teacher", *(f"icd:base=sd-dkd,warmup={i}" for i in range(methods))]}

@@ -27,7 +27,7 @@ def config(tmp_path, tiny_config):
 
 
 MORE = ('"subdistill"]', '"subdistill", "at:kd_weight=0,task_weight=1"]')
-LRP = ('["lrp", "ig:max_steps=1600"]', '["lrp"]')
+LRP = ('["lrp", "ig:budget=1025"]', '["lrp"]')
 FEWER = ("images = 6", "images = 4")
 
 

@@ -23,7 +23,7 @@ from xaibench.run.folder import open_run
 from xaibench.similarity.similarity_report import PAIRINGS
 
 METHODS = ("student-only", "kd", "subdistill")
-PICTURES = ("gallery", "gallery-ig_max_steps_1600", "league", "similarity", "scores", "history")
+PICTURES = ("gallery", "gallery-ig_budget_1025", "league", "similarity", "scores", "history")
 FILES = {
     "manifest.json",
     "files.json",
@@ -61,7 +61,7 @@ COLUMNS = {
     "validity.csv": ["model", "explainer", "check", "value", "bound", "passed", "note"],
     "table.csv": [
         f"{name}{end}"
-        for name in ("accuracy", "agreement", "lrp cosine", "lrp lift", "ig:max_steps=1600 cosine")
+        for name in ("accuracy", "agreement", "lrp cosine", "lrp lift", "ig:budget=1025 cosine")
         for end in ("", " low", " high")
     ],
     "students/subdistill/seed0/history.csv": [
@@ -230,11 +230,12 @@ def test_what_is_not_there_says_how_to_make_it(tiny_run, tmp_path):
 
 def test_a_passed_check_names_no_remedy(tiny_pair, tiny_task):
     for explainer, remedy in (
-        (IntegratedGradients(), "raise max_steps"),
+        (IntegratedGradients(), "raise budget"),
         (ShapleySampling(), "choose another baseline"),
     ):
         for residual, said in (([0.0, 0.0, 0.0], False), ([0.0, 0.0, 1.0], True), ([0.0, 1.0, float("nan")], True)):
-            (check,), flagged = explainer.judge(torch.tensor(residual, dtype=torch.float64))
+            measured = {"residual": torch.tensor(residual).double(), "error_estimate": torch.zeros(3).double()}
+            (check,), flagged = explainer.judge(measured)
             assert (remedy in check.note) == bool(flagged) == said
     x = tiny_pair.preprocessing(tiny_task.test.images[:4])
     target = Target(torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 0, 2]))

@@ -31,7 +31,7 @@ def parse_explainer(text: str) -> Explainer:
     """An explainer from its name and options.
 
     >>> parse_explainer("ig:steps=20")
-    IntegratedGradients(steps=20, max_steps=400, baseline='black', seed=0)
+    IntegratedGradients(tolerance=0.02, budget=257, steps=20, baseline='black', seed=0)
     >>> parse_explainer("shapley:patch=4,samples=25")
     ShapleySampling(patch=4, samples=25, baseline='black', seed=0)
     """
