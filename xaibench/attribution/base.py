@@ -62,6 +62,9 @@ class Explainer(Protocol):
     def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
         """The checks of all maps together and the images to flag (indices), from what `attribute` measured (N,)."""
 
+    def in_words(self, measured: Mapping[str, Tensor]) -> str:
+        """What those numbers say about one map, or in the median about many; "" where nothing is measured."""
+
 
 def reason(error: BaseException) -> str:
     """The first line of an error's message, short enough to be quoted in ours."""

@@ -35,6 +35,10 @@ class FromGradients:
         """Nothing beyond what `validate` measured."""
         return (), ()
 
+    def in_words(self, measured: Mapping[str, Tensor]) -> str:
+        """Nothing is measured."""
+        return ""
+
 
 @dataclass(frozen=True)
 class InputXGradient(FromGradients):

@@ -128,6 +128,12 @@ class IntegratedGradients:
             what, remedy = f"an estimated error above {self.tolerance:.2g} or {what}", "raise budget or tolerance"
         return judge_images(off, f"with {what}", remedy)
 
+    def in_words(self, measured: Mapping[str, Tensor]) -> str:
+        """Estimated error, residual and cost."""
+        middle = {name: float(value.nanmedian()) for name, value in measured.items()}
+        error = "" if self.steps is not None else f"estimated error {middle['error_estimate']:.1%} of a map, "
+        return f"{error}residual {middle['residual']:.1g} of sum |IG|, {middle['gradients']:.0f} gradients an image"
+
 
 def _by_captum(model: nn.Module, x: Tensor, target: Target, starts: Tensor, steps: int, points: int) -> Tensor:
     method = captum.attr.IntegratedGradients(explained_by(model))

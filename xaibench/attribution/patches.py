@@ -94,6 +94,10 @@ class ShapleySampling:
         what = f"off by more than {EFFICIENCY_TOLERANCE:.1%} of sum |R|"
         return judge_images(off, what, "the network's output is random, or choose another baseline")
 
+    def in_words(self, measured: Mapping[str, Tensor]) -> str:
+        """By how much the values miss their sum."""
+        return f"patches sum to f(x) - f(baseline) within {float(measured['residual'].nanmedian()):.1g} of sum |R|"
+
 
 @dataclass(frozen=True)
 class Occlusion:
@@ -154,6 +158,10 @@ class Occlusion:
     def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
         """Nothing is owed."""
         return (), ()
+
+    def in_words(self, measured: Mapping[str, Tensor]) -> str:
+        """Nothing is measured."""
+        return ""
 
     def _window(self, x: Tensor) -> tuple[int, int]:
         side = _side(self.patch, x)

@@ -121,6 +121,7 @@ def write_report(
     manifest: Mapping[str, Any],
     further: Mapping[str, Path] = MappingProxyType({}),
     outdated: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    measured: pd.DataFrame | None = None,
 ) -> Path:
     """Write the report atomically and return its path.
 
@@ -134,6 +135,7 @@ def write_report(
     manifest  what reproduces the run: configuration, versions, hashes; anything `json` can write
     further   caption -> PNG file of 300 dots an inch: answers to further questions
     outdated  command -> names of answers that it has to make again, and that are not shown
+    measured  what explainers tell about their maps, a row a model and explainer
 
     The page holds its pictures, style and script, and a content security policy that forbids all requests.
     Everything given is escaped.
@@ -149,6 +151,9 @@ def write_report(
     answers = "\n".join(_figure(caption, *_stored(path)) for caption, path in further.items())
     answers += "".join(_outdated(command, names) for command, names in outdated.items())
     answers = f"<h2>Further questions</h2>\n{answers}\n" if answers else ""
+    accuracy = ""
+    if measured is not None and len(measured):
+        accuracy = f"<h2>What the maps account for</h2>\n{_scrolling('Accuracy of the maps', html_table(measured))}\n"
     details = json.dumps(manifest, indent=2, ensure_ascii=False, default=str)
     page = f"""<!DOCTYPE html>
 <html lang="en">
@@ -178,7 +183,7 @@ def write_report(
 <h2>Validity of the explanations</h2>
 <p class="{"no" if failed else "yes"}">{verdict}</p>
 {_scrolling("Validity checks", html_table(validity))}
-<h2>Reproduction</h2>
+{accuracy}<h2>Reproduction</h2>
 <details><summary>Configuration, versions and hashes</summary>
 <pre>{html.escape(details)}</pre></details>
 </main>

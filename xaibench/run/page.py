@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 
 from xaibench.attribution.result import Attribution
@@ -113,6 +114,7 @@ def present(run: Run) -> None:
         manifest=run.manifest,
         further=further,
         outdated=outdated,
+        measured=_measured(run),
     )
     run.ledger.record("report.html", source=run.source("report"))
 
@@ -213,6 +215,22 @@ def _further(run: Run) -> tuple[dict[str, Path], dict[str, list[str]]]:
             else:
                 outdated.setdefault(command_of(run, record, plain.split()), []).append(path.stem)
     return shown, outdated
+
+
+def _measured(run: Run) -> pd.DataFrame:
+    """What each explainer tells about its maps of the teacher and of each method's students, in words."""
+    rows = []
+    for explainer in run.explainers:
+        models = {TEACHER: [TEACHER]}
+        for name in run.explained(explainer):
+            if name in run.students:
+                models.setdefault(StudentKey.parse(name).method_name, []).append(name)
+        for model, names in models.items():
+            maps = [run.attribution(name, explainer) for name in names]
+            measured = {key: torch.cat([one.measured[key] for one in maps]) for key in maps[0].measured}
+            if measured:
+                rows.append({"model": model, "explainer": explainer, "maps": maps[0].explainer.in_words(measured)})
+    return pd.DataFrame(rows, columns=["model", "explainer", "maps"])
 
 
 def _first_seed(run: Run) -> dict[str, str]:

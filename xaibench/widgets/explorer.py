@@ -202,6 +202,8 @@ class Explorer(widgets.VBox):
         prediction = self._view.prediction(model, self.image)
         mark = "✓" if prediction["correct"] else "✗"
         yield f"predicts {html.escape(str(prediction['predicted']))} {prediction['confidence']:.0%} {mark}"
+        if words := self._view.in_words(model, self.explainer, self.image):
+            yield f"<small>{html.escape(words)}</small>"
         if model == "teacher":
             return
         if not self._view.explained(model, self.explainer):

@@ -67,6 +67,7 @@ class RunView:
         self._predicted = predictions.pivot(index="image", columns="model", values="predicted").loc[list(self.keys)]
         self._predictions = predictions.set_index(["model", "image"]).to_dict("index")
         self._maps: dict[tuple[str, str], npt.NDArray[np.float64]] = {}
+        self._told: dict[tuple[str, str], tuple[Any, dict[str, Any]]] = {}
         self._questions: dict[str, list[tuple[str, str]]] = {}
 
     def place(self, key: str) -> int:
@@ -78,10 +79,21 @@ class RunView:
         known = (model, explainer)
         if known not in self._maps:
             if model == "teacher" or self.explained(model, explainer):
-                self._maps[known] = np.asarray(self._run.attribution(model, explainer).scored_heatmaps)
+                attribution = self._run.attribution(model, explainer)
+                self._maps[known] = np.asarray(attribution.scored_heatmaps)
+                self._told[known] = attribution.explainer, attribution.measured
             else:
                 self._maps[known] = np.full_like(self.heatmaps("teacher", explainer), np.nan)
         return self._maps[known]
+
+    def in_words(self, model: str, explainer: str, key: str) -> str:
+        """What the explainer tells about its map of one image; "" where it tells nothing."""
+        self.heatmaps(model, explainer)
+        if (model, explainer) not in self._told:
+            return ""
+        method, measured = self._told[model, explainer]
+        row = slice(self._place[key], self._place[key] + 1)
+        return method.in_words({name: value[row] for name, value in measured.items()}) if measured else ""
 
     def explained(self, model: str, explainer: str) -> bool:
         """Whether a student has scores, and so a valid explanation, with this explainer."""

@@ -179,6 +179,10 @@ class LRP:
         """Nothing beyond what `validate` measured: biases take up relevance, so maps have no exact sum."""
         return (), ()
 
+    def in_words(self, measured: Mapping[str, Tensor]) -> str:
+        """Nothing is measured."""
+        return ""
+
     @property
     def _remedy(self) -> str:
         if self.canonizer == "auto":
