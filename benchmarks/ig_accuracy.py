@@ -4,11 +4,12 @@
     python benchmarks/ig_accuracy.py --run runs/demo
     python benchmarks/ig_accuracy.py --teacher cifar100_resnet18.pth --data imagefolder:CIFAR100 --images 32
 
-Models: a run's teacher and its first student distilled by --method, on the run's explained images; or a CIFAR-100 teacher
-on images of the superclass people. The true map is the trapezoid rule with 1024 intervals. Rules:
+Models: a run's teacher and its first student distilled by --method, on the run's explained images; or a CIFAR-100
+teacher on images of the superclass people. The true map is the trapezoid rule with 1024 intervals. Rules:
 
 adaptive      ours, until its error estimate is at most 2%
-restarts      50, 100, 200, 400 points of captum's Gauss-Legendre rule, until the residual is at most 2% of |f(x) - f(b)|
+restarts      50, 100, 200, 400 points of captum's Gauss-Legendre rule, until the residual is at most 2% of
+              |f(x) - f(b)|
 legendre N    captum's Gauss-Legendre rule, which estimates no error
 trapezoid N   plain, N intervals
 
@@ -153,8 +154,10 @@ def report(q: Question, points: int) -> bool:
     }
     reference = trapezoid(q, REFERENCE, points).heatmaps
     print(f"\n{q.name}: {len(q.x)} images of {q.x.shape[2]}x{q.x.shape[3]}, {points} points in a pass")
-    print(f"{'rule':14s}{'error: median':>14s}{'95%':>9s}{'largest':>9s}{'gradients: median':>19s}{'mean':>7s}"
-          f"{'largest':>9s}{'flagged':>9s}{'seconds':>9s}")
+    print(
+        f"{'rule':14s}{'error: median':>14s}{'95%':>9s}{'largest':>9s}{'gradients: median':>19s}{'mean':>7s}"
+        f"{'largest':>9s}{'flagged':>9s}{'seconds':>9s}"
+    )
     answers = {}
     for name, rule in rules.items():
         answer = answers[name] = rule()
@@ -204,8 +207,10 @@ def main() -> None:
         parser.error("name a --run, or a --teacher and its --data")
 
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} threads, {platform.processor() or platform.machine()}, "
-          f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}")
+    print(
+        f"torch {torch.__version__}, {options.threads} threads, {platform.processor() or platform.machine()}, "
+        f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    )
     asked = of_run(options.run, options.method) if options.run else []
     asked += of_cifar(options.teacher, options.data, options.images) if options.teacher else []
     held = [report(q, options.points) for q in asked]

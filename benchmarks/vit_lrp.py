@@ -2,12 +2,12 @@
 
     python benchmarks/vit_lrp.py --seeds 1 2 3 --out runs/vit
 
-For each seed a ViT (28x28 images in patches of 4, width 64, 6 blocks, 4 heads) learns the ten classes of Fashion-MNIST;
-every training image of one class carries a mark in a corner drawn at random. Trained networks are kept in --out, results
-in its results.csv; a second call goes on from there.
+For each seed a ViT (28x28 images in patches of 4, width 64, 6 blocks, 4 heads) learns the ten classes of
+Fashion-MNIST; every training image of one class carries a mark in a corner drawn at random. Trained networks are kept
+in --out, results in its results.csv; a second call goes on from there.
 
-flipping      on clean test images: area under the curve of z_y - z_r while patches are replaced by the mean colour in random
-              order, less the area in the order of the map, in logits. Above 0: better than a random order
+flipping      on clean test images: area under the curve of z_y - z_r while patches are replaced by the mean colour in
+              random order, less the area in the order of the map, in logits. Above 0: better than a random order
 localisation  on test images of the other classes that the mark turns into the marked class: does what speaks for
               that class against the true one lie on the mark? ROC AUC of pixels and share of positive relevance
 
@@ -70,9 +70,8 @@ def trained(seed: int, train: ImageSet, validation: ImageSet, epochs: int, folde
         model.load_state_dict(torch.load(path, weights_only=True))
         return model.eval()
     recipe = Recipe(epochs=epochs, lr=2e-3, schedule="cosine", augment="crop", padding=2, batch_size=128)
-    result = train_classifier(
-        model, train, validation, preprocessing_for("fashion-mnist"), recipe, seed=seed, folder=folder / f"training{seed}"
-    )
+    preprocessing, work = preprocessing_for("fashion-mnist"), folder / f"training{seed}"
+    result = train_classifier(model, train, validation, preprocessing, recipe, seed=seed, folder=work)
     torch.save(result.student.state_dict(), path)
     return result.student.eval()
 
@@ -135,11 +134,21 @@ def main() -> None:
         return
     done = done[done["seed"].isin(options.seeds)]
     print(f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores; seeds {sorted(set(done['seed']))}")
-    print(f"accuracy on clean test images {done.groupby('seed')['accuracy'].first().round(3).tolist()}, "
-          f"turned by the mark {done.groupby('seed')['turned'].first().tolist()} of {int(done['marked'].iloc[0])}")
+    print(
+        f"accuracy on clean test images {done.groupby('seed')['accuracy'].first().round(3).tolist()}, "
+        f"turned by the mark {done.groupby('seed')['turned'].first().tolist()} of {int(done['marked'].iloc[0])}"
+    )
     numbers = done.drop(columns=["seed", "accuracy", "turned", "marked"]).groupby("explainer", sort=False)
-    print(pd.concat([numbers.mean().round(3), numbers["flipping"].std().round(3).rename("SD of flipping"),
-                     numbers["auc"].std().round(3).rename("SD of auc")], axis=1).to_string())
+    print(
+        pd.concat(
+            [
+                numbers.mean().round(3),
+                numbers["flipping"].std().round(3).rename("SD of flipping"),
+                numbers["auc"].std().round(3).rename("SD of auc"),
+            ],
+            axis=1,
+        ).to_string()
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.gradients import InputXGradient
+from xaibench.attribution.targets import Target
 
 
 def test_input_x_gradient_is_captums(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:

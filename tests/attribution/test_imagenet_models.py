@@ -13,7 +13,7 @@ from torch import Tensor
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.integrated_gradients import IntegratedGradients
 from xaibench.attribution.lrp.explainer import LRP
-from xaibench.attribution.targets import Target, make_target
+from xaibench.attribution.targets import make_target
 from xaibench.data.folders import pixels_of
 from xaibench.models.checkpoints import load_checkpoint
 from xaibench.models.imagenet import INSTALLED

@@ -144,7 +144,7 @@ def test_the_error_estimate_holds_against_captums_rule_with_many_points(
 
 @pytest.mark.parametrize("baseline", ["black", "mean"])
 def test_closed_form_of_a_sum_of_squares(baseline: str, x: Tensor, preprocessing: Preprocessing) -> None:
-    """The gradient is linear along the path: the trapezoid rule is exact, and its estimate, made for jumps, is not 0."""
+    """A gradient that is linear along the path: the trapezoid rule is exact, its estimate, made for jumps, not 0."""
     b = preprocessing.bounds()[0] if baseline == "black" else torch.zeros(1)
     ours = explain_model(Square(), x, first_against_second(5), IntegratedGradients(baseline=baseline), preprocessing)
     torch.testing.assert_close(ours.relevance, x.square() - b.square(), rtol=1e-4, atol=1e-4)
@@ -199,7 +199,8 @@ def test_what_is_measured_is_stored_with_the_maps(network, x, target, preprocess
 def test_maps_do_not_depend_on_the_memory_they_may_take(network, x, target, preprocessing) -> None:
     network, x = network.double(), x.double()
     free, tight = (
-        explain_model(network, x, target, IntegratedGradients(), preprocessing, memory=memory) for memory in (None, 2**20)
+        explain_model(network, x, target, IntegratedGradients(), preprocessing, memory=memory)
+        for memory in (None, 2**20)
     )
     torch.testing.assert_close(tight.relevance, free.relevance, rtol=1e-5, atol=1e-7)
     assert torch.equal(tight.measured["gradients"], free.measured["gradients"])

@@ -65,7 +65,7 @@ def test_exact_for_a_linear_function(seed: int, n: int, s: int, points: int) -> 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.floats(0.001, 0.999), st.sampled_from([1e-2, 1e-4, 1e-6]))
 def test_a_function_of_two_pieces(seed: int, kink: float, tolerance: float) -> None:
-    """One jump of the gradient is found by bisection: the error is at most half an interval, the estimate 1/sqrt(12)."""
+    """One jump of the gradient is found by bisection: the error is at most sqrt(3) times the estimate."""
     x, start = normal(1, *SHAPE, seed=seed), normal(1, 1, *SHAPE, seed=seed + 1)
     low, high = normal(*SHAPE, seed=seed + 2), normal(*SHAPE, seed=seed + 3)
     along = (x - start[0]).flatten()

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from xaibench.attribution.explainers import parse_explainer
 from xaibench.data.images import ImageSet
 
 CLASSES = ("coat", "pull<over>", "shirt")
@@ -60,7 +61,15 @@ class FakeRun:
 
     def attribution(self, model, explainer):
         self.reads.append((model, explainer))
-        return SimpleNamespace(scored_heatmaps=torch.from_numpy(self._maps[model, explainer]), target=self._target)
+        maps, n = torch.from_numpy(self._maps[model, explainer]), len(self.images)
+        measured = {"error_estimate": torch.arange(n) / 1000, "residual": torch.zeros(n)}
+        measured["gradients"] = torch.full((n,), 41.0)
+        return SimpleNamespace(
+            scored_heatmaps=maps,
+            target=self._target,
+            explainer=parse_explainer(explainer),
+            measured=measured if explainer == "ig" else {},
+        )
 
     def scores(self):
         return self._scores

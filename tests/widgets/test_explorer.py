@@ -258,3 +258,11 @@ def test_a_run_folder_that_vanishes_is_told_in_place_of_an_old_picture(tiny_run,
     explorer.students = ("kd/seed0",)  # read before
     assert len(explorer._stage.children) == 3
     assert "1 of" in explorer._count.value
+
+
+def test_what_an_explainer_tells_about_a_map_is_below_it(fake_run):
+    explorer = Explorer(fake_run, explainer="ig", image="test/007")
+    below = explorer._panels["teacher"].below.value
+    assert "estimated error 0.7% of a map, residual 0 of sum |IG|, 41 gradients an image" in below
+    explorer.explainer = "lrp"
+    assert "gradients" not in explorer._panels["teacher"].below.value

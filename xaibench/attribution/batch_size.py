@@ -10,7 +10,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from xaibench.errors import ConfigError
 
-__all__ = ["BACKWARD_FACTOR", "DEFAULT_MEMORY", "MOST_POINTS", "Written", "choose_images", "choose_points", "observed_forward"]
+__all__ = [
+    "BACKWARD_FACTOR",
+    "DEFAULT_MEMORY",
+    "MOST_POINTS",
+    "Written",
+    "choose_images",
+    "choose_points",
+    "observed_forward",
+]
 
 DEFAULT_MEMORY = 2**30
 MOST_POINTS = 256

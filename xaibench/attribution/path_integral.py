@@ -164,8 +164,8 @@ def _square_errors(intervals: _Intervals, direction: Tensor, slopes: Tensor, poi
 def _worst(squares: Tensor, image: Tensor, total: Tensor, goal: Tensor, room: Tensor) -> Tensor:
     """Which intervals to halve: of each image the worst ones, in number what brings it to its goal if all goes well.
 
-    Halving an interval with one jump quarters its square error. No more than `room` (N,) of an image are chosen, and
-    no more than a quarter of its intervals.
+    Halving an interval with one jump quarters its square error. Chosen are no intervals that have no more than their
+    fair share of the error that the goal allows, no more than `room` (N,) of an image, and at most a quarter of all.
     """
     counts = torch.bincount(image, minlength=len(total))
     share = (squares / total[image]).nan_to_num(0, 0, 0)  # of one image each, so that none rounds away another's
@@ -177,5 +177,7 @@ def _worst(squares: Tensor, image: Tensor, total: Tensor, goal: Tensor, room: Te
     before = before - before[first]
     most = torch.minimum(room, (ROUND_SHARE * counts).long().clamp(min=1))
     chosen = torch.zeros_like(image, dtype=torch.bool)
-    chosen[order] = (rank < most[owner]) & (1 - 0.75 * before > (goal / total)[owner])
+    allowed = (goal / total)[owner]
+    needed = (1 - 0.75 * before > allowed) & (share[order] * counts[owner] > allowed)
+    chosen[order] = needed & (rank < most[owner])
     return chosen
