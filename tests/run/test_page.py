@@ -87,7 +87,7 @@ def test_an_answer_is_shown_until_what_it_was_made_from_is_made_again(tiny_run, 
     for explainer in run.explainers:
         pool_run(run, explainer=explainer, grids=[4])
     flip_run(run, methods=["kd"], images=2, grid=2, steps=1)
-    names = ["flipping-lrp-inpaint-2x2-2images-1steps-kd", "pooling-ig_max_steps_1600-cosine-4", "pooling-lrp-cosine-4"]
+    names = ["flipping-lrp-inpaint-2x2-2images-1steps-kd", "pooling-ig_budget_1025-cosine-4", "pooling-lrp-cosine-4"]
     assert further(run) == (names, {})
     other = replace(run.config, explain=replace(run.config.explain, explainers=("lrp",), images=4))
     extend_manifest(run.folder, other)
@@ -99,7 +99,7 @@ def test_an_answer_is_shown_until_what_it_was_made_from_is_made_again(tiny_run, 
     assert shown == []
     assert outdated == {
         f"xaibench flip {asked} lrp --fill inpaint --grid 2 --images 2 --steps 1 --method kd": names[0],
-        f"xaibench pooling {asked} ig:max_steps=1600 --metric cosine --grid 4": names[1],
+        f"xaibench pooling {asked} ig:budget=1025 --metric cosine --grid 4": names[1],
         f"xaibench pooling {asked} lrp --metric cosine --grid 4": names[2],
     }
     for command in list(outdated)[::2]:
