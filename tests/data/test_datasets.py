@@ -93,6 +93,11 @@ def test_unknown_datasets(function, name, message):
         function(name)
 
 
+def test_a_folder_by_its_path_alone(tmp_path):
+    with pytest.raises(DataError, match=f"'{tmp_path}' is a folder: write imagefolder:{tmp_path} to load"):
+        load_dataset(str(tmp_path), "train")
+
+
 def test_classes_are_labelled_in_the_order_given():
     whole = load_dataset("fashion-mnist", "test")
     chosen = load_dataset("fashion-mnist", "test", classes=["Sneaker", "Dress"])

@@ -194,6 +194,12 @@ def test_bad_mean_and_std(std):
         Preprocessing((0.5, 0.5), std)
 
 
+def test_the_mean_of_bytes_is_refused():
+    with pytest.raises(DataError, match=r"is that of bytes 0\.\.255, .*: divide mean and std by 255"):
+        Preprocessing((123.7, 116.3, 103.5), (58.4, 57.1, 57.4))
+    assert Preprocessing((0.0, 1.0), (1 / 255, 1.0)).mean == (0.0, 1.0)
+
+
 @pytest.mark.parametrize(
     "bad", ["x", (), None, 0.5, ("a", "b"), (0.5, float("nan")), (float("inf"), 0.5), [[0.5], 0.5]]
 )

@@ -60,6 +60,12 @@ def test_what_does_not_fit_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_gpu_that_is_not_there_is_said_to_be_missing(tiny_pair: ModelPair, tiny_task: Task) -> None:
+    with pytest.raises(ConfigError, match=r"accelerator 'cuda' \(torch finds none\): choose cpu, cuda or auto"):
+        distill(tiny_pair, tiny_task, "kd", device="cuda")
+
+
 def test_a_fabric_and_a_device_are_one_too_many(tiny_pair: ModelPair, tiny_task: Task) -> None:
     fabric = make_fabric(Recipe(precision="32-true"), "cpu")
     with pytest.raises(ConfigError, match="give device or fabric, not both"):

@@ -153,8 +153,11 @@ def test_an_unknown_layer_gets_a_suggestion(teacher: nn.Module, student: nn.Modu
     [
         ({"classes": ("a", "a", "b")}, "at least 2 different classes"),
         ({"classes": ("a",)}, "at least 2 different classes"),
-        ({"classes": ("a", "b")}, "the student has 3 logits but there are 2 classes"),
-        ({"classes": ABC, "teacher_classes": None}, "the teacher has 5 logits but there are 3 classes"),
+        ({"classes": ("a", "b")}, "the student has 3 logits but there are 2 classes: give it 2 outputs"),
+        (
+            {"classes": ABC, "teacher_classes": None},
+            "the teacher has 5 logits but there are 3 classes: give the list of all",
+        ),
         ({"teacher_classes": tuple("abcd")}, "the teacher has 5 logits but there are 4 classes"),
         ({"classes": "abd"}, r"classes must be Sequence\[str\], got 'abd'"),
         ({"classes": (0, 1, 2)}, r"classes must be .* got \(0, 1, 2\) \(tuple\), where item 0 is 0"),

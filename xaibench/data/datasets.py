@@ -56,6 +56,8 @@ def _parse(name: str) -> tuple[str, str]:
         return kind, torchvision_set(rest).name
     if kind == "imagefolder" and rest:
         return kind, rest
+    if name and Path(name).is_dir():
+        raise DataError(f"'{name}' is a folder: write imagefolder:{name} to load PATH/train/CLASS/*.png from it")
     raise unknown_name("dataset", name, DATASETS)
 
 

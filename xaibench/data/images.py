@@ -111,7 +111,7 @@ class Preprocessing:
 
     The one place where bytes become model input. `bounds()` gives the smallest and largest values that an input can
     have, which the LRP box rule needs. Raises DataError for numbers that are not finite, a std that is not positive,
-    lists of different lengths and sizes below 1 or above `LARGEST_SIDE`.
+    a mean of bytes (beyond -1..1), lists of different lengths and sizes below 1 or above `LARGEST_SIDE`.
 
     >>> Preprocessing(mean=(0.5,), std=(0.25,))(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)).item()
     2.0
@@ -126,6 +126,10 @@ class Preprocessing:
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
         if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
             raise DataError(f"preprocessing needs one mean and one positive std a channel, got {self.mean}, {self.std}")
+        if any(abs(m) > 1 for m in self.mean):
+            raise DataError(
+                f"the mean {self.mean} is that of bytes 0..255, but pixels lie in 0..1: divide mean and std by 255"
+            )
         if self.size is not None:
             object.__setattr__(self, "size", checked_size(self.size))
 

@@ -35,6 +35,8 @@ def make_fabric(
     try:
         if accelerator not in ACCELERATORS:
             raise ValueError("it has no float64" if accelerator == "mps" else "not known")
+        if accelerator == "cuda" and not torch.cuda.is_available():
+            raise ValueError("torch finds none")
         if accelerator == "auto":
             accelerator = "cuda" if torch.cuda.is_available() else "cpu"
         precision = resolve_precision(recipe.precision, accelerator)

@@ -91,10 +91,8 @@ def check_training(student: nn.Module, classes: int, channels: int, size: tuple[
 def check_classes(role: str, logits: Tensor, classes: int, when: str = "") -> None:
     """ModelError for logits (N, K) of another number of classes."""
     if logits.shape[1] != classes:
-        raise ModelError(
-            f"the {role} has {logits.shape[1]} logits{when} but there are {classes} classes: "
-            "give the matching class list"
-        )
+        remedy = f"give it {classes} outputs" if role == "student" else "give the list of all its classes, in order"
+        raise ModelError(f"the {role} has {logits.shape[1]} logits{when} but there are {classes} classes: {remedy}")
 
 
 def warn_of_softmax(role: str, model: nn.Module, logits: Tensor, images: Tensor) -> None:
