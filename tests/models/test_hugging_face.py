@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 import xaibench as xb
 from xaibench.attribution.explain import check_explainable
+from xaibench.attribution.gradcam import last_map
 from xaibench.attribution.store.keys import model_key
 from xaibench.attribution.targets import make_target
 from xaibench.data.images import Preprocessing
@@ -83,6 +85,30 @@ def test_a_pair_has_layers_by_the_models_own_names_and_leaves_them_as_they_were(
     with torch.no_grad():
         whole = teacher.eval()(tiny_preprocessing(tiny_task.test.images)).logits
     torch.testing.assert_close(logits, whole[:, 1:])
+
+
+def swin() -> nn.Module:
+    """8x8 tokens in windows of 4x4, then 4x4; its stages return tuples."""
+    sizes = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "patch_size": 2}
+    return transformers.SwinForImageClassification(transformers.SwinConfig(image_size=16, num_labels=3, **sizes))
+
+
+def deit() -> nn.Module:
+    """A class token and a distillation token before the patches."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.DeiTConfig(image_size=16, patch_size=4, num_labels=3, **sizes)
+    return transformers.DeiTForImageClassificationWithTeacher(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"), [(swin, r"swin.encoder.layers.\d"), (deit, r"deit.*layers?.\d")], ids=["swin", "deit"]
+)
+def test_blocks_are_paired_also_where_they_return_tuples(model: Callable[[], nn.Module], layers: str) -> None:
+    pixels = Preprocessing((0.5,) * 3, (0.25,) * 3, (16, 16))
+    pair = pair_of(model(), model(), pixels)
+    assert pair.layers
+    assert all(re.fullmatch(layers, name) for name in pair.teacher_layers)
+    assert last_map(pair.teacher.eval(), (3, 16, 16))
 
 
 @pytest.mark.parametrize("method", [*PLAIN_METHODS, "influence[kd]:refresh=1,iterations=2"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torchvision.models import SwinTransformer
 from xaibench.errors import ModelError, UnknownNameError
 from xaibench.models.architectures import build_model
 from xaibench.models.copies import private_copy
-from xaibench.models.layer_outputs import evaluating, forward_with_layers, layer_module, observe, tapped
+from xaibench.models.layer_outputs import evaluating, forward_with_layers, layer_module, observe, readable, tapped
 
 Make = Callable[..., Tensor]
 
@@ -97,6 +98,80 @@ def test_a_layer_without_a_tensor_is_refused() -> None:
     assert hooks(net) == 0
 
 
+class Handing(nn.Module):
+    """A layer that hands on its output in what `hold` makes of it."""
+
+    def __init__(self, hold: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.hold = nn.Conv2d(3, 4, 3), hold
+
+    def forward(self, x: Tensor) -> Any:
+        return self.hold(self.layer(x))
+
+
+class Reading(nn.Sequential):
+    """Sums over locations what `Handing` hands on first, and checks that the rest comes with it."""
+
+    def __init__(self, hold: Callable[[Tensor], Any]) -> None:
+        super().__init__(Handing(hold))
+
+    def forward(self, x: Tensor) -> Tensor:
+        held = self[0](x)
+        assert type(held) is type(self[0].hold(x))
+        assert held[1:] == self[0].hold(x)[1:]
+        return held[0].square().sum((2, 3))
+
+
+class Held(NamedTuple):
+    maps: Tensor
+    rest: object
+
+
+@pytest.mark.parametrize(
+    "hold", [lambda h: (h,), lambda h: [h, None], lambda h: Held(h, (1, 2))], ids=["tuple", "list", "named tuple"]
+)
+def test_of_what_a_layer_hands_on_together_the_first_counts(hold: Callable[[Tensor], Any], noise: Make) -> None:
+    net, x = Reading(hold), noise(2, 3, 8, 8)
+    plain = net(x)
+    with tapped(net, ["0"]) as outputs:
+        y = net(x)
+    assert torch.equal(y, plain)
+    torch.testing.assert_close(outputs["0"], net[0].layer(x))
+    (gradient,) = torch.autograd.grad(y.sum(), outputs["0"])
+    torch.testing.assert_close(gradient, 2 * outputs["0"])
+    torch.testing.assert_close({call.name: call for call in observe(net, x)}["0"].output, net[0].layer(x))
+    assert hooks(net) == 0
+
+
+class WindowAttention(nn.Module):
+    """Attention in windows of 2x2 tokens, and a normalisation that sees windows first and tokens then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.attention = nn.Conv2d(3, 8, 2, 2), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm, self.mlp, self.head = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.embed(x)
+        windows = maps.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 4, 5, 1).flatten(3, 4).flatten(0, 2)
+        mixed, _ = self.attention(self.norm(windows), windows, windows)
+        tokens = maps.flatten(2).transpose(1, 2) + mixed.reshape(len(x), -1, 8)
+        result: Tensor = self.head(self.mlp(self.norm(tokens)).mean(1))
+        return result
+
+
+def test_what_works_on_parts_of_an_image_or_within_attention_is_not_readable(noise: Make) -> None:
+    net, x = WindowAttention(), noise(2, 3, 8, 8)
+    calls = observe(net, x)
+    assert [call.output is None for call in calls if call.name == "norm"] == [True, False]
+    names = [call.name for call in readable(calls)]
+    assert names == ["embed", "mlp", "head"]
+    with tapped(net, names):
+        net(x)
+    with pytest.raises(ModelError, match=r"layer 'norm' gives \(8, 4, 8\) for 2 images"), tapped(net, ["norm"]):
+        net(x)
+
+
 class Patches(nn.Module):
     """Images (B, 3, H, W) -> tokens of 2x2 pixels behind `prefix` tokens of ones; `mix` sees them, `head` their sum."""
 
@@ -113,7 +188,7 @@ class Patches(nn.Module):
         return result
 
 
-@pytest.mark.parametrize(("prefix", "declared"), [(0, False), (1, False), (0, True), (1, True), (3, True)])
+@pytest.mark.parametrize(("prefix", "declared"), [(0, False), (1, False), (2, False), (0, True), (1, True), (3, True)])
 @pytest.mark.parametrize("size", [(8, 8), (4, 12)])
 def test_tokens_become_maps_without_their_prefix(
     prefix: int, declared: bool, size: tuple[int, int], noise: Make
@@ -146,7 +221,7 @@ def test_tokens_before_the_prefix_is_joined(noise: Make) -> None:
 def test_tokens_that_fill_no_grid_are_refused(noise: Make) -> None:
     net = Patches(3)
     with (
-        pytest.raises(ModelError, match=r"'mix' gives 19 tokens, .* behind 0 or 1 prefix tokens: .* num_prefix_tokens"),
+        pytest.raises(ModelError, match=r"'mix' gives 19 tokens, .* 0 or 1 or 2 prefix tokens: .* num_prefix_tokens"),
         tapped(net, ["mix"]),
     ):
         net(noise(1, 3, 8, 8))

@@ -18,7 +18,7 @@ from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ExplanationError
 from xaibench.models.class_slice import unsliced
-from xaibench.models.layer_outputs import Call, observe, tapped
+from xaibench.models.layer_outputs import observe, readable, tapped
 from xaibench.models.logits import forward_logits
 
 __all__ = ["GradCAM", "last_map"]
@@ -81,7 +81,7 @@ def last_map(model: nn.Module, shape: Sequence[int]) -> str:
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     noise = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0)).to(like)
     network = unsliced(model)
-    names = [call.name for call in _outside_attention(observe(network, noise)) if _has_locations(call, len(noise))]
+    names = [call.name for call in readable(observe(network, noise)) if _has_locations(call.output)]
     with tapped(network, names) as outputs, torch.enable_grad():
         logits = forward_logits(model, noise.requires_grad_())
         weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).to(logits)
@@ -97,16 +97,8 @@ def last_map(model: nn.Module, shape: Sequence[int]) -> str:
     )
 
 
-def _has_locations(call: Call, batch: int) -> bool:
-    output = call.output
-    return output is not None and output.ndim == 4 and len(output) == batch and output.shape[2:].numel() > 1
-
-
-def _outside_attention(calls: list[Call]) -> list[Call]:
-    # What attention computes inside (queries, keys, their products) has the form of maps but is none.
-    inner = [call for call in calls if call.name]
-    attention = [call for call in inner if "att" in type(call.module).__name__.lower()]
-    return [call for call in inner if not any(a.start < call.start and call.end < a.end for a in attention)]
+def _has_locations(output: Tensor | None) -> bool:
+    return output is not None and output.ndim == 4 and output.shape[2:].numel() > 1
 
 
 def _maps_and_gradient(model: nn.Module, x: Tensor, target: Target, layer: str) -> tuple[Tensor, Tensor]:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import itertools
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import SwinTransformer
 
 from xaibench.errors import ModelError, unknown_name
 from xaibench.models.class_slice import unsliced
 from xaibench.models.copies import changing
-from xaibench.models.logits import forward_logits, held_logits
+from xaibench.models.layout import Layout
+from xaibench.models.logits import first_item, forward_logits, held_logits
 
-__all__ = ["Call", "Outputs", "evaluating", "forward_with_layers", "layer_module", "observe", "tapped"]
+__all__ = [
+    "Call",
+    "Outputs",
+    "evaluating",
+    "forward_with_layers",
+    "layer_module",
+    "observe",
+    "readable",
+    "tapped",
+]
 
 _evaluated: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()  # (open blocks, mode before them)
 
@@ -64,10 +72,11 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Within the block, each forward pass of `model` fills the yielded dict: layer name -> output.
 
-    Features at locations come as maps (B, d, H, W), whatever the layer gives:
+    Features at locations come as maps (B, d, H, W), whatever the layer gives; of a tuple its first item counts, unless
+    another item has that shape:
 
     - tokens (B, P + H W, d) lose their P prefix tokens (class, distillation, registers). P is the model's
-      `num_prefix_tokens`, which timm's models have; without it 0 or 1, whichever leaves a grid of the images' shape
+      `num_prefix_tokens`, which timm's models have; without it 0, 1 or 2, whichever leaves a grid of the images' shape
     - maps (B, H, W, d) with channels last are told by their square sides, for square images
 
     The model goes on with a copy of what is yielded: gradients with respect to it are those of the layer's output, and
@@ -82,12 +91,14 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor
     >>> outputs["0"].shape
     torch.Size([4, 2])
     """
-    layout = _Layout(model)
+    layout = Layout(model)
     outputs: dict[str, Tensor] = {}
 
-    def record(name: str, _module: nn.Module, _args: object, output: object) -> Tensor:
-        outputs[name] = layout.checked(name, output)
-        return layout.back(outputs[name], output)  # type: ignore[arg-type]
+    def record(name: str, _module: nn.Module, _args: object, output: object) -> object:
+        given = first_item(output)
+        outputs[name] = layout.checked(name, given)
+        back = layout.back(outputs[name], given)  # type: ignore[arg-type]
+        return back if given is output else _with_first(output, back)
 
     found = {name: layer_module(model, name) for name in layers}
     hooks = [(layer.register_forward_hook, partial(record, name)) for name, layer in found.items()]
@@ -117,6 +128,12 @@ def _hooked(hooks: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
         with changing:
             for handle in handles:
                 handle.remove()
+
+
+def _with_first(items: Any, first: Tensor) -> Any:
+    """A tuple or list with another first item."""
+    made = [first, *items[1:]]
+    return made if isinstance(items, list) else getattr(items, "_make", tuple)(made)
 
 
 class Outputs(NamedTuple):
@@ -154,7 +171,7 @@ class Call(NamedTuple):
 
 def observe(model: nn.Module, x: Tensor) -> list[Call]:
     """Run `model` on `x` once in evaluation mode, without gradients: every module's calls, in the order they ended."""
-    layout = _Layout(model)
+    layout = Layout(model)
     layout.see(model, (x,))
     clock = itertools.count()
     entered: dict[nn.Module, list[tuple[int, Tensor | None]]] = {}
@@ -166,8 +183,8 @@ def observe(model: nn.Module, x: Tensor) -> list[Call]:
 
     def leave(name: str, module: nn.Module, _args: object, output: object) -> None:
         start, given = entered[module].pop()
-        output = held_logits(output) if module is model else output
-        result = layout.map(output.clone()) if isinstance(output, Tensor) else None
+        output = held_logits(output) if module is model else first_item(output)
+        result = layout.map(output.clone()) if isinstance(output, Tensor) and layout.whole(output) else None
         calls.append(Call(name, module, start, next(clock), given, result))
 
     hooks: list[tuple[Any, Callable[..., Any]]] = []
@@ -178,85 +195,17 @@ def observe(model: nn.Module, x: Tensor) -> list[Call]:
     return calls
 
 
-class _Layout:
-    """Turns what the layers of one model give into maps and back."""
+def readable(calls: list[Call]) -> list[Call]:
+    """The calls of modules that `tapped` can read, without the model itself and what lies within its attention.
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.batch: int | None = None
-        self.size = (1, 1)
-
-    @cached_property
-    def prefixes(self) -> tuple[int, int]:
-        """Numbers of prefix tokens that are possible, the likelier first."""
-        counts = (getattr(module, "num_prefix_tokens", None) for module in self.model.modules())
-        return next(((count, 0) for count in counts if isinstance(count, int)), (0, 1))
-
-    @cached_property
-    def channels_last(self) -> bool:
-        """Whether some of the model's maps are (B, H, W, d)."""
-        return any(
-            isinstance(module, SwinTransformer) or getattr(module, "output_fmt", None) == "NHWC"
-            for module in self.model.modules()
-        )
-
-    def see(self, _model: nn.Module, args: tuple[object, ...]) -> None:
-        """Take note of the images (B, C, H, W) of a forward pass."""
-        if args and isinstance(args[0], Tensor) and args[0].ndim == 4:
-            self.batch, self.size = args[0].shape[0], (args[0].shape[2], args[0].shape[3])
-
-    def map(self, output: Tensor) -> Tensor | None:
-        """A view of `output` as (B, d, H, W); itself if it has no locations; None where it cannot be told."""
-        if output.ndim == 3:
-            return self._grid(output)
-        if output.ndim == 4:
-            a, b, c = output.shape[1:]
-            square = self.size[0] == self.size[1]
-            if square and a == b != c:
-                return output.permute(0, 3, 1, 2)
-            if (a == b == c or not square) and self.channels_last:
-                return None
-        return output
-
-    def back(self, maps: Tensor, output: Tensor) -> Tensor:
-        """`output` rebuilt from its maps, in memory of its own."""
-        if maps is output:
-            return output.clone()
-        if output.ndim == 4:
-            return maps.permute(0, 2, 3, 1).clone()
-        tokens = maps.flatten(2).transpose(1, 2)
-        return torch.cat([output[:, : output.shape[1] - tokens.shape[1]], tokens], dim=1)
-
-    def checked(self, name: str, output: object) -> Tensor:
-        """As `map`, with the reason where there is none."""
-        if not isinstance(output, Tensor):
-            raise ModelError(f"layer '{name}' returns a {type(output).__name__}, not a tensor: tap a layer inside it")
-        shape = tuple(output.shape)
-        if self.batch is not None and shape[:1] != (self.batch,):
-            raise ModelError(
-                f"layer '{name}' gives {shape} for {self.batch} images: it works on parts of them: "
-                "pair the layer around it"
-            )
-        maps = self.map(output)
-        if maps is not None:
-            return maps
-        if output.ndim == 4:
-            raise ModelError(
-                f"layer '{name}' gives {shape} in a model that keeps channels last, and which dimension holds them "
-                "cannot be told: pair another layer, or use square images"
-            )
-        raise ModelError(
-            f"layer '{name}' gives {shape[1]} tokens, which fill no grid of the images' shape behind "
-            f"{' or '.join(map(str, sorted(set(self.prefixes))))} prefix tokens: pair another layer, or give the model "
-            "the attribute num_prefix_tokens"
-        )
-
-    def _grid(self, tokens: Tensor) -> Tensor | None:
-        height, width = self.size
-        for prefix in self.prefixes:
-            count = max(tokens.shape[1] - prefix, 0)
-            rows = math.isqrt(count * height // width)
-            if rows and count % rows == 0 and rows * width == count // rows * height:
-                maps: Tensor = tokens[:, prefix:].transpose(1, 2).unflatten(2, (rows, count // rows))
-                return maps
-        return None
+    A module that is called several times counts where `tapped` would refuse none of its outputs. Queries, keys and
+    values have the form of maps but are none.
+    """
+    inner = [call for call in calls if call.name]
+    refused = {call.name for call in inner if call.output is None}
+    attention = [call for call in inner if "att" in type(call.module).__name__.lower()]
+    return [
+        call
+        for call in inner
+        if call.name not in refused and not any(a.start < call.start and call.end < a.end for a in attention)
+    ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xaibench.errors import ModelError
 from xaibench.models.class_slice import unsliced
-from xaibench.models.layer_outputs import observe
+from xaibench.models.layer_outputs import observe, readable
 from xaibench.validation import checked
 
 __all__ = ["LayerPair", "parse_layers", "suggest_layers"]
@@ -54,7 +54,8 @@ def suggest_layers(teacher: nn.Module, student: nn.Module, x: Tensor) -> tuple[L
 
     - A model's *trunk* is the module whose direct children give maps of the most sizes (then: the most children).
       Only children that can be blocks count: those with a convolution wider than 1x1, or, without any convolution, a
-      linear layer. Norms, activations, pooling and 1x1 expansions before a classifier do not.
+      linear layer. Norms, activations, pooling and 1x1 expansions before a classifier do not, nor what lies within
+      attention or works on parts of an image.
     - A *stage* is the trunk's blocks of one map size. A trunk of one size only (a ViT) is cut into equal parts, as many
       as the other model has stages.
     - The last stages of both are paired by position. The teacher's layer is the last block of its stage, the student's
@@ -84,8 +85,8 @@ def suggest_layers(teacher: nn.Module, student: nn.Module, x: Tensor) -> tuple[L
 def _trunk(model: nn.Module, x: Tensor) -> list[list[_Block]]:
     """The stages of the module with the most of them, as lists of blocks; [] for a model without maps."""
     trunks: dict[str, dict[tuple[int, ...], list[_Block]]] = {name: {} for name, _ in model.named_modules()}
-    for call in {call.name: call for call in observe(model, x)}.values():
-        if call.name and call.output is not None and call.output.ndim == 4 and _can_be_block(call.module):
+    for call in {call.name: call for call in readable(observe(model, x))}.values():
+        if call.output is not None and call.output.ndim == 4 and _can_be_block(call.module):
             stages = trunks[call.name.rpartition(".")[0]]
             block = _Block(call.name, call.output.shape[1])
             stages.setdefault(tuple(call.output.shape[2:]), []).append(block)
