@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from xaibench.attribution.differentiation import derivative_checks, input_gradient
+from xaibench.attribution.differentiation import _derivative_error, derivative_checks, input_gradient
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.gradcam import GradCAM
 from xaibench.attribution.gradients import InputXGradient
@@ -66,6 +66,21 @@ class Faulty(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(Wrong.apply(x, self.kind))
         return logits
+
+
+class Kink(nn.Module):
+    """The sum s of the pixels, and ten times as steep from s = 4 + 2e-6."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = x.flatten(1).sum(1)
+        return torch.stack([s + 9 * (s - 4 - 2e-6).relu(), torch.zeros_like(s)], dim=1)
+
+
+@pytest.mark.parametrize(("slope", "right"), [(4.0, True), (2.0, False), (40.0, False)])
+def test_a_kink_just_beside_an_image_hides_neither_right_nor_wrong_gradients(slope: float, right: bool) -> None:
+    x, target = torch.ones(1, 1, 2, 2), Target(torch.tensor([0]), torch.tensor([1]))
+    error, tolerance = _derivative_error(Kink(), x, target, x, torch.tensor([slope]).double(), torch.tensor([2.0]))
+    assert (error <= tolerance) is right
 
 
 class Single(nn.Module):

@@ -31,7 +31,7 @@ __all__ = [
 DERIVATIVE_TOLERANCE = 0.05
 FLOAT32_TOLERANCE = 0.1
 ALONE_TOLERANCE = 0.01
-_STEPS = (1e-6, 1e-4, 1e-3, 1e-2)
+_STEPS = (1e-6, 1e-8, 1e-4, 1e-3, 1e-2)
 _NOISE = 0.05
 
 
@@ -103,9 +103,9 @@ def derivative_checks(model: nn.Module, x: Tensor, target: Target) -> tuple[Chec
     gradient of one image    |g alone - g in a batch| / |g|, of the first image
 
     The direction v = g / |g| + r, r normal with unit variance for each pixel, sees errors along g and across it. The
-    step h is the best of four for each image: small ones drown in rounding where a network computes in float32
-    regardless, large ones leave the linear range. Images are taken with noise of 5% of their range, so that max-pooling
-    has no ties; one by itself is taken twice, with other noise.
+    step h is the best of five for each image: small ones drown in rounding where a network computes in float32
+    regardless, large ones cross kinks and leave the linear range. Images are taken with noise of 5% of their range, so
+    that max-pooling has no ties; one by itself is taken twice, with other noise.
     """
     if len(x) == 1:
         x, target = torch.cat([x, x]), target.take([0, 0])
