@@ -86,21 +86,26 @@ def test_kappa_zero_is_the_plain_method(job: Job, assert_same: Same) -> None:
 
 
 def test_images_with_a_wrong_label_are_found_and_count_less(
-    tiny_pair: ModelPair, tiny_task: Task, tiny_recipe: Recipe, tiny_fabric: Fabric
+    make_pair: Callable[[int], ModelPair], tiny_task: Task, tiny_recipe: Recipe, tiny_fabric: Fabric
 ) -> None:
-    wrong = torch.arange(0, 48, 5)
-    labels = tiny_task.train.labels.clone()
-    labels[wrong] = (labels[wrong] + 1) % 3
-    task = dataclasses.replace(tiny_task, train=dataclasses.replace(tiny_task.train, labels=labels))
     recipe = dataclasses.replace(tiny_recipe, epochs=16, lr=5e-3, augment="crop")  # unaugmented it learns them by heart
     method = InfluenceWeighted(StudentOnly(), refresh=15, iterations=10)
-    table = distill(tiny_pair, task, method, recipe, fabric=tiny_fabric).influence
-    assert table is not None
-    flipped = torch.zeros(48, dtype=torch.bool).index_fill(0, wrong, True).numpy()
-    assert table["weight"][flipped].mean() < 0.9
-    ranks = table["influence"].rank()
-    auc = (ranks[flipped].sum() - 10 * 11 / 2) / (10 * 38)
-    assert auc > 0.65  # 0.5 by chance; 0.77 in contiguous memory, above 0.8 in channels_last: ten images are few
+    seeds, n, flips = range(6), 48, 10
+    aucs, weights = [], []
+    for seed in seeds:
+        wrong = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:flips]
+        labels = tiny_task.train.labels.clone()
+        labels[wrong] = (labels[wrong] + 1) % 3
+        task = dataclasses.replace(tiny_task, train=dataclasses.replace(tiny_task.train, labels=labels))
+        table = distill(make_pair(seed), task, method, recipe, seed=seed, fabric=tiny_fabric).influence
+        assert table is not None
+        flipped = torch.zeros(n, dtype=torch.bool).index_fill(0, wrong, True).numpy()
+        ranks = table["influence"].rank()
+        aucs.append((ranks[flipped].sum() - flips * (flips + 1) / 2) / (flips * (n - flips)))
+        weights.append(table["weight"][flipped].mean())
+    by_chance = ((n + 1) / (12 * flips * (n - flips)) / len(seeds)) ** 0.5  # standard error of the mean AUC
+    assert sum(aucs) / len(seeds) > 0.5 + 4 * by_chance  # 0.67; about 0.76 with every kernel tried
+    assert sum(weights) / len(seeds) < 0.9
 
 
 def test_hidden_labels_are_the_teachers_predictions(setting: Setting, evaluate: Evaluate, tiny_task: Task) -> None:
