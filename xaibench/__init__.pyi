@@ -71,6 +71,7 @@ from .run.folder import open_run as open_run
 from .run.pipeline import run_config as run_config
 from .similarity.compare import compare as compare
 from .similarity.cross_flip import cross_flip as cross_flip
+from .similarity.faithfulness import flipping_gap as flipping_gap
 from .similarity.flipping import flip_curve as flip_curve
 from .similarity.metrics.table import METRICS as METRICS
 from .similarity.pooling import pooling_curve as pooling_curve

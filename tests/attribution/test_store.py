@@ -248,7 +248,7 @@ def test_a_key_tells_whether_a_result_is_kept(explainer, check: bool, store, net
 def test_the_key_holds_the_code_that_explanations_run_through(network, x, target, preprocessing, monkeypatch) -> None:
     seen = []
     monkeypatch.setattr(Path, "read_bytes", lambda self: seen.append(self.name) or b"")
-    keys._own_code.__wrapped__()
+    keys._own_code.__wrapped__(*keys._EXPLAINING)
     needed = {"explainer.py", "operations.py", "keys.py", "folding.py", "layer_outputs.py", "images.py", "precision.py"}
     assert needed <= set(seen)
 

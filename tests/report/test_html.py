@@ -53,6 +53,7 @@ def page(tmp_path, summary):
         summary=summary.assign(method=EVIL, nan=5),
         figures={f"Caption {EVIL}": figure, "Second": figure},
         validity=pd.DataFrame({"model": ["teacher", EVIL], "value": [2e-5, 1.0], "passed": [True, False]}),
+        notes=[f"Note {EVIL}"],
         manifest={"config": {"x": "</pre></details><script>alert(2)</script>"}, "path": tmp_path, EVIL: 1},
     )
     return path.read_text(encoding="utf-8")
@@ -102,6 +103,7 @@ def test_everything_given_is_escaped(page):
     assert [tag for tag, _ in collected.tags].count("img") == 2
     assert f"Title {EVIL}" in collected.text
     assert f"Answer {EVIL}" in collected.text
+    assert f"Note {EVIL}" in collected.text
     assert "alert(2)" in collected.text
 
 

@@ -35,6 +35,9 @@ def test_a_right_configuration_is_ok_and_what_it_would_do_is_said(check):
     assert code == 0
     assert out[0].endswith("my.toml is ok")
     assert any(line.startswith("students") and "1, of 100 epochs each" in line for line in out)
+    assert any(
+        line.startswith("faithfulness") and "8 passes an image in each order of 7x7 patches" in line for line in out
+    )
 
 
 def test_all_wrong_values_of_all_sections_are_said_one_a_line(check):

@@ -39,6 +39,7 @@ def test_a_damaged_manifest(cli, tmp_path, contents, text, message, command):
 READERS = {
     "predictions.csv": ("explain", lambda run: run.predictions()),
     "validity.csv": ("explain", lambda run: run.validity()),
+    "faithfulness.csv": ("explain", lambda run: run.faithfulness()),
     "images.safetensors": ("explain", lambda run: run.images),
     "explanations.json": ("explain", lambda run: run.explained("lrp")),
     "maps": ("explain", lambda run: run.attribution("kd/seed0", "lrp")),

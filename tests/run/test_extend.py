@@ -57,7 +57,8 @@ def test_an_extended_run_is_the_run_that_asked_for_all_at_once(tiny_run, tmp_pat
     for name in whole.students:
         one, other = (run.student(name).state_dict() for run in (extended, whole))
         assert all(torch.equal(one[key], other[key]) for key in one)
-    assert (extended.folder / "scores.csv").read_bytes() == (whole.folder / "scores.csv").read_bytes()
+    for name in ("scores.csv", "faithfulness.csv"):
+        assert (extended.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
 def test_without_extend_the_remedy_is_named(tiny_run, cli, tmp_path, config, contents):

@@ -59,13 +59,14 @@ KILLS = (
     ("resume.pt", 2),
     ("job.json", 1),
     ("attributions/", 2),
+    ("faithfulness.csv", 1),
     ("explanations.json", 1),
     ("summary.csv", 1),
     ("similarity.png", 1),
     ("report.html", 1),
 )
 # What holds no times and no paths of the run.
-SAME = ("images", "subspace", "explanations", "predictions", "validity", "scores", "summary", "table")
+SAME = ("images", "subspace", "explanations", "predictions", "validity", "faithfulness", "scores", "summary", "table")
 
 
 def bytes_of(folder):

@@ -32,7 +32,7 @@ FILES = {
     "subspace.safetensors",
     "report.html",
     "table.tex",
-    *(f"{name}.csv" for name in ("predictions", "scores", "summary", "validity", "table")),
+    *(f"{name}.csv" for name in ("predictions", "scores", "summary", "validity", "faithfulness", "table")),
     *(f"{name}.{kind}" for name in PICTURES for kind in ("pdf", "png")),
     *(f"students/{m}/seed0/{f}" for m in METHODS for f in ("student.safetensors", "history.csv", "job.json")),
 }
@@ -55,10 +55,11 @@ COLUMNS = {
         "nan",
         "chance",
         "chance_sd",
-        *(f"{name}{end}" for name in (*filter(None, PAIRINGS.values()), "lift") for end in BOUNDS),
+        *(f"{name}{end}" for name in (*filter(None, PAIRINGS.values()), "lift", "faithfulness") for end in BOUNDS),
     ],
     "predictions.csv": ["model", "image", "label", "predicted", "confidence", "correct"],
     "validity.csv": ["model", "explainer", "check", "value", "bound", "passed", "note"],
+    "faithfulness.csv": ["model", "explainer", "image", "random", "own", "gap"],
     "table.csv": [
         f"{name}{end}"
         for name in ("accuracy", "agreement", "lrp cosine", "lrp lift", "ig:budget=1025 cosine")
@@ -95,12 +96,14 @@ class Links(HTMLParser):
 
 def test_the_folder_holds_the_promised_files_and_no_others(tiny_run, contents):
     files = set(contents(tiny_run))
-    maps = {name for name in files if name.startswith("attributions/")}
-    assert files - maps == FILES
+    kept = {name for name in files if name.startswith("attributions/")}
+    assert files - kept == FILES
     entries = json.loads((tiny_run / "explanations.json").read_text())
     assert len(entries) == 2
     assert {model for models in entries.values() for model in models} == set(open_run(tiny_run).models)
-    assert maps == {f"attributions/{one['key']}.safetensors" for models in entries.values() for one in models.values()}
+    maps = {f"attributions/{one['key']}.safetensors" for models in entries.values() for one in models.values()}
+    assert maps < kept
+    assert len(kept - maps) == 4 * 4  # areas of flipping: four models in four orders
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -203,6 +206,7 @@ def test_the_same_command_again_changes_no_file_and_trains_nothing(
 
     monkeypatch.setattr("xaibench.run.training.distill", refuse)
     monkeypatch.setattr("xaibench.run.explaining.explain_model", refuse)
+    monkeypatch.setattr("xaibench.run.faithfulness.flip_area", refuse)
     called = cli("run", config, "--out", tiny_run, "--accelerator", "cpu")
     assert called.code == 0, called.err
     assert contents(tiny_run) == before

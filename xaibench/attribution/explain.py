@@ -248,9 +248,9 @@ def _logits(
     store: AttributionStore | None,
 ) -> Tensor:
     key = logits_key(model_key(model, device=device), content_hash(x)) if store is not None else None
-    if store is not None and (found := store.find_logits(key)) is not None:
+    if store is not None and (found := store.find_tensor(key)) is not None:
         return found
     logits = predict_logits(model, images, preprocessing, device=device)
     if store is not None:
-        store.keep_logits(key, logits)
+        store.keep_tensor(key, logits)
     return logits

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "LINE",
     "Accelerator",
     "Devices",
     "Extend",
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 errors = Console(stderr=True)
 
-_LINE = 100  # characters that a printed line may have
+LINE = 100  # characters that a printed line may have
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Accelerator = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
@@ -67,7 +68,7 @@ def show(table: pd.DataFrame, as_json: bool) -> None:
     """Print a table, as text or as JSON."""
     from xaibench.report.tables import text_table
 
-    say(table.to_json(orient="records", indent=2) if as_json else text_table(table, width=_LINE))
+    say(table.to_json(orient="records", indent=2) if as_json else text_table(table, width=LINE))
 
 
 def say(text: object) -> None:

@@ -25,6 +25,7 @@ from xaibench.run.folder import open_run
 from xaibench.run.inputs import Assets, load_assets
 from xaibench.similarity.fills import FILLS
 from xaibench.similarity.metrics.table import METRICS
+from xaibench.similarity.patch_order import patch_side
 from xaibench.subspace.bases import BASES
 
 __all__ = ["describe", "plan"]
@@ -102,6 +103,7 @@ def plan(config: RunConfig, assets: Assets) -> dict[str, Any]:
     splits = {"train": assets.task.train, "validation": assets.task.validation, "test": assets.task.test}
     _, height, width = assets.task.train.shape
     shapes = assets.pair.layer_shapes((height, width))
+    side = patch_side(height, width)
     return {
         "data": config.data.dataset,
         "classes": ", ".join(assets.pair.classes),
@@ -112,6 +114,7 @@ def plan(config: RunConfig, assets: Assets) -> dict[str, Any]:
         "methods": ", ".join(config.methods),
         "students": f"{len(config.methods) * len(config.seeds)}, of {config.train.epochs} epochs each",
         "explainers": ", ".join(config.explain.explainers),
+        "faithfulness": f"{side + 1} passes an image in each order of {side}x{side} patches: the explainers', 2 random",
     }
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated
 
 import typer
 
-from xaibench.cli.app import Accelerator, Devices, Extend, Json, RunFolder, Set, app, say, show
+from xaibench.cli.app import LINE, Accelerator, Devices, Extend, Json, RunFolder, Set, app, say, show
 from xaibench.errors import BelowThresholdError, ConfigError, unknown_name
 from xaibench.files import write_text
 
@@ -150,8 +151,10 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score the students' heatmaps against the teacher's; fail where a mean lies below its threshold."""
+    from xaibench.report.html import faithfulness_lines
     from xaibench.run.folder import open_run
     from xaibench.run.scoring import score_models
+    from xaibench.run.tables import gap_table
     from xaibench.run.thresholds import parse_threshold, shortfalls
 
     this = open_run(folder)
@@ -169,6 +172,10 @@ def score(
     for kind, (names, _) in wanted.items():
         printed = printed[printed[kind].isin(names)] if names else printed
     show(printed, as_json)
+    if not as_json:
+        gaps = gap_table(this.faithfulness())
+        for line in faithfulness_lines(gaps[gaps["explainer"].isin(printed["explainer"])]):
+            say(fill(line, LINE))
     below = shortfalls(summary, thresholds, method)
     if below:
         raise BelowThresholdError("; ".join(below))

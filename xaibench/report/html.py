@@ -24,10 +24,11 @@ from xaibench.figures.style import explainer_label, metric_label, paper_style
 from xaibench.files import write_text
 from xaibench.report.tables import html_table
 
-__all__ = ["headline", "write_report"]
+__all__ = ["faithfulness_lines", "headline", "write_report"]
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
+_NAMED = 6  # models whose faithfulness is said one by one
 _DOTS, _DOTS_ON_DISK = 200, 300  # an inch
 
 _READING = """
@@ -44,6 +45,10 @@ a preference for the centre. A <strong>random student</strong> has the same arch
 trained. An <strong>independent student</strong> has the same architecture and was trained on the same images without
 the teacher: what any student of the task shares with it. The <strong>lift</strong> is a student's score minus the
 independent student's on the same images; only that tells of a decision structure taken over from the teacher.</li>
+<li><strong>Faithfulness</strong> asks whether maps find what their model's answer hangs on: patches of the image are
+removed, those first that speak most for the answer, and the answer z_y - z_r must fall faster than when they are
+removed in a random order. It is the area between the two curves, in the model's own logits. A likeness of maps whose
+faithfulness may be 0 says nothing.</li>
 <li><strong>Agreement</strong> is the share of images that get the same class from both models. Two models
 can agree on every class and decide for different reasons.</li>
 <li>Heatmaps are summed over the colour channels and averaged over a coarse grid before they are compared;
@@ -93,6 +98,37 @@ def headline(summary: pd.DataFrame, *, explainer: str | None = None, metric: str
     return f"{text}; {', '.join(controls)}.{seeds}{_lift(best)}"
 
 
+def faithfulness_lines(gaps: pd.DataFrame) -> list[str]:
+    """How faithful the maps are to their models, one line an explainer; models whose interval reaches 0 are named.
+
+    gaps  columns explainer, method (first "teacher"), faithfulness, faithfulness_low, faithfulness_high, nan
+    """
+    lines = []
+    for explainer, part in gaps.groupby("explainer", sort=False):
+        rows = part.rename(columns=lambda name: name.removeprefix("faithfulness_")).to_dict("records")
+        defined = [row for row in rows if math.isfinite(row["faithfulness"])]
+        shown = [_gap(row) for row in defined]
+        if len(defined) > _NAMED:
+            students = sorted(
+                (row for row in defined if row["method"] != "teacher"), key=lambda row: row["faithfulness"]
+            )
+            shown = [_gap(row) for row in defined if row["method"] == "teacher"]
+            shown.append(f"students from {_gap(students[0])} to {_gap(students[-1])}")
+        weak = ", ".join(str(row["method"]) for row in defined if not row["low"] > 0) or "none"
+        text = (
+            f"How faithful maps by {explainer_label(str(explainer))} are, in logits over a random order of patches: "
+            f"{', '.join(shown) or 'undefined'}. Not shown to be better than random (the interval reaches 0): {weak}."
+        )
+        undefined = int(part["nan"].sum())
+        lines.append(text + f" {undefined} undefined: a map was flagged or constant." * (undefined > 0))
+    return lines
+
+
+def _gap(row: Mapping[Hashable, Any]) -> str:
+    interval = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if math.isfinite(row["low"]) else ""
+    return f"{row['method']} {row['faithfulness']:+.2f}{interval}"
+
+
 def _is_control(method: object) -> bool:
     return re.split(r"[:\[+]", str(method), maxsplit=1)[0] in CONTROLS
 
@@ -122,6 +158,7 @@ def write_report(
     further: Mapping[str, Path] = MappingProxyType({}),
     outdated: Mapping[str, Sequence[str]] = MappingProxyType({}),
     measured: pd.DataFrame | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write the report atomically and return its path.
 
@@ -136,6 +173,7 @@ def write_report(
     further   caption -> PNG file of 300 dots an inch: answers to further questions
     outdated  command -> names of answers that it has to make again, and that are not shown
     measured  what explainers tell about their maps, a row a model and explainer
+    notes     sentences below the table, see `faithfulness_lines`
 
     The page holds its pictures, style and script, and a content security policy that forbids all requests.
     Everything given is escaped.
@@ -154,6 +192,7 @@ def write_report(
     accuracy = ""
     if measured is not None and len(measured):
         accuracy = f"<h2>What the maps account for</h2>\n{_scrolling('Accuracy of the maps', html_table(measured))}\n"
+    said = "\n".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
     details = json.dumps(manifest, indent=2, ensure_ascii=False, default=str)
     page = f"""<!DOCTYPE html>
 <html lang="en">
@@ -173,6 +212,7 @@ def write_report(
 <h2>Methods</h2>
 {_scrolling("Methods", html_table(table))}
 <p>{html.escape(_rests_on(summary))}</p>
+{said}
 <h2>Figures</h2>
 {pictures}
 {answers}<h2>How to read the numbers</h2>

@@ -13,7 +13,7 @@ from xaibench.attribution.explain import check_explainable, explain_model, parse
 from xaibench.attribution.result import Attribution
 from xaibench.attribution.store.keys import attribution_key, model_key
 from xaibench.attribution.store.sealed_files import content_hash
-from xaibench.attribution.targets import Target, make_target
+from xaibench.attribution.targets import make_target
 from xaibench.data.images import ImageSet
 from xaibench.errors import ExplanationError
 from xaibench.files import sweep_partials, write_json
@@ -21,8 +21,10 @@ from xaibench.models.checkpoints import state_hash
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
 from xaibench.run.config import RunConfig
+from xaibench.run.faithfulness import Subject, measure_faithfulness
 from xaibench.run.folder import TEACHER, UNTRAINED, Run
 from xaibench.run.inputs import Assets
+from xaibench.similarity.patch_order import Order, patch_order
 from xaibench.validation import checked
 
 __all__ = ["check_models", "explain_models"]
@@ -42,9 +44,9 @@ def check_models(config: RunConfig, assets: Assets) -> None:
 
 @checked
 def explain_models(run: Run, assets: Assets, device: torch.device | str | None = None) -> None:
-    """Explain the chosen test images under every model; write predictions of the whole test set and validity.
+    """Explain the chosen test images under every model; write the whole test set's predictions, validity, faithfulness.
 
-    Maps that are in the run's store already, of the same weights, images and question, are not computed again.
+    What is in the run's store already, of the same weights, images and question, is not computed again.
 
     device  where models are run, in copies; None: where they are
     """
@@ -60,19 +62,27 @@ def explain_models(run: Run, assets: Assets, device: torch.device | str | None =
             advance(note=name)
     position = {key: i for i, key in enumerate(assets.task.test.keys)}
     rows = torch.tensor([position[key] for key in images.keys])
+    subjects = []
+    for name, model in models.items():
+        target = make_target(
+            logits[TEACHER][rows], images.labels, contrast=config.explain.contrast, logits_own=logits[name][rows]
+        )
+        weights = state_hash(model)
+        # a run's architecture is fixed by its configuration
+        known = model_key(model, weights, device) or f"{name}:{weights}"
+        subjects.append(Subject(name, model, known, target))
     x = run.preprocessing(images.images)
     inputs = content_hash(x)
     found: dict[str, dict[str, dict[str, str]]] = {}
+    orders: dict[Subject, dict[str, Order]] = {subject: {} for subject in subjects if subject.name != UNTRAINED}
     checks: list[dict[str, Any]] = []
     for explainer in run.explainers:
         found[explainer] = {}
-        for name, model in models.items():
-            target = make_target(
-                logits[TEACHER][rows], images.labels, contrast=config.explain.contrast, logits_own=logits[name][rows]
-            )
+        for subject in subjects:
+            name = subject.name
             about = {"model": name, "explainer": explainer}
             try:
-                key, attribution = _explained(run, name, model, x, inputs, target, explainer, device)
+                key, attribution = _explained(run, subject, x, inputs, explainer, device)
             except ExplanationError as error:
                 if name == TEACHER:
                     raise
@@ -82,36 +92,31 @@ def explain_models(run: Run, assets: Assets, device: torch.device | str | None =
                 checks.append(about | refused)
                 continue
             found[explainer][name] = {"key": key}
+            if subject in orders:
+                orders[subject][explainer] = patch_order(attribution.scored_heatmaps)
             checks += [
                 {**about, "check": c.name, "value": c.value, "bound": c.bound, "passed": c.passed, "note": c.note}
                 for c in attribution.validity.checks
             ]
+    faithfulness = measure_faithfulness(run, images, orders, device)
     run.save_images(images)
-    run.write_tables(predictions=_predictions(logits, assets.task.test), validity=pd.DataFrame(checks))
+    run.write_tables(
+        predictions=_predictions(logits, assets.task.test), validity=pd.DataFrame(checks), faithfulness=faithfulness
+    )
     write_json(run.folder / "explanations.json", found)
     run.ledger.record("explanations.json", source=run.source("explain"))
 
 
 def _explained(
-    run: Run,
-    name: str,
-    model: nn.Module,
-    x: Tensor,
-    inputs: str,
-    target: Target,
-    text: str,
-    device: torch.device | str | None,
+    run: Run, subject: Subject, x: Tensor, inputs: str, text: str, device: torch.device | str | None
 ) -> tuple[str, Attribution]:
     """The key of a model's maps, and the maps: from the store, or computed and kept there."""
-    explainer, weights = parse_explainer(text), state_hash(model)
-    known = (
-        model_key(model, weights, device) or f"{name}:{weights}"
-    )  # a run's architecture is fixed by its configuration
-    key = attribution_key(known, inputs, target, explainer, run.preprocessing, check=True)
+    explainer, model, target = parse_explainer(text), subject.model, subject.target
+    key = attribution_key(subject.key, inputs, target, explainer, run.preprocessing, check=True)
     assert key is not None
     attribution = run.store.find(key)
     if attribution is None:
-        with progress(f"{text} of {name}", len(x)) as advance:
+        with progress(f"{text} of {subject.name}", len(x)) as advance:
             attribution = explain_model(model, x, target, explainer, run.preprocessing, device=device, on_batch=advance)
         attribution.save(run.store.path_of(key))  # unlike `keep`, this says if the disk is full
     return key, attribution

@@ -6,9 +6,9 @@ images.safetensors                the explained test images, their labels and ke
 subspace.safetensors              moments of the teacher's layers
 students/METHOD/seedN/            student.safetensors, history.csv, job.json (resume.pt while it trains);
                                   influence.{csv,pdf,png} where training images were weighted
-attributions/KEY.safetensors      relevance, under the key of all that it depends on (`attribution.store.keys`)
+attributions/KEY.safetensors      relevance and areas of flipping, under the key of all they depend on (`store.keys`)
 explanations.json                 explainer -> model -> key of its maps, or why there are none
-predictions.csv  validity.csv  scores.csv  summary.csv  table.csv  table.tex
+predictions.csv  validity.csv  faithfulness.csv  scores.csv  summary.csv  table.csv  table.tex
 gallery.{pdf,png}  league.{pdf,png}  similarity.{pdf,png}  scores.{pdf,png}  history.{pdf,png}  report.html
 
 Answers to further questions lie beside them, see `questions`.
@@ -20,6 +20,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,12 @@ __all__ = ["TEACHER", "UNTRAINED", "Run", "file_name", "open_run"]
 
 TEACHER = "teacher"
 UNTRAINED = "untrained"
-_UNLIMITED = 2**62
 
 # Names stay text, also where they look like numbers; the teacher has no number of seeds.
 _TYPES = dict.fromkeys(("image", "label", "predicted", "model", "method", "explainer"), "str") | {"seeds": "Int64"}
 
-_TABLES = {"predictions": "explain", "validity": "explain", "scores": "score", "summary": "score", "table": "score"}
+_TABLES = {"predictions": "explain", "validity": "explain", "faithfulness": "explain"}
+_TABLES |= {"scores": "score", "summary": "score", "table": "score"}
 """Name of a table -> the step that makes it."""
 
 
@@ -123,7 +124,7 @@ class Run:
     @property
     def store(self) -> AttributionStore:
         """Where the run's maps lie."""
-        return AttributionStore(self.folder / "attributions", _UNLIMITED)
+        return AttributionStore(self.folder / "attributions", max_bytes=2**62)
 
     @cached_property
     def images(self) -> ImageSet:
@@ -177,18 +178,14 @@ class Run:
         """
         path = self.ledger.require("explanations.json", "explain", self.source("explain"))
         found: dict[str, dict[str, dict[str, str]]] = json.loads(path.read_text(encoding="utf-8"))
-        for explainer in self.explainers:
-            for model in self.models:
-                if model not in found.get(explainer, {}):
-                    raise RunFolderError(
-                        f"{model} is not explained by {explainer} yet: run 'xaibench explain {self.folder}'"
-                    )
+        for explainer, name in product(self.explainers, self.models):
+            if name not in found.get(explainer, {}):
+                raise RunFolderError(f"{name} is not explained by {explainer}: run 'xaibench explain {self.folder}'")
         return found
 
     def explained(self, explainer: str) -> tuple[str, ...]:
         """The models with a valid explanation by `explainer`; RunFolderError where one is missing."""
-        self._require_explainer(explainer)
-        entries = self.explanations()[explainer]
+        entries = self._entries(explainer)
         valid = tuple(model for model in self.models if "key" in entries[model])
         for model in valid:
             self._map_path(entries[model]["key"], model, explainer)
@@ -198,8 +195,7 @@ class Run:
         """The file of a model's maps. ExplanationError if they were refused, RunFolderError if they are missing."""
         if model not in self.models:
             raise unknown_name("model of this run", model, self.models)
-        self._require_explainer(explainer)
-        entry = self.explanations()[explainer][model]
+        entry = self._entries(explainer)[model]
         if "refused" in entry:
             raise ExplanationError(f"{model} has no valid explanation by {explainer}: {entry['refused']}")
         return self._map_path(entry["key"], model, explainer)
@@ -226,7 +222,7 @@ class Run:
         return self._table("scores")
 
     def summary(self) -> pd.DataFrame:
-        """Columns method, explainer, metric, mean, low, high, n, nan, chance, chance_sd and the nulls."""
+        """Columns method, explainer, metric, mean, low, high, n, nan, chance, chance_sd, the nulls, faithfulness."""
         return self._table("summary")
 
     def predictions(self) -> pd.DataFrame:
@@ -236,6 +232,10 @@ class Run:
     def validity(self) -> pd.DataFrame:
         """One row a check of a model and explainer, with its number and bound."""
         return self._table("validity")
+
+    def faithfulness(self) -> pd.DataFrame:
+        """Columns model, explainer, image, random, own, gap: areas of pixel flipping, see `flipping_gap`."""
+        return self._table("faithfulness")
 
     def table(self) -> pd.DataFrame:
         """One row a method: accuracy, agreement with the teacher, similarity."""
@@ -257,7 +257,7 @@ class Run:
         parts = [config["data"], config["explain"], hashes, students]
         made = self.ledger.entries
         if step in ("score", "report"):
-            parts += [config["similarity"], made.get("explanations.json")]
+            parts += [config["similarity"], made.get("explanations.json"), made.get("faithfulness.csv")]
         if step == "report":
             parts.append(made.get("scores.csv"))
         return digest(*parts)
@@ -268,9 +268,10 @@ class Run:
             raise RunFolderError(f"{folder.trouble}: run 'xaibench distill {self.folder}'")
         return folder
 
-    def _require_explainer(self, explainer: str) -> None:
+    def _entries(self, explainer: str) -> dict[str, dict[str, str]]:
         if explainer not in self.explainers:
             raise unknown_name("explainer of this run", explainer, self.explainers)
+        return self.explanations()[explainer]
 
     def _map_path(self, key: str, model: str, explainer: str) -> Path:
         path = self.store.path_of(key)

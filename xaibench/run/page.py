@@ -17,11 +17,12 @@ from xaibench.figures.matrix import score_matrix
 from xaibench.figures.similarity import similarity_figure
 from xaibench.figures.style import explainer_label, metric_label, save_figure
 from xaibench.files import write_text
-from xaibench.report.html import headline, write_report
+from xaibench.report.html import faithfulness_lines, headline, write_report
 from xaibench.report.tables import latex_table
 from xaibench.run.answers import command_of, records, up_to_date
 from xaibench.run.folder import TEACHER, Run, file_name
 from xaibench.run.job import StudentKey
+from xaibench.run.tables import gap_table
 from xaibench.similarity.metrics.table import DEFAULT_METRICS
 
 __all__ = ["gallery_of", "present", "spread_images", "spread_methods"]
@@ -115,6 +116,7 @@ def present(run: Run) -> None:
         further=further,
         outdated=outdated,
         measured=_measured(run),
+        notes=faithfulness_lines(gap_table(run.faithfulness())),
     )
     run.ledger.record("report.html", source=run.source("report"))
 

@@ -9,13 +9,14 @@ from xaibench.distillation.methods import StudentOnly
 from xaibench.errors import ExplanationError
 from xaibench.run.folder import TEACHER, UNTRAINED, Run
 from xaibench.run.job import StudentKey
-from xaibench.run.tables import method_table, summarise
+from xaibench.run.tables import gap_table, method_table, summarise
 from xaibench.similarity.compare import compare
 from xaibench.validation import checked
 
 __all__ = ["score_models"]
 
 _COLUMNS = ["method", "seed", "explainer", "metric", "pairing", "image", "value"]
+_FAITHFULNESS = ["method", "explainer", "faithfulness", "faithfulness_low", "faithfulness_high"]
 _NO_TEACHER = StudentOnly()
 
 
@@ -23,11 +24,12 @@ _NO_TEACHER = StudentOnly()
 def score_models(run: Run) -> None:
     """Score every student's maps; write scores, their summary and the table of methods.
 
-    A student whose explanation was refused gets no score, which validity.csv shows. Raises RunFolderError, and writes
-    nothing, where an explanation is missing; ExplanationError where no student has a valid one.
+    A student whose explanation was refused gets no score, which validity.csv shows. The summary says beside a method's
+    scores how faithful its maps are (`gap_table`). Raises RunFolderError, and writes nothing, where an explanation is
+    missing; ExplanationError where no student has a valid one.
     """
     similarity = run.config.similarity
-    predictions = run.predictions()
+    predictions, gaps = run.predictions(), gap_table(run.faithfulness())
     parts = []
     for explainer in run.explainers:
         maps = {name: run.attribution(name, explainer) for name in run.explained(explainer)}
@@ -50,6 +52,7 @@ def score_models(run: Run) -> None:
         raise ExplanationError(f"no student of {run.folder} has a valid explanation: see {run.folder / 'validity.csv'}")
     scores = pd.concat(parts, ignore_index=True)[_COLUMNS]
     summary = summarise(scores, report.grid, similarity.sign)
+    summary = summary.merge(gaps[_FAITHFULNESS], how="left", on=["method", "explainer"])
     table = method_table(summary, predictions)
     run.write_tables(scores=scores, summary=summary, table=table)
 

@@ -1,4 +1,4 @@
-"""From scores a person cannot read to the two tables that a person can: a row a metric, a row a method."""
+"""From scores a person cannot read to tables that a person can: a row a metric, a row a method."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xaibench.similarity.intervals import Interval, common_images, mean_interval
 from xaibench.similarity.metrics.table import METRICS, main_metric
 from xaibench.similarity.similarity_report import INDEPENDENT, PAIRINGS
 
-__all__ = ["method_table", "summarise"]
+__all__ = ["gap_table", "method_table", "summarise"]
 
 _NOTHING = Interval(float("nan"), float("nan"), float("nan"), 0)
 
@@ -83,6 +83,30 @@ def method_table(summary: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFra
     table = pd.DataFrame(rows).astype({"seeds": "Int64"})
     empty = [name for name in map(str, table) if name.endswith(" lift") and table[name].isna().all()]
     return table.drop(columns=[f"{name}{end}" for name in empty for end in ("", " low", " high")])
+
+
+def gap_table(faithfulness: pd.DataFrame) -> pd.DataFrame:
+    """One row an explainer and method, the teacher first: mean gap of pixel flipping with its 95% interval.
+
+    faithfulness  columns model, explainer, image, gap: `Run.faithfulness`
+
+    The teacher's interval is over images, a method's over seeds and images (`mean_interval`), all on the images on
+    which all models have a defined gap by this explainer. `n` counts the gaps that a mean rests on, `nan` the undefined
+    ones.
+    """
+    rows = []
+    for explainer, part in faithfulness.groupby("explainer", sort=False):
+        gaps = part.pivot(index="model", columns="image", values="gap")
+        common = common_images(gaps)
+        models = pd.Series(part["model"].unique())
+        methods = models.str.rpartition("/seed")[0].where(models.str.contains("/seed"), models)
+        for method, names in models.groupby(methods, sort=False):
+            own = gaps.loc[list(names)]
+            mean = mean_interval(own.loc[:, common])
+            row = {"explainer": explainer, "method": method, "seeds": len(own)}
+            undefined = own.size - int(own.count().sum())
+            rows.append(row | _columns("faithfulness", mean, "_") | {"n": mean.n, "nan": undefined})
+    return pd.DataFrame(rows)
 
 
 def _common(matched: pd.DataFrame) -> list[str]:

@@ -25,9 +25,11 @@ from xaibench.models.class_slice import unsliced
 from xaibench.models.copies import uncompiled
 from xaibench.models.description import Description, UndescribableError
 
-__all__ = ["architecture_hash", "attribution_key", "key_of", "logits_key", "model_key", "versions_of"]
+__all__ = ["architecture_hash", "attribution_key", "curve_key", "key_of", "logits_key", "model_key", "versions_of"]
 
 _log = logging.getLogger(__name__)
+
+_EXPLAINING = ("attribution", "models", "data")  # parts of the package that explanations run through
 
 
 def attribution_key(
@@ -53,15 +55,29 @@ def attribution_key(
         "attribution",
         model,
         inputs,
-        content_hash(torch.stack([target.label.cpu(), target.contrast.cpu()])),
+        _target(target),
         target.rule,
         f"{type(explainer).__module__}.{explainer!r}",
         files,
         repr(preprocessing),
         versions_of(*explainer.libraries),
-        _own_code(),
+        _own_code(*_EXPLAINING),
         check,
     )
+
+
+def curve_key(
+    model: str | None, inputs: str, target: Target, preprocessing: Preprocessing, order: Tensor, **options: Any
+) -> str | None:
+    """The key of what a model answers while its images' patches vanish in an order (N, cells).
+
+    options  of the flipping, as plain values; the other arguments as for `attribution_key`
+    """
+    if model is None:
+        return None
+    code = _own_code(*_EXPLAINING, "similarity")
+    asked = _target(target), content_hash(order), options
+    return _key("curve", model, inputs, *asked, repr(preprocessing), versions_of("torch"), code)
 
 
 def logits_key(model: str | None, inputs: str) -> str | None:
@@ -124,6 +140,10 @@ def architecture_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _target(target: Target) -> str:
+    return content_hash(torch.stack([target.label.cpu(), target.contrast.cpu()]))
+
+
 def _key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
 
@@ -136,9 +156,9 @@ def _version(library: str) -> str:
 
 
 @functools.cache
-def _own_code() -> str:
+def _own_code(*parts: str) -> str:
     digest, package = hashlib.sha256(), Path(__file__).parents[2]
-    parts = [path for part in ("attribution", "models", "data") for path in (package / part).rglob("*.py")]
-    for path in sorted([*parts, package / "precision.py"]):
+    files = [path for part in parts for path in (package / part).rglob("*.py")]
+    for path in sorted([*files, package / "precision.py"]):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Attributions kept on disk: a second look at the same thing makes no model call."""
+"""Attributions, and tensors computed beside them, kept on disk: a second look makes no model call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xaibench.validation import checked
 __all__ = ["AttributionStore", "default_store"]
 
 _ENTRY = re.compile(r"[0-9a-f]{40}\.safetensors")
-_LOGITS = "xaibench-logits-1"
+_TENSOR = "xaibench-tensor-1"
 
 _log = logging.getLogger(__name__)
 
@@ -70,13 +70,13 @@ class AttributionStore:
         """Keep an attribution under `key`."""
         self._keep(key, attribution.save)
 
-    def find_logits(self, key: str | None) -> Tensor | None:
-        """The logits (N, K) that are kept under `key`, if any."""
-        return self._find(key, lambda path: load_sealed(path, _LOGITS)[0]["logits"])
+    def find_tensor(self, key: str | None) -> Tensor | None:
+        """The tensor that is kept under `key`, if any."""
+        return self._find(key, lambda path: load_sealed(path, _TENSOR)[0]["values"])
 
-    def keep_logits(self, key: str | None, logits: Tensor) -> None:
-        """Keep a model's logits (N, K) under `key`."""
-        self._keep(key, lambda path: save_sealed(path, {"logits": logits}, {"format": _LOGITS}))
+    def keep_tensor(self, key: str | None, values: Tensor) -> None:
+        """Keep a tensor, such as a model's logits, under `key`."""
+        self._keep(key, lambda path: save_sealed(path, {"values": values}, {"format": _TENSOR}))
 
     def clear(self) -> None:
         """Remove everything that is kept."""
