@@ -160,7 +160,7 @@ def test_a_resnet_passes_with_errors_far_below_the_bounds(network: nn.Module, x,
     uncovered, difference, conservation, alone = LRP().validate(network, x, target, preprocessing)
     assert uncovered.value == 0
     assert 0 < difference.value < 3e-4
-    assert conservation.value < 1e-4
+    assert conservation.value < 1e-5
     assert alone.value < 1e-5
 
 
@@ -213,7 +213,7 @@ def test_these_networks_pass_with_errors_far_below_the_bounds(name: str, preproc
     uncovered, difference, conservation, alone = LRP().validate(model, x, question(model, x), preprocessing)
     assert uncovered.value == 0, uncovered.note
     assert difference.value < 1e-4
-    assert conservation.value < 2e-4
+    assert conservation.value < 1e-5
     assert alone.value < 1e-3
 
 
@@ -265,7 +265,7 @@ def test_a_resnet_without_canonizer_is_refused(network: nn.Module, x: Tensor, ta
         (
             lambda: tv.mobilenet_v2(num_classes=4),
             {"composite": "alpha2-beta1"},
-            "not valid: LRP conservation error is",
+            r"not valid: share of relevance without a taker is 0\.\d+, at most 0.001 passes .* use composite=epsilon-gamma",
         ),
     ],
 )
@@ -341,15 +341,8 @@ def test_a_vision_transformer_is_beyond_zennit_alone(preprocessing: Preprocessin
         explain_model(model, images, question(model, images), LRP(canonizer="sequential"), preprocessing)
 
 
-def test_without_biases_a_transformer_conserves_relevance_to_rounding(preprocessing: Preprocessing) -> None:
-    torch.manual_seed(0)
-    model = unsettled(tv.VisionTransformer(32, 8, 3, 4, 32, 64, num_classes=4)).double()
-    images = preprocessing(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)).double()
-    assert LRP().validate(model, images, question(model, images), preprocessing)[2].value < 1e-10
-
-
-def test_a_network_that_is_silent_without_biases_is_refused(x: Tensor, preprocessing: Preprocessing) -> None:
+def test_a_network_whose_logits_are_nothing_but_biases_has_no_map(x: Tensor, preprocessing: Preprocessing) -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 14 * 14, 4)).eval()
     nn.init.zeros_(model[-1].weight)
-    with pytest.raises(ExplanationError, match="LRP conservation error is nan"):
+    with pytest.raises(ExplanationError, match="all-zero maps is 5"):
         explain_model(model, x, question(model, x), LRP(), preprocessing)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xaibench.attribution.lrp.books import Books
 from xaibench.attribution.lrp.composites import Rules
 from xaibench.attribution.lrp.missing_rules import Trail
 from xaibench.attribution.lrp.mode import RelevanceMode
@@ -25,11 +26,13 @@ class Calls(nn.Module):
         return self.function(x, *self.parts)
 
 
-def relevance(function: Callable[..., Tensor], x: Tensor, upper: Tensor, *modules: nn.Module, bare: bool = False):
+def relevance(
+    function: Callable[..., Tensor], x: Tensor, upper: Tensor, *modules: nn.Module, books: Books | None = None
+):
     """(output, relevance at x) of a function whose output has the relevance `upper`."""
     model = Calls(function, *modules).double().eval().requires_grad_(False)
     x = x.clone().requires_grad_()
-    with RelevanceMode(RULES, bare).installed(model) as modified:
+    with RelevanceMode(RULES, books).installed(model) as modified:
         output = modified(x)
         return output.detach(), torch.autograd.grad(output, x, grad_outputs=upper)[0]
 
@@ -214,18 +217,62 @@ def test_a_batch_norm_that_stands_alone_follows_the_epsilon_rule() -> None:
     torch.testing.assert_close(got, slope * x.relu() / output * upper, rtol=1e-6, atol=1e-8)
 
 
-def test_constants_that_are_added_take_their_share_unless_bare() -> None:
+def test_constants_that_are_added_or_joined_take_their_share() -> None:
     token = numbers(1, 1, 6, seed=2)
 
     def embed(x: Tensor) -> Tensor:
         return torch.cat([token.expand(len(x), -1, -1), x], dim=1) + token
 
-    x, upper = numbers(2, 3, 6), numbers(2, 4, 6, seed=1)
-    got = relevance(embed, x, upper)[1]
+    x, upper, books = numbers(2, 3, 6), numbers(2, 4, 6, seed=1), Books(2)
+    got = relevance(embed, x, upper, books=books)[1]
     torch.testing.assert_close(got, x / (x + token) * upper[:, 1:], rtol=1e-6, atol=1e-8)
-    output, got = relevance(embed, x, upper, bare=True)
-    torch.testing.assert_close(output, torch.cat([torch.zeros(2, 1, 6), x], dim=1))
-    torch.testing.assert_close(got, upper[:, 1:])
+    added = token / (x + token) * upper[:, 1:]
+    wanted = (upper[:, 0] / 2).sum(1) + (upper[:, 0] / 2).sum(1) + added.sum((1, 2))
+    torch.testing.assert_close(books.absorbed["constant"], wanted, rtol=1e-6, atol=1e-8)
+
+
+NORM = nn.BatchNorm2d(3).requires_grad_(False)
+NORM.running_mean.fill_(0.3)
+LAYER_NORM = nn.LayerNorm(4).requires_grad_(False)
+LAYER_NORM.bias.copy_(torch.tensor([0.1, 0.2, -0.3, 0.4]))
+MULTI_HEAD = nn.MultiheadAttention(4, 2, batch_first=True).requires_grad_(False)
+MULTI_HEAD.in_proj_bias.fill_(0.2)
+MULTI_HEAD.out_proj.bias.fill_(-0.1)
+LATER = nn.MultiheadAttention(4, 2)
+LATER.load_state_dict(MULTI_HEAD.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("function", "modules", "kind"),
+    [
+        (lambda x: x + 0.5, (), "constant"),
+        (lambda x: 1.5 - x, (), "constant"),
+        (lambda x: torch.add(x, X[:1], alpha=2), (), "constant"),
+        (lambda x: torch.sub(X[:1], x, alpha=3), (), "constant"),
+        (lambda x: torch.cat([X[:1].expand_as(x), x], dim=1), (), "constant"),
+        (lambda x: torch.stack([x, X[:1].expand_as(x)], dim=2), (), "constant"),
+        (lambda x: F.pad(x, (1, 0, 0, 2), value=0.7), (), "constant"),
+        (lambda x: F.pad(x, (1, 0, 0, 2)).flip(3), (), "constant"),
+        (lambda x, norm: norm(F.relu(x)), (NORM,), "normalisation"),
+        (lambda x, norm: norm(x), (LAYER_NORM,), "normalisation"),
+        (lambda x, norm: norm(x).flatten(2).roll(1, 2), (LAYER_NORM,), "normalisation"),
+        (lambda x, linear: linear(x), (nn.Linear(4, 5),), "linear"),
+        (lambda x, conv: conv(x), (nn.Conv2d(3, 5, 2, bias=True),), "convolution"),
+        (lambda x, attention: _torchs(x.flatten(2).transpose(1, 2)[..., :2].repeat(1, 1, 2), attention),
+         (MULTI_HEAD,), "linear"),
+        (lambda x, attention: _torchs(x[:, 0].transpose(0, 1), attention).transpose(0, 1), (LATER,), "linear"),
+    ],
+)  # fmt: skip
+def test_the_books_balance(function: Callable[..., Tensor], modules: tuple[nn.Module, ...], kind: str) -> None:
+    books = Books(2)
+    with torch.no_grad():
+        shape = function(X, *(module.double() for module in modules)).shape
+    upper = numbers(*shape, seed=1)
+    got = relevance(function, X, upper, *modules, books=books)[1]
+    absorbed = books.absorbed
+    found = got.flatten(1).sum(1) + sum(absorbed.values())
+    torch.testing.assert_close(found, upper.flatten(1).sum(1), rtol=1e-10, atol=1e-10)
+    assert {name for name, amount in absorbed.items() if bool(amount.any())} - {"stabiliser"} == {kind}
 
 
 def test_zero_padding_belongs_to_the_convolution() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 from zennit.canonizers import Canonizer, SequentialMergeBatchNorm
 from zennit.composites import EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlus, EpsilonPlusFlat
 from zennit.core import Composite as ZennitComposite
-from zennit.rules import AlphaBeta, Flat, ZBox, ZPlus
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
-from xaibench.attribution.lrp.rules import ByZennit, Epsilon, Gamma, Rule
+from xaibench.attribution.lrp.rules import AlphaBeta, Box, Epsilon, Flat, Gamma, Rule
 
 __all__ = ["CANONIZERS", "COMPOSITES", "Composite", "Options", "Rules"]
 
@@ -37,6 +37,11 @@ class Options:
         """Where x (N, C, H, W) lies outside the bounds, but for rounding: bool, shaped as x."""
         slack = _BOX_SLACK * (self.high - self.low)
         return (x < self.low - slack) | (x > self.high + slack)
+
+    def noise(self, x: Tensor) -> Tensor:
+        """Other images than x: uniform noise between the bounds, always the same."""
+        uniform = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+        return self.low + uniform * (self.high - self.low)
 
 
 @dataclass(frozen=True)
@@ -79,22 +84,22 @@ def _epsilon_gamma_box(o: Options) -> Rules:
     return Rules(
         Gamma(o.gamma, o.stabilizer),
         Epsilon(o.epsilon),
-        box=lambda low, high: ByZennit(ZBox(low, high, o.stabilizer)),
+        box=lambda low, high: Box(low, high, o.stabilizer),
         bounds=(o.low, o.high),
         stabilizer=o.stabilizer,
     )
 
 
 def _epsilon_plus(o: Options) -> Rules:
-    return Rules(ByZennit(ZPlus(o.stabilizer)), Epsilon(o.epsilon), stabilizer=o.stabilizer)
+    return Rules(AlphaBeta(1, 0, o.stabilizer), Epsilon(o.epsilon), stabilizer=o.stabilizer)
 
 
 def _epsilon_plus_flat(o: Options) -> Rules:
-    return replace(_epsilon_plus(o), first=ByZennit(Flat(o.stabilizer)), first_kinds=("convolution", "linear"))
+    return replace(_epsilon_plus(o), first=Flat(o.stabilizer), first_kinds=("convolution", "linear"))
 
 
 def _alpha2_beta1(o: Options) -> Rules:
-    return Rules(ByZennit(AlphaBeta(2, 1, o.stabilizer)), Epsilon(o.epsilon), stabilizer=o.stabilizer)
+    return Rules(AlphaBeta(2, 1, o.stabilizer), Epsilon(o.epsilon), stabilizer=o.stabilizer)
 
 
 COMPOSITES: dict[str, Composite] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from xaibench.attribution.base import Maps, logits_of, reason
 from xaibench.attribution.checks import Check, at_most
-from xaibench.attribution.differentiation import alone_check, never_alone
+from xaibench.attribution.differentiation import alone_check
+from xaibench.attribution.lrp.books import KINDS
+from xaibench.attribution.lrp.canonised import Canonised, quiet
 from xaibench.attribution.lrp.composites import CANONIZERS, COMPOSITES, Options
-from xaibench.attribution.lrp.missing_rules import Coverage, Trail
-from xaibench.attribution.lrp.mode import RelevanceMode, shared_copy
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, unknown_name
@@ -27,7 +27,7 @@ __all__ = ["CANONIZERS", "COMPOSITES", "LRP"]
 
 OUTPUT_TOLERANCE = 1e-3
 CONSERVATION_TOLERANCE = 1e-3
-_TINY = 1e-30
+IMBALANCE_TOLERANCE = 1e-4
 
 # What torch, zennit or a network may raise where the rules do not fit it.
 _MISFIT = (RuntimeError, AttributeError, KeyError, TypeError, ValueError, IndexError, NotImplementedError)
@@ -88,22 +88,34 @@ class LRP:
         """Refuse inputs that the preprocessing cannot produce where the box rule is used."""
         if not COMPOSITES[self.composite].box:
             return
-        low, high = _bounds(preprocessing, x)
-        outside = self._options(low, high).outside(x)
+        options = self._options(preprocessing, x)
+        outside = options.outside(x)
         if bool(outside.any()):
             image, channel, row, column = outside.nonzero()[0].tolist()
+            low, high = (float(bound[0, channel]) for bound in (options.low, options.high))
             raise ExplanationError(
                 f"input {image} has the value {float(x[image, channel, row, column]):.4g} "
                 f"in channel {channel}, "
-                f"but pixels 0..255 give {float(low[0, channel]):.4g} to {float(high[0, channel]):.4g}: "
+                f"but pixels 0..255 give {low:.4g} to {high:.4g}: "
                 "make it with the model's own preprocessing"
             )
 
     def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
-        """Relevance (N, C, H, W) of one batch; references of the box rule: its bounds `low`, `high` (1, C, 1, 1)."""
-        low, high = _bounds(preprocessing, x)
-        _, relevance = self._propagate(model, x, target, low, high)
-        return Maps(relevance, {"low": low, "high": high} if COMPOSITES[self.composite].box else {})
+        """Relevance (N, C, H, W) of one batch; references of the box rule: its bounds `low`, `high` (1, C, 1, 1).
+
+        Measured for each image: `explained`, f = z_y - z_r of the canonised network, and with canonizer=auto
+
+        absorbed_...  what each of `books.KINDS` absorbs: sum R + all absorbed = f
+        imbalance     |sum R + all absorbed - f| / (|z_y| + |z_r| + sum |R| + sum |absorbed|): nothing but rounding
+        """
+        network = self._canonised(model, preprocessing, x)
+        bounds = {"low": network.options.low, "high": network.options.high}
+        relevance, measured = network.balanced(x, target)
+        if len(x) > 1 and "imbalance" in measured and not bool((measured["imbalance"] <= IMBALANCE_TOLERANCE).all()):
+            # Activations may have the images in another dimension than the first: then one at a time.
+            alone = [network.balanced(x[i : i + 1], target.take([i]))[1] for i in range(len(x))]
+            measured = {name: torch.cat([part[name] for part in alone]) for name in measured}
+        return Maps(relevance, bounds if COMPOSITES[self.composite].box else {}, measured)
 
     @contextmanager
     def modified(
@@ -117,27 +129,28 @@ class LRP:
 
         device  where the copy lies; None: where `model` does
         """
-        work = _quiet(copy.deepcopy(model)).to(device)
+        work = quiet(copy.deepcopy(model)).to(device)
         like = next(work.parameters(), torch.empty(0, device=device))
-        with self._context(work, *_bounds(preprocessing, like)) as canonised:
+        with self._canonised(work, preprocessing, like).context(work) as canonised:
             yield canonised
 
     def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
-        """Every operation has a rule, the canonised model computes the same, relevance is conserved.
+        """Every operation has a rule, the canonised model computes the same, no relevance is made or lost.
 
         operations without a rule   how many computations there are for which the composite has no rule and which
                                     would hand on the plain gradient, or that add what gradients do not reach
                                     (torch.no_grad, detach) although it depends on the image
         output difference           max |z_canonised - z_plain| / max |z_plain|
-        conservation error          with all biases and other added constants zeroed, the largest
-                                    |sum R - f| / max(|f|, median |f|) over the images, f = z_y - z_r of that
-                                    network; the median keeps nearly equal logits from dividing by nearly 0
+        conservation error          the largest imbalance, see `attribute`; with zennit's canonizers that of the
+                                    network with all biases zeroed, see `Canonised.error_without_biases`
+        relevance without a taker   the largest |absorbed_missing_sign| / (|f| + sum |absorbed|): where outputs have no
+                                    contributions of a sign that the rule uses
         change in a batch           |R alone - R in a batch| / |R| of the first image
         """
-        low, high = _bounds(preprocessing, x)
+        network = self._canonised(model, preprocessing, x)
         plain = logits_of(model, x)
         try:
-            canonised, uncovered = self._covered(model, x, low, high)
+            canonised, uncovered = network.covered(x)
             difference = float(
                 (canonised - plain).abs().max() / plain.abs().max().clamp(min=torch.finfo(plain.dtype).tiny)
             )
@@ -166,18 +179,44 @@ class LRP:
             ),
         ]
         try:
-            error_value = self._conservation_error(model, x, target, low, high)
-            note = "sum of relevance against the explained output, biases zeroed"
+            checks += self._conservation(network, x, target, preprocessing)
         except _MISFIT as error:
-            error_value, note = float("nan"), f"LRP cannot take this network: {reason(error)}"
-        checks.append(at_most("LRP conservation error", error_value, CONSERVATION_TOLERANCE, note))
+            note = f"LRP cannot take this network: {reason(error)}"
+            checks.append(at_most("LRP conservation error", float("nan"), CONSERVATION_TOLERANCE, note))
         if all(check.passed for check in checks):
-            checks.append(self._alone(model, x, target, low, high))
+            checks.append(_alone(network, x, target))
         return tuple(checks)
 
+    def _conservation(
+        self, network: Canonised, x: Tensor, target: Target, preprocessing: Preprocessing
+    ) -> Iterator[Check]:
+        if network.by_zennit:
+            error = network.error_without_biases(x, target)
+            note = "sum of relevance against the explained output, biases zeroed"
+            yield at_most("LRP conservation error", error, CONSERVATION_TOLERANCE, note)
+            return
+        measured = self.attribute(network.model, x, target, preprocessing, len(x)).measured
+        note = "sum of relevance and of what is absorbed against the explained output"
+        yield at_most("LRP conservation error", float(measured["imbalance"].max()), IMBALANCE_TOLERANCE, note)
+        lost = measured["absorbed_missing_sign"].abs()
+        if bool(lost.any()):
+            size = measured["explained"].abs() + sum(measured[f"absorbed_{kind}"].abs() for kind in KINDS)
+            note = "outputs without contributions of a sign that the rule uses, as in depthwise convolutions"
+            note += ": use composite=epsilon-gamma-box"
+            yield at_most(
+                "share of relevance without a taker", float((lost / size).max()), CONSERVATION_TOLERANCE, note
+            )
+
     def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
-        """Nothing beyond what `validate` measured: biases take up relevance, so maps have no exact sum."""
-        return (), ()
+        """The relevance of every map and what was absorbed on its way sum to the explained output, but for rounding.
+
+        Nothing with zennit's canonizers, which do not tell what is absorbed.
+        """
+        if "imbalance" not in measured:
+            return (), ()
+        worst = float(measured["imbalance"].max())
+        note = "largest |sum of relevance and of what is absorbed - explained output| of an image, relative"
+        return (at_most("imbalance of LRP's books", worst, IMBALANCE_TOLERANCE, note),), ()
 
     def in_words(self, measured: Mapping[str, Tensor]) -> str:
         """Nothing is measured."""
@@ -189,96 +228,16 @@ class LRP:
             return "explain this network with another method"
         return "zennit's rules are for nn.Module layers, use canonizer=auto"
 
-    def _options(self, low: Tensor, high: Tensor, bare: bool = False) -> Options:
-        # Stabilisers take relevance, biases do: without them it is conserved.
-        return Options(_TINY, self.gamma, low, high, _TINY) if bare else Options(self.epsilon, self.gamma, low, high)
+    def _options(self, preprocessing: Preprocessing, like: Tensor) -> Options:
+        low, high = (bound.to(like) for bound in preprocessing.bounds())
+        return Options(self.epsilon, self.gamma, low, high)
 
-    def _copy(self, model: nn.Module) -> nn.Module:
-        # zennit works on the values in place, our rules do not.
-        return _quiet(shared_copy(model) if self.canonizer == "auto" else copy.deepcopy(model))
-
-    def _context(
-        self, work: nn.Module, low: Tensor, high: Tensor, bare: bool = False
-    ) -> AbstractContextManager[nn.Module]:
-        """`work`, a copy of our own, within the block made to propagate relevance."""
-        composite, options = COMPOSITES[self.composite], self._options(low, high, bare)
-        if self.canonizer == "auto":
-            return RelevanceMode(composite.rules(options), bare).installed(work)
-        if bare:
-            for name, value in [*work.named_parameters(), *work.named_buffers()]:
-                if name.rpartition(".")[2] in ("bias", "running_mean"):
-                    value.detach().zero_()
-        context: AbstractContextManager[nn.Module] = composite.zennit(options, CANONIZERS[self.canonizer]()).context(
-            work
-        )
-        return context
-
-    def _propagate(
-        self, model: nn.Module, x: Tensor, target: Target, low: Tensor, high: Tensor, bare: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        x = x.detach().clone().requires_grad_()
-        with self._context(self._copy(model), low, high, bare) as canonised, torch.enable_grad():
-            logits = never_alone(canonised, x)
-            (relevance,) = torch.autograd.grad(logits, x, grad_outputs=_initial_relevance(logits.detach(), target))
-        return logits.detach(), relevance.detach()
-
-    def _covered(
-        self, model: nn.Module, x: Tensor, low: Tensor, high: Tensor
-    ) -> tuple[Tensor, Counter[tuple[str, str]]]:
-        work, composite, options = self._copy(model), COMPOSITES[self.composite], self._options(low, high)
-        mode = RelevanceMode(composite.rules(options))
-        if self.canonizer == "auto":
-            with mode.installed(work), torch.enable_grad():
-                trail = mode.trail = Trail(work)
-                logits = never_alone(work, x.detach().clone().requires_grad_())
-                missing = trail.missing_rules(logits)
-                constants, trail.constants = trail.constants, []
-                never_alone(work, _noise(x, low, high).requires_grad_())
-            return logits.detach(), missing + trail.changed_since(constants)
-        if composite.box:
-            with mode.installed(self._copy(model)) as read, torch.enable_grad():
-                read(x.detach().clone().requires_grad_())  # refuses what is no first convolution for the box rule
-        zennit = composite.zennit(options, CANONIZERS[self.canonizer]())
-        with zennit.context(work) as canonised, Coverage(canonised, zennit) as coverage:
-            logits = logits_of(canonised, x)
-        return logits, coverage.uncovered
-
-    def _alone(self, model: nn.Module, x: Tensor, target: Target, low: Tensor, high: Tensor) -> Check:
-        if len(x) == 1:
-            x, target = torch.cat([x, x.flip(3)]), target.take([0, 0])
-        beside = self._propagate(model, x, target, low, high)[1][:1]
-        alone = self._propagate(model, x[:1], target.take([0]), low, high)[1]
-        return alone_check("relevance", alone, beside)
-
-    def _conservation_error(self, model: nn.Module, x: Tensor, target: Target, low: Tensor, high: Tensor) -> float:
-        logits, relevance = self._propagate(model, x, target, low, high, bare=True)
-        wanted = target.select(logits.cpu().double())
-        scale = wanted.abs().clamp(min=float(wanted.abs().median()))
-        total = relevance.flatten(1).cpu().double().sum(dim=1)
-        return float(((total - wanted).abs() / scale).max())
+    def _canonised(self, model: nn.Module, preprocessing: Preprocessing, like: Tensor) -> Canonised:
+        return Canonised(model, self.composite, self.canonizer, self._options(preprocessing, like))
 
 
-def _quiet(model: nn.Module) -> nn.Module:
-    """`model` in evaluation mode, without gradients to its parameters, its activations not in place."""
-    for module in model.eval().requires_grad_(False).modules():
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]
-    return model
-
-
-def _bounds(preprocessing: Preprocessing, like: Tensor) -> tuple[Tensor, Tensor]:
-    low, high = preprocessing.bounds()
-    return low.to(like), high.to(like)
-
-
-def _noise(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Other images than x: uniform noise between the bounds, always the same."""
-    uniform = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
-    return low.to(x) + uniform * (high - low).to(x)
-
-
-def _initial_relevance(logits: Tensor, target: Target) -> Tensor:
-    """z_y at y, -z_r at r, 0 elsewhere: (N, K)."""
-    classes = torch.stack([target.label, target.contrast], dim=1).to(logits.device)
-    signs = logits.new_tensor([1.0, -1.0])
-    return torch.zeros_like(logits).scatter(1, classes, logits.gather(1, classes) * signs)
+def _alone(network: Canonised, x: Tensor, target: Target) -> Check:
+    if len(x) == 1:
+        x, target = torch.cat([x, x.flip(3)]), target.take([0, 0])
+    beside, alone = (network.relevance(x[:n], target.take(range(n)))[1] for n in (len(x), 1))
+    return alone_check("relevance", alone, beside[:1])

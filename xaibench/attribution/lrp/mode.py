@@ -36,9 +36,8 @@ class RelevanceMode(Propagation):
     identity      R_i = R_i: activations, multiplication by a constant, and a in a x gate, where the gate is the output
                   of a (hard) sigmoid and gets no relevance
 
-    Added constants (biases, class tokens, position embeddings) absorb their share of the relevance. With `bare` they
-    are left out, and an epsilon rule loses at most stabiliser sum_j |R_j| / (|y_j| + stabiliser): as the stabiliser
-    goes to 0, relevance is conserved up to rounding.
+    Added constants (biases, class tokens, position embeddings) absorb their share of the relevance, and stabilisers
+    theirs: `books.Books` says how much.
 
     Operations without a rule pass on their gradient. That is right for those that only move values;
     `missing_rules.Trail` counts the others if `trail` is set.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import grad as adjoints
 
+from xaibench.attribution.lrp.functions import Absorb, Pass, is_gate, varies
 from xaibench.attribution.lrp.propagation import Propagation
-from xaibench.attribution.lrp.rules import Pass, is_gate, varies
 
 __all__ = ["handler_of", "name_of"]
 
@@ -64,9 +65,7 @@ def _activation(lrp: Propagation, func: Any, input: Any, *args: Any, **kwargs: A
     if not varies(input) or any(map(varies, (*args, *kwargs.values()))):
         return NotImplemented
     name = func.__name__
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor):
-            lrp.constant(name_of(func), value)
+    lrp.note_constants(name_of(func), *(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)))
     inplace = name == name.rstrip("_") + "_" or kwargs.get("inplace") or any(value is True for value in args)
     return Pass.apply(input, lambda x: func(x.clone() if inplace else x, *args, **kwargs), name_of(func) in _GATES)
 
@@ -74,8 +73,12 @@ def _activation(lrp: Propagation, func: Any, input: Any, *args: Any, **kwargs: A
 def _sum(lrp: Propagation, func: Any, a: Any, b: Any, **kwargs: Any) -> Any:
     if not (varies(a) or varies(b)):
         return NotImplemented
-    a, b = (lrp.constant(name_of(func), value) for value in (a, b))
-    return lrp.affine(_SUMS[name_of(func)], a, b, **kwargs)
+    lrp.note_constants(name_of(func), a, b)
+    function = partial(_SUMS[name_of(func)], **kwargs)
+    if varies(a) and varies(b):
+        return lrp.affine(function, a, b)
+    constant = function(*(v.new_zeros(()) if varies(v) else v for v in (a, b)))
+    return lrp.affine(function, a, b, constant=constant, kind="constant")
 
 
 def _product(lrp: Propagation, func: Any, a: Any, b: Any) -> Any:
@@ -100,14 +103,19 @@ def _scaled(lrp: Propagation, function: Callable[..., Tensor], x: Tensor, consta
 
 
 def _pool(lrp: Propagation, func: Any, *args: Any, **kwargs: Any) -> Any:
-    return lrp.affine(func, *args, **kwargs)
+    return lrp.affine(partial(func, **kwargs), *args)
 
 
 def _join(lrp: Propagation, func: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
     if not any(map(varies, tensors)):
         return NotImplemented
-    tensors = [lrp.constant(name_of(func), value) for value in tensors]
-    return lrp.moved(func(tensors, *args, **kwargs), lambda *parts: func(parts, *args, **kwargs), *tensors)
+    lrp.note_constants(name_of(func), *tensors)
+
+    def join(*parts: Tensor) -> Tensor:
+        result: Tensor = func(parts, *args, **kwargs)
+        return result
+
+    return lrp.moved(lrp.joined(join(*tensors), join, *tensors), join, *tensors)
 
 
 def _move(lrp: Propagation, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -117,10 +125,13 @@ def _move(lrp: Propagation, func: Any, input: Tensor, *args: Any, **kwargs: Any)
 def _pad(
     lrp: Propagation, func: Any, input: Tensor, pad: Any, mode: str = "constant", value: float | None = None
 ) -> Any:
-    padded = lrp.moved(func(input, pad, mode, value), lambda part: func(part, pad, mode, value), input)
+    result = func(input, pad, mode, value)
+    if mode == "constant" and lrp.books is not None:
+        result = Absorb.apply(result, func(torch.zeros_like(input), pad, mode, 1.0), lrp.books)
+    result = lrp.moved(result, lambda part: func(part, pad, mode, value), input)
     if mode == "constant" and not value:
-        lrp.padded = padded, input, pad
-    return padded
+        lrp.padded = result, input, pad
+    return result
 
 
 def _convolution(
@@ -178,9 +189,13 @@ def _batch_norm(
         return NotImplemented
     if weight is None and bias is None and eps == 0:
         return input  # folded
-    if lrp.bare:
-        running_mean, bias = torch.zeros_like(running_mean), None
-    return lrp.affine(lambda x: func(x, running_mean, running_var, weight, bias, False, momentum, eps), input)
+
+    def normalised(x: Tensor) -> Tensor:
+        result: Tensor = func(x, running_mean, running_var, weight, bias, False, momentum, eps)
+        return result
+
+    shift = normalised(input.new_zeros(1, *input.shape[1:2], *[1] * (input.ndim - 2)))
+    return lrp.affine(normalised, input, constant=shift, kind="normalisation")
 
 
 def _layer_norm(
@@ -198,9 +213,9 @@ def _layer_norm(
         scale = (x.detach().var(dims, correction=0, keepdim=True) + eps).rsqrt()
         y = (x - x.mean(dims, keepdim=True)) * scale
         y = y if weight is None else y * weight
-        return y if bias is None or lrp.bare else y + bias
+        return y if bias is None else y + bias
 
-    return lrp.affine(normalised, input)
+    return lrp.affine(normalised, input, constant=bias, kind="normalisation")
 
 
 def _attention(lrp: Propagation, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any) -> Any:
@@ -229,11 +244,12 @@ def _multi_head_attention(
     if weight is None or query.ndim != 3 or not all(value is None or value is False for value in options):
         return NotImplemented
     biases: Any = (None, None, None) if bias is None else bias.chunk(3)
-    with lrp:
-        parts = [F.linear(x, w, b) for x, w, b in zip((query, key, value), weight.chunk(3), biases)]
-        q, k, v = (part.unflatten(2, (heads, -1)).permute(1, 2, 0, 3) for part in parts)  # (N, heads, L, width / heads)
-        mixed = F.scaled_dot_product_attention(q, k, v).permute(2, 0, 1, 3).flatten(2)
-        return F.linear(mixed, out_weight, out_bias), None
+    with lrp:  # images first: (L, N, width) -> (N, L, width) -> (N, heads, L, width / heads)
+        inputs = (tokens.transpose(0, 1) for tokens in (query, key, value))
+        parts = [F.linear(x, w, b) for x, w, b in zip(inputs, weight.chunk(3), biases)]
+        q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in parts)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return F.linear(mixed, out_weight, out_bias).transpose(0, 1), None
 
 
 _BY_FUNCTION: dict[Any, Callable[..., Any]] = {

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from xaibench.attribution.lrp.books import Books
 from xaibench.attribution.lrp.composites import Rules
+from xaibench.attribution.lrp.functions import Absorb, Enter, Leave, Ruled, varies
 from xaibench.attribution.lrp.missing_rules import Trail
-from xaibench.attribution.lrp.rules import Enter, Layer, Leave, Rule, Ruled, varies
+from xaibench.attribution.lrp.rules import Layer, Rule
 from xaibench.errors import ExplanationError
 
 __all__ = ["Propagation"]
@@ -20,15 +23,15 @@ class Propagation(TorchFunctionMode):
     """The state of one relevance pass, and the building blocks of which `operations` makes each operation's rule.
 
     rules   of the layers
-    bare    True: leave out biases and other added constants, so that relevance is conserved
+    books   where set, the backward pass enters what constants and stabilisers absorb
     trail   where set, notes which tensors are taken for constants; see `missing_rules.Trail`
     padded  the last zero padding: (result, what was padded, by how much); a convolution takes it over as its own
     """
 
-    def __init__(self, rules: Rules, bare: bool = False) -> None:
+    def __init__(self, rules: Rules, books: Books | None = None) -> None:
         super().__init__()
         self.rules = rules
-        self.bare = bare
+        self.books = books
         self.trail: Trail | None = None
         self.padded: tuple[Tensor, Tensor, Any] | None = None
         self._before_first = True
@@ -43,27 +46,34 @@ class Propagation(TorchFunctionMode):
         """The forward pass is over: let go of its tensors."""
         self._bounds, self.padded = {}, None
 
-    def affine(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """function(*args, **kwargs) with the epsilon rule; the function is affine in those `args` that vary."""
+    def affine(self, function: Callable[..., Any], *args: Any, constant: Tensor | None = None, kind: str = "") -> Any:
+        """function(*args) with the epsilon rule; the function is affine in those `args` that vary.
+
+        constant  what it gives where those are 0, None for 0; its share is of this `kind` of `books.KINDS`
+        """
         if not any(map(varies, args)):
             return NotImplemented
         entered = (Enter.apply(a) if varies(a) else a for a in args)
-        return Leave.apply(function(*entered, **kwargs), self.rules.stabilizer)
+        return Leave.apply(function(*entered), self.rules.stabilizer, constant, kind, self.books)
 
     def layer(self, kind: str, function: Any, adjoint: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
         """function(x, weight, bias) with the rule of its kind, "convolution" or "linear"; see `rules.Layer`."""
         if not varies(x) or varies(weight) or varies(bias):
             return NotImplemented
-        self.constant(kind, bias)
-        return Ruled.apply(x, Layer(function, adjoint, weight, None if self.bare else bias), self._rule(kind, x))
+        self.note_constants(kind, bias)
+        return Ruled.apply(x, Layer(kind, function, adjoint, weight, bias), self._rule(kind, x), self.books)
 
-    def constant(self, name: str, value: Any) -> Any:
-        """`value`, an addend in the function `name`: unchanged, but 0 where it is constant and `bare` is set."""
-        if varies(value) or value is None:
-            return value
-        if self.trail is not None:
-            self.trail.constant(value, name)
-        return value * 0 if self.bare else value
+    def joined(self, result: Tensor, join: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+        """`result` = join(*sources), for a `join` that puts values beside each other, of which some are constants."""
+        if self.books is None or all(map(varies, sources)):
+            return result
+        return Absorb.apply(result, join(*(torch.full_like(v, not varies(v)) for v in sources)), self.books)
+
+    def note_constants(self, name: str, *values: Any) -> None:
+        """Tell `trail` which of the operands of the function `name` are taken for constants."""
+        for value in values:
+            if self.trail is not None and not varies(value) and value is not None:
+                self.trail.constant(value, name)
 
     def moved(self, result: Tensor, move: Callable[..., Tensor], *sources: Tensor) -> Tensor:
         """`result` = move(*sources), for a `move` that only rearranges values: it rearranges the box bounds alike."""

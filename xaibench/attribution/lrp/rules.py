@@ -1,65 +1,84 @@
-"""LRP rules for single calls of linear and convolutional layers, and the autograd functions that apply them."""
+"""LRP rules for single calls of linear and convolutional layers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from zennit.core import BasicHook, stabilize
+from torch import Tensor
 
-__all__ = ["ByZennit", "Enter", "Epsilon", "Gamma", "Layer", "Leave", "Pass", "Rule", "Ruled", "is_gate", "varies"]
+from xaibench.attribution.lrp.books import total
 
-# Behind these a gate is still a gate.
-_MOVES = frozenset({"View", "UnsafeView", "Expand", "Squeeze", "Unsqueeze", "Transpose", "Permute", "Clone", "Alias"})
+__all__ = ["AlphaBeta", "Box", "Epsilon", "Flat", "Gamma", "Layer", "Rule", "Shares", "signed"]
 
 
-class Layer(nn.Module):
-    """One call z = f(x; W, b) of a linear or convolutional layer, as a module, which zennit's rules expect.
+class Layer(NamedTuple):
+    """One call z = f(x; W, b) of a linear or convolutional layer.
 
+    kind      "convolution" (channels in dimension 1) or "linear" (channels in the last one)
     function  (x, W, b) -> z
     adjoint   (u, x, W) -> gradient of <u, f(x; W, 0)> with respect to x
     """
 
-    def __init__(
-        self,
-        function: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-        adjoint: Callable[[Tensor, Tensor, Tensor], Tensor],
-        weight: Tensor,
-        bias: Tensor | None,
-    ) -> None:
-        super().__init__()
-        self.function = function
-        self.adjoint = adjoint
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    kind: str
+    function: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    adjoint: Callable[[Tensor, Tensor, Tensor], Tensor]
+    weight: Tensor
+    bias: Tensor | None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """f(x; W, b)."""
         return self.function(x, self.weight, self.bias)
 
+    def bias_share(self, share: Tensor, bias: Tensor | None) -> Tensor:
+        """sum_j b_j s_j over channels and places: (M,) float64, for s shaped as the output (M, ...)."""
+        if bias is None:
+            return share.new_zeros(len(share), dtype=torch.float64)
+        inner = (
+            share.flatten(2).sum(2) if self.kind == "convolution" else share.reshape(len(share), -1, len(bias)).sum(1)
+        )
+        return inner.double() @ bias.double()
+
+
+class Shares(NamedTuple):
+    """How a layer shares out the relevance of its output.
+
+    input     relevance of the input, shaped as it is
+    absorbed  kind (see `books.KINDS`) -> (M,), what gets no further; input and absorbed add up to the output's
+    """
+
+    input: Tensor
+    absorbed: dict[str, Tensor]
+
 
 class Rule(Protocol):
-    """Relevance of a layer's input."""
+    """Relevance of a layer's input and of its bias."""
 
-    def __call__(self, layer: Layer, x: Tensor, z: Tensor, upper: Tensor) -> Tensor:
-        """Relevance, shaped as `x`, of the call z = layer(x), whose output has the relevance `upper`."""
+    def __call__(self, layer: Layer, x: Tensor, z: Tensor, upper: Tensor) -> Shares:
+        """The shares in the call z = layer(x), whose output has the relevance `upper`."""
+
+
+def signed(stabilizer: float, z: Tensor) -> Tensor:
+    """-stabiliser where z < 0, else the stabiliser."""
+    return torch.where(z < 0, z.new_tensor(-stabilizer), z.new_tensor(stabilizer))
 
 
 @dataclass(frozen=True)
 class Epsilon:
-    """R_i = x_i sum_j w_ij R_j / (z_j + epsilon sign(z_j)): zennit's Epsilon, with the output that is known already.
+    """R_i = x_i sum_j w_ij R_j / (z_j + epsilon sign(z_j)), and b_j R_j / (z_j + epsilon sign(z_j)) for the bias.
 
     Source: Bach et al. 2015.
     """
 
     epsilon: float
 
-    def __call__(self, layer: Layer, x: Tensor, z: Tensor, upper: Tensor) -> Tensor:
-        return x * layer.adjoint(upper / stabilize(z, self.epsilon), x, layer.weight)
+    def __call__(self, layer: Layer, x: Tensor, z: Tensor, upper: Tensor) -> Shares:
+        added = signed(self.epsilon, z)
+        share = upper / (z + added)
+        absorbed = {layer.kind: layer.bias_share(share, layer.bias), "stabiliser": total(added * share)}
+        return Shares(x * layer.adjoint(share, x, layer.weight), absorbed)
 
 
 @dataclass(frozen=True)
@@ -73,7 +92,8 @@ class Gamma:
 
         R_i = (1 + gamma/2) x_i (W^T s)_i + gamma/2 |x_i| (|W|^T t)_i
 
-    which is x_i ((W + gamma W+)^T t)_i where x >= 0 and no z_j < 0 has relevance, as between two ReLUs.
+    which is x_i ((W + gamma W+)^T t)_i where x >= 0 and no z_j < 0 has relevance, as between two ReLUs. The bias is an
+    input of 1. An output z_j = 0 leaves its relevance to the stabiliser.
 
     Source: Montavon et al. 2019; Andeol et al. 2021 for inputs of both signs.
     """
@@ -81,108 +101,117 @@ class Gamma:
     gamma: float
     stabilizer: float
 
-    def __call__(self, layer: Layer, x: Tensor, z: Tensor, upper: Tensor) -> Tensor:
-        weight, half = layer.weight, self.gamma / 2
-        size = x.abs()
-        total = layer.function(size, weight.abs(), None if layer.bias is None else layer.bias.abs())
-        share = upper / torch.add(total.mul_(half), z.abs(), alpha=1 + half).add_(self.stabilizer)
-        share = share.masked_fill_(z == 0, 0.0)
-        signed = share * z.sign()
-        if torch.equal(share, signed) and torch.equal(size, x):
-            return x * layer.adjoint(share, x, weight + self.gamma * weight.clamp(min=0))
-        plain = x * layer.adjoint(signed, x, weight)
-        return (1 + half) * plain + half * size * layer.adjoint(share, x, weight.abs())
+    def __call__(self, layer: Layer, x: Tensor, z: Tensor, upper: Tensor) -> Shares:
+        weight, bias, half = layer.weight, layer.bias, self.gamma / 2
+        size, bias_size = x.abs(), None if bias is None else bias.abs()
+        denominator = layer.function(size, weight.abs(), bias_size).mul_(half)
+        share = upper / denominator.add_(z.abs(), alpha=1 + half).add_(self.stabilizer)
+        zero, lost = z == 0, upper.new_zeros(())
+        if bool(zero.any()):
+            lost = total(upper * zero)
+            share = share.masked_fill(zero, 0.0)
+        absorbed = {"stabiliser": self.stabilizer * total(share) + lost}
+        sided = share * z.sign()
+        if torch.equal(share, sided) and torch.equal(size, x):
+            absorbed[layer.kind] = layer.bias_share(share, None if bias is None else self._favoured(bias))
+            return Shares(x * layer.adjoint(share, x, self._favoured(weight)), absorbed)
+        plain, even = x * layer.adjoint(sided, x, weight), size * layer.adjoint(share, x, weight.abs())
+        plain_bias, even_bias = layer.bias_share(sided, bias), layer.bias_share(share, bias_size)
+        absorbed[layer.kind] = (1 + half) * plain_bias + half * even_bias
+        return Shares((1 + half) * plain + half * even, absorbed)
+
+    def _favoured(self, value: Tensor) -> Tensor:
+        return value + self.gamma * value.clamp(min=0)
 
 
 @dataclass(frozen=True)
-class ByZennit:
-    """A rule of zennit's as it is."""
+class AlphaBeta:
+    """R_i = sum_j (alpha p_ij / sum_i p_ij - beta n_ij / sum_i n_ij) R_j with alpha - beta = 1; alpha = 1: the z+ rule.
 
-    hook: BasicHook
+    p_ij and n_ij are the positive and negative parts of x_i w_ij and, for an input of 1, of b_j; the sums are
+    stabilised. Where an output has no contributions of a sign, its relevance of that sign goes to nobody.
 
-    def __call__(self, layer: Layer, x: Tensor, z: Tensor, upper: Tensor) -> Tensor:
-        hook = self.hook.copy()
-        hook.stored_tensors["input"] = (x,)
-        relevance: Tensor = hook.backward(layer, (x,), (upper,))[0]
-        return relevance
-
-
-class Enter(torch.autograd.Function):
-    """The identity, whose backward pass multiplies the gradient by x.
-
-    y = Leave(f(Enter(x))) has the epsilon rule: its backward pass gives R_i = x_i df/dx_i R / (y + stabiliser).
+    Source: Bach et al. 2015.
     """
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.view_as(x)
+    alpha: float
+    beta: float
+    stabilizer: float
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return x * gradient
+    def __call__(self, layer: Layer, x: Tensor, z: Tensor, upper: Tensor) -> Shares:
+        positive = self._of_sign(layer, x, self.alpha * upper, 1)
+        if not self.beta:
+            return positive
+        negative = self._of_sign(layer, x, -self.beta * upper, -1)
+        absorbed = {kind: amount + negative.absorbed[kind] for kind, amount in positive.absorbed.items()}
+        return Shares(positive.input + negative.input, absorbed)
 
-
-class Leave(torch.autograd.Function):
-    """The identity, whose backward pass divides relevance by y + stabiliser; see `Enter`."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, stabilizer: float) -> Tensor:
-        ctx.save_for_backward(y)
-        ctx.stabilizer = stabilizer
-        return y.view_as(y)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upper: Tensor) -> tuple[Tensor, None]:
-        (y,) = ctx.saved_tensors
-        return upper / stabilize(y, ctx.stabilizer), None
+    def _of_sign(self, layer: Layer, x: Tensor, upper: Tensor, sign: int) -> Shares:
+        pairs = [(_part(x, 1), _part(layer.weight, sign))]
+        if bool((x < 0).any()):
+            pairs.append((_part(x, -1), _part(layer.weight, -sign)))
+        bias = None if layer.bias is None else _part(layer.bias, sign)
+        return _in_proportion(layer, pairs, bias, upper, self.stabilizer, "missing_sign")
 
 
-class Pass(torch.autograd.Function):
-    """An elementwise function whose backward pass returns the relevance unchanged."""
+@dataclass(frozen=True)
+class Box:
+    """R_i = sum_j c_ij R_j / (sum_i c_ij + stabiliser), c_ij = (x_i - low_i) w+_ij + (x_i - high_i) w-_ij.
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor], gate: bool) -> Tensor:
-        ctx.gate = gate
-        return function(x)
+    Of z less what the bounds give, in which the bias cancels: it gets nothing.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upper: Tensor) -> tuple[Tensor, None, None]:
-        return upper, None, None
+    low, high  bounds of x, (1 or N, C, 1 or H, 1 or W)
 
+    Source: Montavon et al. 2017.
+    """
 
-class Ruled(torch.autograd.Function):
-    """A layer whose backward pass is an LRP rule."""
+    low: Tensor
+    high: Tensor
+    stabilizer: float
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Layer, rule: Rule) -> Tensor:
-        z = layer(x)
-        ctx.save_for_backward(x, z)
-        ctx.layer, ctx.rule = layer, rule
-        return z
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upper: Tensor) -> tuple[Tensor, None, None]:
-        x, z = ctx.saved_tensors
-        return ctx.rule(ctx.layer, x, z, upper), None, None
+    def __call__(self, layer: Layer, x: Tensor, z: Tensor, upper: Tensor) -> Shares:
+        pairs = [(x - self.low, _part(layer.weight, 1)), (x - self.high, _part(layer.weight, -1))]
+        return _in_proportion(layer, pairs, None, upper, self.stabilizer)
 
 
-def varies(value: Any) -> bool:
-    """True for a tensor that depends on the images."""
-    return isinstance(value, Tensor) and value.requires_grad
+@dataclass(frozen=True)
+class Flat:
+    """An output shares its relevance out in equal parts among the inputs that it reads; the bias gets nothing.
+
+    Source: Lapuschkin et al. 2019.
+    """
+
+    stabilizer: float
+
+    def __call__(self, layer: Layer, x: Tensor, z: Tensor, upper: Tensor) -> Shares:
+        ones = [(torch.ones_like(x), torch.ones_like(layer.weight))]
+        return _in_proportion(layer, ones, None, upper, self.stabilizer)
 
 
-def is_gate(value: Tensor) -> bool:
-    """True for the output of a (hard) sigmoid or softmax, also after reshaping."""
-    node = value.grad_fn
-    while node is not None:
-        name = type(node).__name__.rpartition("Backward")[0]
-        if getattr(node, "gate", False) or name == "Softmax":
-            return True
-        node = node.next_functions[0][0] if name in _MOVES else None
-    return False
+def _in_proportion(
+    layer: Layer,
+    pairs: list[tuple[Tensor, Tensor]],
+    bias: Tensor | None,
+    upper: Tensor,
+    stabilizer: float,
+    lost: str = "stabiliser",
+) -> Shares:
+    """In proportion to the contributions of inputs x_k by weights W_k, of all (x_k, W_k) in `pairs`, and of a bias.
+
+    lost  the kind that the stabiliser's share is
+    """
+    (first, weight), *others = pairs
+    z = layer.function(first, weight, bias)
+    for x, w in others:
+        z = z + layer.function(x, w, None)
+    added = signed(stabilizer, z)
+    share = upper / (z + added)
+    relevance = first * layer.adjoint(share, first, weight)
+    for x, w in others:
+        relevance = relevance + x * layer.adjoint(share, x, w)
+    return Shares(relevance, {layer.kind: layer.bias_share(share, bias), lost: total(added * share)})
+
+
+def _part(value: Tensor, sign: int) -> Tensor:
+    """The positive part of a tensor, or the negative one."""
+    return value.clamp(min=0) if sign > 0 else value.clamp(max=0)

@@ -1,0 +1,117 @@
+"""Relevance passes of a network: by our rules, or by zennit alone."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from xaibench.attribution.base import logits_of
+from xaibench.attribution.differentiation import never_alone
+from xaibench.attribution.lrp.books import Books
+from xaibench.attribution.lrp.composites import CANONIZERS, COMPOSITES, Options
+from xaibench.attribution.lrp.missing_rules import Coverage, Trail
+from xaibench.attribution.lrp.mode import RelevanceMode, shared_copy
+from xaibench.attribution.targets import Target
+
+__all__ = ["Canonised"]
+
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Canonised:
+    """A network with a composite and a canonizer, "auto" or one of zennit's; `model` itself is never changed."""
+
+    model: nn.Module
+    composite: str
+    canonizer: str
+    options: Options
+
+    @property
+    def by_zennit(self) -> bool:
+        """Whether zennit propagates, alone."""
+        return self.canonizer != "auto"
+
+    def copy(self) -> nn.Module:
+        """A copy to be worked on: zennit changes values in place, our rules do not, so that they share the memory."""
+        return quiet(copy.deepcopy(self.model) if self.by_zennit else shared_copy(self.model))
+
+    def context(self, work: nn.Module, books: Books | None = None) -> AbstractContextManager[nn.Module]:
+        """`work`, a copy, within the block made to propagate relevance and enter into `books` what it absorbs."""
+        composite = COMPOSITES[self.composite]
+        if not self.by_zennit:
+            return RelevanceMode(composite.rules(self.options), books).installed(work)
+        zennit = composite.zennit(self.options, CANONIZERS[self.canonizer]())
+        context: AbstractContextManager[nn.Module] = zennit.context(work)
+        return context
+
+    def relevance(self, x: Tensor, target: Target, books: Books | None = None) -> tuple[Tensor, Tensor]:
+        """Logits (N, K) and relevance (N, C, H, W) of images x."""
+        x = x.detach().clone().requires_grad_()
+        with self.context(self.copy(), books) as canonised, torch.enable_grad():
+            logits = never_alone(canonised, x)
+            (relevance,) = torch.autograd.grad(logits, x, grad_outputs=_initial_relevance(logits.detach(), target))
+        return logits.detach(), relevance.detach()
+
+    def balanced(self, x: Tensor, target: Target) -> tuple[Tensor, dict[str, Tensor]]:
+        """Relevance (N, C, H, W) of images x, and what `LRP.attribute` measures of each."""
+        books = Books(len(x))
+        logits, relevance = self.relevance(x, target, None if self.by_zennit else books)
+        if self.by_zennit:
+            return relevance, {"explained": target.select(logits.cpu().double())}
+        return relevance, books.balance(relevance, logits, target)
+
+    def covered(self, x: Tensor) -> tuple[Tensor, Counter[tuple[str, str]]]:
+        """Logits (N, K), and how often (operation, kind of module around it) has no rule."""
+        work, composite = self.copy(), COMPOSITES[self.composite]
+        mode = RelevanceMode(composite.rules(self.options))
+        if not self.by_zennit:
+            with mode.installed(work), torch.enable_grad():
+                trail = mode.trail = Trail(work)
+                logits = never_alone(work, x.detach().clone().requires_grad_())
+                missing = trail.missing_rules(logits)
+                constants, trail.constants = trail.constants, []
+                never_alone(work, self.options.noise(x).requires_grad_())
+            return logits.detach(), missing + trail.changed_since(constants)
+        if composite.box:
+            with mode.installed(self.copy()) as read, torch.enable_grad():
+                read(x.detach().clone().requires_grad_())  # refuses what is no first convolution for the box rule
+        zennit = composite.zennit(self.options, CANONIZERS[self.canonizer]())
+        with zennit.context(work) as canonised, Coverage(canonised, zennit) as coverage:
+            logits = logits_of(canonised, x)
+        return logits, coverage.uncovered
+
+    def error_without_biases(self, x: Tensor, target: Target) -> float:
+        """The largest |sum R - f| / max(|f|, median |f|) of an image in the network with all biases zeroed.
+
+        f = z_y - z_r; the median keeps nearly equal logits from dividing by nearly 0.
+        """
+        bare = replace(self, model=self.copy(), options=replace(self.options, epsilon=_TINY, stabilizer=_TINY))
+        for name, value in [*bare.model.named_parameters(), *bare.model.named_buffers()]:
+            if name.rpartition(".")[2] in ("bias", "running_mean"):
+                value.detach().zero_()
+        logits, relevance = bare.relevance(x, target)
+        wanted = target.select(logits.cpu().double())
+        scale = wanted.abs().clamp(min=float(wanted.abs().median()))
+        total = relevance.flatten(1).cpu().double().sum(dim=1)
+        return float(((total - wanted).abs() / scale).max())
+
+
+def quiet(model: nn.Module) -> nn.Module:
+    """`model` in evaluation mode, without gradients to its parameters, its activations not in place."""
+    for module in model.eval().requires_grad_(False).modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    return model
+
+
+def _initial_relevance(logits: Tensor, target: Target) -> Tensor:
+    """z_y at y, -z_r at r, 0 elsewhere: (N, K)."""
+    classes = torch.stack([target.label, target.contrast], dim=1).to(logits.device)
+    signs = logits.new_tensor([1.0, -1.0])
+    return torch.zeros_like(logits).scatter(1, classes, logits.gather(1, classes) * signs)
