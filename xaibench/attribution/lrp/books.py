@@ -9,18 +9,27 @@ from torch import Tensor
 
 from xaibench.attribution.targets import Target
 
-__all__ = ["KINDS", "Books", "total"]
+__all__ = ["KINDS", "Books", "in_words", "total"]
 
-KINDS = ("convolution", "linear", "normalisation", "constant", "stabiliser", "missing_sign")
+KINDS = ("convolution", "linear", "normalisation", "constant", "softmax", "stabiliser", "missing_sign")
 """What absorbs relevance:
 
 convolution, linear  biases of these layers, folded batch normalisations among them
 normalisation        shifts of layer normalisations and of batch normalisations that are not folded
 constant             whatever else is added or joined and does not depend on the image: class tokens, position
                      embeddings, padding
+softmax              the constant term of its Taylor expansion, where relevance passes through it
 stabiliser           what is added to denominators
 missing_sign         outputs without a contribution of the sign that the z+ and alpha-beta rules share out by
 """
+
+_PARTS = {
+    "biases": ("convolution", "linear", "normalisation"),
+    "constants": ("constant",),
+    "softmax": ("softmax",),
+    "stabilisers": ("stabiliser",),
+    "nobody": ("missing_sign",),
+}
 
 
 class Books:
@@ -74,6 +83,21 @@ class Books:
         imbalance = torch.where(defect == 0, defect, defect / size)
         lines = {f"absorbed_{kind}": amount for kind, amount in absorbed.items()}
         return {"explained": explained, **lines, "imbalance": imbalance}
+
+
+def in_words(measured: Mapping[str, Tensor]) -> str:
+    """What `Books.balance` says, in the median over the images, without parts below 0.5%.
+
+    >>> one = {f"absorbed_{kind}": torch.zeros(1) for kind in KINDS} | {"absorbed_linear": torch.tensor([3.0])}
+    >>> in_words(one | {"explained": torch.tensor([4.0])})
+    'the map accounts for 25% of z_y - z_r, biases for 75%'
+    """
+    explained = measured["explained"]
+    parts = {name: sum(measured[f"absorbed_{kind}"] for kind in kinds) / explained for name, kinds in _PARTS.items()}
+    own = 1 - torch.stack(list(parts.values())).sum(dim=0)
+    shares = {name: float(part.nanmedian()) for name, part in parts.items()}
+    absorbed = "".join(f", {name} for {share:.0%}" for name, share in shares.items() if not abs(share) < 0.005)
+    return f"the map accounts for {float(own.nanmedian()):.0%} of z_y - z_r{absorbed}"
 
 
 def total(value: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from xaibench.attribution.base import logits_of
 from xaibench.attribution.differentiation import never_alone
 from xaibench.attribution.lrp.books import Books
-from xaibench.attribution.lrp.composites import CANONIZERS, COMPOSITES, Options
+from xaibench.attribution.lrp.composites import CANONIZERS, COMPOSITES, Options, rules_of
 from xaibench.attribution.lrp.missing_rules import Coverage, Trail
 from xaibench.attribution.lrp.mode import RelevanceMode, shared_copy
 from xaibench.attribution.targets import Target
@@ -43,10 +43,9 @@ class Canonised:
 
     def context(self, work: nn.Module, books: Books | None = None) -> AbstractContextManager[nn.Module]:
         """`work`, a copy, within the block made to propagate relevance and enter into `books` what it absorbs."""
-        composite = COMPOSITES[self.composite]
         if not self.by_zennit:
-            return RelevanceMode(composite.rules(self.options), books).installed(work)
-        zennit = composite.zennit(self.options, CANONIZERS[self.canonizer]())
+            return RelevanceMode(rules_of(self.composite, self.options), books).installed(work)
+        zennit = COMPOSITES[self.composite].zennit(self.options, CANONIZERS[self.canonizer]())
         context: AbstractContextManager[nn.Module] = zennit.context(work)
         return context
 
@@ -69,7 +68,7 @@ class Canonised:
     def covered(self, x: Tensor) -> tuple[Tensor, Counter[tuple[str, str]]]:
         """Logits (N, K), and how often (operation, kind of module around it) has no rule."""
         work, composite = self.copy(), COMPOSITES[self.composite]
-        mode = RelevanceMode(composite.rules(self.options))
+        mode = RelevanceMode(rules_of(self.composite, self.options))
         if not self.by_zennit:
             with mode.installed(work), torch.enable_grad():
                 trail = mode.trail = Trail(work)

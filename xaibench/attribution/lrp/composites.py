@@ -14,7 +14,10 @@ from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
 from xaibench.attribution.lrp.rules import AlphaBeta, Box, Epsilon, Flat, Gamma, Rule
 
-__all__ = ["CANONIZERS", "COMPOSITES", "Composite", "Options", "Rules"]
+__all__ = ["ATTENTION", "CANONIZERS", "COMPOSITES", "Composite", "Options", "Rules", "rules_of"]
+
+ATTENTION = ("constant", "attnlrp")
+"""How relevance passes attention; see `LRP`."""
 
 _BOX_SLACK = 1e-4
 
@@ -25,6 +28,7 @@ class Options:
 
     low, high   (1, C, 1, 1), bounds of the network's input, on its device
     stabilizer  what is added to the size of every denominator but those of the epsilon rule
+    linear_gamma, attention  as in `LRP`
     """
 
     epsilon: float
@@ -32,6 +36,8 @@ class Options:
     low: Tensor
     high: Tensor
     stabilizer: float = 1e-6
+    linear_gamma: float = 0.0
+    attention: str = "constant"
 
     def outside(self, x: Tensor) -> Tensor:
         """Where x (N, C, H, W) lies outside the bounds, but for rounding: bool, shaped as x."""
@@ -49,6 +55,9 @@ class Rules:
     """The rules of one network.
 
     convolution, linear  of the layers of that kind
+    tokens               of linear layers that read several places, (N, ..., d) with more than two dimensions; None: as
+                         `linear`
+    attention            one of ATTENTION
     first                of the first layer that runs and is of a kind in `first_kinds`
     box                  of the first convolution, from bounds (low, high) of what it reads
     bounds               (low, high) of the images, for `box`
@@ -57,6 +66,8 @@ class Rules:
 
     convolution: Rule
     linear: Rule
+    tokens: Rule | None = None
+    attention: str = "constant"
     first: Rule | None = None
     first_kinds: tuple[str, ...] = ()
     box: Callable[[Tensor, Tensor], Rule] | None = None
@@ -119,6 +130,13 @@ COMPOSITES: dict[str, Composite] = {
         _alpha2_beta1, lambda o, c: EpsilonAlpha2Beta1(epsilon=o.epsilon, stabilizer=o.stabilizer, canonizers=c)
     ),
 }
+
+
+def rules_of(composite: str, options: Options) -> Rules:
+    """Our rules of a composite, by name."""
+    tokens = Gamma(options.linear_gamma, options.stabilizer) if options.linear_gamma else None
+    return replace(COMPOSITES[composite].rules(options), tokens=tokens, attention=options.attention)
+
 
 CANONIZERS: dict[str, Callable[[], list[Canonizer]]] = {
     "none": list,

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from xaibench.attribution.base import Maps, logits_of, reason
 from xaibench.attribution.checks import Check, at_most
 from xaibench.attribution.differentiation import alone_check
-from xaibench.attribution.lrp.books import KINDS
+from xaibench.attribution.lrp.books import KINDS, in_words
 from xaibench.attribution.lrp.canonised import Canonised, quiet
-from xaibench.attribution.lrp.composites import CANONIZERS, COMPOSITES, Options
+from xaibench.attribution.lrp.composites import ATTENTION, CANONIZERS, COMPOSITES, Options
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, unknown_name
@@ -50,12 +50,16 @@ class LRP:
 
     gamma      how much positive weights are favoured, >= 0; of epsilon-gamma-box alone
     epsilon    stabiliser of the linear layers, > 0
+    attention  "constant": its weights are held constant (CP-LRP). "attnlrp": relevance also passes through softmax, by
+               a Taylor expansion, to queries and keys; a product of two signals gives half to each (AttnLRP)
+    linear_gamma  gamma rule, with this gamma, in linear layers that read several places (tokens, not the head's);
+               0: epsilon rule
     canonizer  "auto": batch normalisation is folded into the layer before it, and operations are given their rules
                wherever they are called from (see `RelevanceMode`): residual sums, gates, layer normalisation,
                attention. A name of CANONIZERS: zennit alone, with its canonizer and its rules for modules
 
     Source: Bach et al. 2015; Montavon et al. 2019 (gamma, composites); Ali et al. 2022 (attention weights and 1/sigma
-    held constant); defaults as in arXiv 2601.05913.
+    held constant); Achtibat et al. 2024, arXiv 2402.05602 (AttnLRP); defaults as in arXiv 2601.05913.
     """
 
     name: ClassVar[str] = "lrp"
@@ -66,6 +70,8 @@ class LRP:
     gamma: float = 1.0
     epsilon: float = 1e-6
     canonizer: str = "auto"
+    attention: str = "constant"
+    linear_gamma: float = 0.0
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -73,8 +79,11 @@ class LRP:
             raise unknown_name("LRP composite", self.composite, COMPOSITES)
         if self.canonizer != "auto" and self.canonizer not in CANONIZERS:
             raise unknown_name("canonizer", self.canonizer, ["auto", *CANONIZERS])
-        if not 0 <= self.gamma < float("inf"):
-            raise ConfigError(f"gamma must be a finite number >= 0, got {self.gamma}")
+        if self.attention not in ATTENTION:
+            raise unknown_name("attention", self.attention, ATTENTION)
+        for name in ("gamma", "linear_gamma"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} must be a finite number >= 0, got {getattr(self, name)}")
         if not 0 < self.epsilon < float("inf"):
             raise ConfigError(f"epsilon must be a finite number > 0, got {self.epsilon}")
         if self.gamma != type(self).gamma and not COMPOSITES[self.composite].gamma:
@@ -83,6 +92,12 @@ class LRP:
                 f"composite '{self.composite}' has no gamma rule, got gamma={self.gamma}: "
                 f"leave gamma out, or use {users}"
             )
+        for name in ("attention", "linear_gamma"):
+            if self.canonizer != "auto" and getattr(self, name) != getattr(type(self), name):
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} needs canonizer=auto, got canonizer={self.canonizer}: "
+                    f"leave out {name} or canonizer"
+                )
 
     def check_input(self, x: Tensor, preprocessing: Preprocessing) -> None:
         """Refuse inputs that the preprocessing cannot produce where the box rule is used."""
@@ -219,8 +234,8 @@ class LRP:
         return (at_most("imbalance of LRP's books", worst, IMBALANCE_TOLERANCE, note),), ()
 
     def in_words(self, measured: Mapping[str, Tensor]) -> str:
-        """Nothing is measured."""
-        return ""
+        """How much of z_y - z_r the map accounts for, and how much biases, constants and stabilisers absorb."""
+        return in_words(measured) if "imbalance" in measured else ""
 
     @property
     def _remedy(self) -> str:
@@ -230,7 +245,7 @@ class LRP:
 
     def _options(self, preprocessing: Preprocessing, like: Tensor) -> Options:
         low, high = (bound.to(like) for bound in preprocessing.bounds())
-        return Options(self.epsilon, self.gamma, low, high)
+        return Options(self.epsilon, self.gamma, low, high, linear_gamma=self.linear_gamma, attention=self.attention)
 
     def _canonised(self, model: nn.Module, preprocessing: Preprocessing, like: Tensor) -> Canonised:
         return Canonised(model, self.composite, self.canonizer, self._options(preprocessing, like))

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from xaibench.attribution.lrp.books import Books, total
 from xaibench.attribution.lrp.rules import Layer, Rule, signed
 
-__all__ = ["Absorb", "Enter", "Leave", "Pass", "Ruled", "is_gate", "varies"]
+__all__ = ["Absorb", "Enter", "Leave", "Pass", "Ruled", "TaylorSoftmax", "is_gate", "varies"]
 
 # Behind these a gate is still a gate.
 _MOVES = frozenset({"View", "UnsafeView", "Expand", "Squeeze", "Unsqueeze", "Transpose", "Permute", "Clone", "Alias"})
@@ -78,6 +78,31 @@ class Absorb(torch.autograd.Function):
         (constant,) = ctx.saved_tensors
         ctx.books.enter({"constant": total(constant * upper)})
         return upper, None, None
+
+
+class TaylorSoftmax(torch.autograd.Function):
+    """s = softmax(x) with R_i = x_i (R_i - s_i sum_j R_j): its first-order Taylor expansion around x itself.
+
+    The expansion's constant term s_j (1 - x_j + <s, x>) takes R_j times that over s_j, entered as "softmax".
+
+    Source: Achtibat et al. 2024, arXiv 2402.05602, proposition 3.1.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int, books: Books | None) -> Tensor:
+        s = x.softmax(dim)
+        ctx.save_for_backward(x, s)
+        ctx.dim, ctx.books = dim, books
+        return s
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upper: Tensor) -> tuple[Tensor, None, None]:
+        x, s = ctx.saved_tensors
+        if ctx.books is not None:
+            constant = 1 - x + (s * x).sum(ctx.dim, keepdim=True)
+            ctx.books.enter({"softmax": total(constant * upper)})
+        return x * (upper - s * upper.sum(ctx.dim, keepdim=True)), None, None
 
 
 class Pass(torch.autograd.Function):

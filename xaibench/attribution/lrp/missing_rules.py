@@ -21,7 +21,16 @@ _FREE_NODES = frozenset(
         *("Squeeze", "Unsqueeze", "Slice", "Select", "Split", "SplitWithSizes", "Unbind", "Index", "IndexSelect"),
         *("Cat", "Stack", "Roll", "Flip", "Unfold", "Im2Col", "PixelShuffle", "PixelUnshuffle", "ToCopy"),
         *("ConstantPadNd", "ReflectionPad2D", "ReplicationPad2D", "MaxPool2DWithIndices", "MaxPool3DWithIndices"),
-        *("AdaptiveMaxPool2D", "AdaptiveMaxPool3D", "AccumulateGrad", "Pass", "Ruled", "Enter", "Absorb"),
+        *(
+            "AdaptiveMaxPool2D",
+            "AdaptiveMaxPool3D",
+            "AccumulateGrad",
+            "Pass",
+            "Ruled",
+            "Enter",
+            "Absorb",
+            "TaylorSoftmax",
+        ),
     }
 )
 

@@ -36,6 +36,9 @@ class RelevanceMode(Propagation):
     identity      R_i = R_i: activations, multiplication by a constant, and a in a x gate, where the gate is the output
                   of a (hard) sigmoid and gets no relevance
 
+    With attention "attnlrp" weights are not held constant: relevance passes the softmax by `TaylorSoftmax`, and
+    a matrix product of two signals hands half of what the epsilon rule gives to each.
+
     Added constants (biases, class tokens, position embeddings) absorb their share of the relevance, and stabilisers
     theirs: `books.Books` says how much.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import grad as adjoints
 
-from xaibench.attribution.lrp.functions import Absorb, Pass, is_gate, varies
+from xaibench.attribution.lrp.functions import Absorb, Pass, TaylorSoftmax, is_gate, varies
 from xaibench.attribution.lrp.propagation import Propagation
 
 __all__ = ["handler_of", "name_of"]
@@ -83,6 +83,8 @@ def _sum(lrp: Propagation, func: Any, a: Any, b: Any, **kwargs: Any) -> Any:
 
 def _product(lrp: Propagation, func: Any, a: Any, b: Any) -> Any:
     function = _PRODUCTS[name_of(func)]
+    if varies(a) and varies(b) and function is torch.matmul and lrp.rules.attention == "attnlrp":
+        return lrp.affine(lambda a, b: (a @ b.detach() + a.detach() @ b) / 2, a, b)  # uniform rule: half to each
     if varies(a) and varies(b):
         a, b = (value.detach() if is_gate(value) else value for value in (a, b))
     if varies(a) == varies(b):
@@ -218,8 +220,36 @@ def _layer_norm(
     return lrp.affine(normalised, input, constant=bias, kind="normalisation")
 
 
+def _softmax(lrp: Propagation, func: Any, input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -> Any:
+    if lrp.rules.attention == "constant" or not varies(input) or dim is None or args or kwargs.get("dtype") is not None:
+        return NotImplemented
+    return TaylorSoftmax.apply(input, dim, lrp.books)
+
+
 def _attention(lrp: Propagation, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any) -> Any:
-    return lrp.affine(lambda v: func(query.detach(), key.detach(), v, *args, **kw), value)
+    if lrp.rules.attention == "constant":
+        return lrp.affine(lambda v: func(query.detach(), key.detach(), v, *args, **kw), value)
+    return _explicit_attention(lrp, query, key, value, *args, **kw)
+
+
+def _explicit_attention(
+    lrp: Propagation,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    finite = attn_mask is None or (attn_mask.is_floating_point() and bool(attn_mask.isfinite().all()))
+    if dropout_p or is_causal or enable_gqa or not finite:
+        return NotImplemented
+    with lrp:
+        scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        return (scores if attn_mask is None else scores + attn_mask).softmax(-1) @ value
 
 
 def _multi_head_attention(
@@ -269,4 +299,5 @@ _BY_NAME: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(_MOVES, _move),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     "linear": _linear,
+    "softmax": _softmax,
 }

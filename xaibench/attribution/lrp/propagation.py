@@ -95,4 +95,6 @@ class Propagation(TorchFunctionMode):
         if self._before_first and self.rules.first is not None and kind in self.rules.first_kinds:
             self._before_first = False
             return self.rules.first
-        return self.rules.linear if kind == "linear" else self.rules.convolution
+        if kind == "convolution":
+            return self.rules.convolution
+        return self.rules.tokens if self.rules.tokens is not None and x.ndim > 2 else self.rules.linear
