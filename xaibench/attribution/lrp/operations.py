@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import grad as adjoints
 
-from xaibench.attribution.lrp.functions import Absorb, Pass, TaylorSoftmax, is_gate, varies
+from xaibench.attribution.lrp.attention import multi_head_attention, scaled_dot_product_attention, softmax
+from xaibench.attribution.lrp.functions import Absorb, Pass, is_gate, varies
 from xaibench.attribution.lrp.propagation import Propagation
 
 __all__ = ["handler_of", "name_of"]
@@ -220,74 +221,12 @@ def _layer_norm(
     return lrp.affine(normalised, input, constant=bias, kind="normalisation")
 
 
-def _softmax(lrp: Propagation, func: Any, input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -> Any:
-    if lrp.rules.attention == "constant" or not varies(input) or dim is None or args or kwargs.get("dtype") is not None:
-        return NotImplemented
-    return TaylorSoftmax.apply(input, dim, lrp.books)
-
-
-def _attention(lrp: Propagation, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any) -> Any:
-    if lrp.rules.attention == "constant":
-        return lrp.affine(lambda v: func(query.detach(), key.detach(), v, *args, **kw), value)
-    return _explicit_attention(lrp, query, key, value, *args, **kw)
-
-
-def _explicit_attention(
-    lrp: Propagation,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Any:
-    finite = attn_mask is None or (attn_mask.is_floating_point() and bool(attn_mask.isfinite().all()))
-    if dropout_p or is_causal or enable_gqa or not finite:
-        return NotImplemented
-    with lrp:
-        scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-        return (scores if attn_mask is None else scores + attn_mask).softmax(-1) @ value
-
-
-def _multi_head_attention(
-    lrp: Propagation,
-    func: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    width: int,
-    heads: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    bias_k: Any,
-    bias_v: Any,
-    zeros: bool,
-    dropout: float,
-    out_weight: Tensor,
-    out_bias: Tensor | None,
-    **kwargs: Any,
-) -> Any:
-    options = (bias_k, bias_v, zeros, *(value for key, value in kwargs.items() if key != "average_attn_weights"))
-    if weight is None or query.ndim != 3 or not all(value is None or value is False for value in options):
-        return NotImplemented
-    biases: Any = (None, None, None) if bias is None else bias.chunk(3)
-    with lrp:  # images first: (L, N, width) -> (N, L, width) -> (N, heads, L, width / heads)
-        inputs = (tokens.transpose(0, 1) for tokens in (query, key, value))
-        parts = [F.linear(x, w, b) for x, w, b in zip(inputs, weight.chunk(3), biases)]
-        q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in parts)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return F.linear(mixed, out_weight, out_bias).transpose(0, 1), None
-
-
 _BY_FUNCTION: dict[Any, Callable[..., Any]] = {
     F.batch_norm: _batch_norm,
     F.layer_norm: _layer_norm,
-    F.multi_head_attention_forward: _multi_head_attention,
+    F.multi_head_attention_forward: multi_head_attention,
     F.pad: _pad,
-    F.scaled_dot_product_attention: _attention,
+    F.scaled_dot_product_attention: scaled_dot_product_attention,
 }
 _BY_NAME: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(_ACTIVATIONS, _activation),
@@ -299,5 +238,5 @@ _BY_NAME: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(_MOVES, _move),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     "linear": _linear,
-    "softmax": _softmax,
+    "softmax": softmax,
 }

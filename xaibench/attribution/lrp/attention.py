@@ -1,0 +1,81 @@
+"""How relevance passes attention: with its weights held constant, or through them (AttnLRP, arXiv 2402.05602)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from xaibench.attribution.lrp.functions import TaylorSoftmax, varies
+from xaibench.attribution.lrp.propagation import Propagation
+
+__all__ = ["multi_head_attention", "scaled_dot_product_attention", "softmax"]
+
+
+def softmax(lrp: Propagation, func: Any, input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -> Any:
+    """With its constant weights attention needs no rule for the softmax; AttnLRP has one, `TaylorSoftmax`."""
+    if lrp.rules.attention == "constant" or not varies(input) or dim is None or args or kwargs.get("dtype") is not None:
+        return NotImplemented
+    return TaylorSoftmax.apply(input, dim, lrp.books)
+
+
+def scaled_dot_product_attention(
+    lrp: Propagation, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any
+) -> Any:
+    """Epsilon rule of A v, linear in v, where the weights A are held constant; else each step has its rule."""
+    if lrp.rules.attention == "constant":
+        return lrp.affine(lambda v: func(query.detach(), key.detach(), v, *args, **kw), value)
+    return _explicit_attention(lrp, query, key, value, *args, **kw)
+
+
+def _explicit_attention(
+    lrp: Propagation,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    # Masks with -inf are left out: the sum of scores and mask has no epsilon rule there.
+    finite = attn_mask is None or (attn_mask.is_floating_point() and bool(attn_mask.isfinite().all()))
+    if dropout_p or is_causal or enable_gqa or not finite:
+        return NotImplemented
+    with lrp:
+        scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        return (scores if attn_mask is None else scores + attn_mask).softmax(-1) @ value
+
+
+def multi_head_attention(
+    lrp: Propagation,
+    func: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    width: int,
+    heads: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    bias_k: Any,
+    bias_v: Any,
+    zeros: bool,
+    dropout: float,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
+    **kwargs: Any,
+) -> Any:
+    """By layers, products and softmax, each with its rule. Weights are not returned."""
+    options = (bias_k, bias_v, zeros, *(value for key, value in kwargs.items() if key != "average_attn_weights"))
+    if weight is None or query.ndim != 3 or not all(value is None or value is False for value in options):
+        return NotImplemented
+    biases: Any = (None, None, None) if bias is None else bias.chunk(3)
+    with lrp:  # images first: (L, N, width) -> (N, L, width) -> (N, heads, L, width / heads)
+        inputs = (tokens.transpose(0, 1) for tokens in (query, key, value))
+        parts = [F.linear(x, w, b) for x, w, b in zip(inputs, weight.chunk(3), biases)]
+        q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in parts)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return F.linear(mixed, out_weight, out_bias).transpose(0, 1), None
