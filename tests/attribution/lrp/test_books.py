@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tests.attribution.lrp.test_gate import SUPPORTED, question, unsettled
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.lrp import rules
-from xaibench.attribution.lrp.books import KINDS, Books
+from xaibench.attribution.lrp.books import KINDS, Books, in_words
 from xaibench.attribution.lrp.composites import COMPOSITES
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target
@@ -208,6 +208,7 @@ def test_an_explanation_holds_the_books(network, x: Tensor, target: Target, prep
     measured = attribution.measured
     assert set(measured) == {"explained", *ABSORBED, "imbalance"}
     assert all(value.shape == (5,) and value.dtype == torch.float64 for value in measured.values())
+    assert attribution.in_words().startswith("the map accounts for ")
     assert "imbalance of LRP's books" in [check.name for check in attribution.validity.checks]
     whole = LRP().attribute(network, x, target, preprocessing, 8).measured
     for line in ("explained", *ABSORBED):
@@ -217,6 +218,7 @@ def test_an_explanation_holds_the_books(network, x: Tensor, target: Target, prep
 def test_zennit_alone_tells_only_what_is_explained(network, x: Tensor, target: Target, preprocessing) -> None:
     attribution = explain_model(network, x, target, LRP(canonizer="resnet"), preprocessing)
     assert list(attribution.measured) == ["explained"]
+    assert attribution.in_words() == ""
     with torch.no_grad():
         wanted = target.select(network(x)).double()
     torch.testing.assert_close(attribution.measured["explained"], wanted, rtol=1e-3, atol=1e-4)
@@ -257,6 +259,17 @@ def test_the_images_may_lie_in_another_dimension(count: int, preprocessing: Prep
     got, wanted = (explain_model(m, x, target, LRP(), preprocessing).measured for m in (model, twin))
     for line in ("explained", *ABSORBED):
         torch.testing.assert_close(got[line], wanted[line], rtol=1e-4, atol=1e-5)
+
+
+def test_words_say_which_part_is_whose() -> None:
+    books = {line: torch.zeros(3) for line in ABSORBED} | {"explained": torch.tensor([2.0, -4.0, 5.0])}
+    books["absorbed_convolution"], books["absorbed_linear"] = (
+        torch.tensor([1.0, -3.0, 5.0]),
+        torch.tensor([0.5, 0.0, 0.0]),
+    )
+    assert in_words(books) == "the map accounts for 25% of z_y - z_r, biases for 75%"
+    books["absorbed_constant"] = torch.tensor([0.51, -1.01, 0.01])
+    assert in_words(books) == "the map accounts for 0% of z_y - z_r, biases for 75%, constants for 25%"
 
 
 def test_books_of_one_image_take_all_rows() -> None:

@@ -95,9 +95,9 @@ def in_words(measured: Mapping[str, Tensor]) -> str:
     explained = measured["explained"]
     parts = {name: sum(measured[f"absorbed_{kind}"] for kind in kinds) / explained for name, kinds in _PARTS.items()}
     own = 1 - torch.stack(list(parts.values())).sum(dim=0)
-    shares = {name: float(part.nanmedian()) for name, part in parts.items()}
-    absorbed = "".join(f", {name} for {share:.0%}" for name, share in shares.items() if not abs(share) < 0.005)
-    return f"the map accounts for {float(own.nanmedian()):.0%} of z_y - z_r{absorbed}"
+    shares = {name: 100 * float(part.nanmedian()) for name, part in parts.items()}
+    absorbed = "".join(f", {name} for {share:.0f}%" for name, share in shares.items() if not abs(share) < 0.5)
+    return f"the map accounts for {100 * float(own.nanmedian()):.0f}% of z_y - z_r{absorbed}".replace("-0%", "0%")
 
 
 def total(value: Tensor) -> Tensor:
