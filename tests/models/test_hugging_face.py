@@ -88,14 +88,14 @@ def test_a_pair_has_layers_by_the_models_own_names_and_leaves_them_as_they_were(
 
 
 def swin() -> nn.Module:
-    """8x8 tokens in windows of 4x4, then 4x4; its stages return tuples."""
-    sizes = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "patch_size": 2}
+    """Stages of 4x4, 2x2 and 2x2 tokens, which return tuples."""
+    sizes = {"embed_dim": 8, "depths": [1, 1, 1], "num_heads": [2, 2, 2], "window_size": 2, "patch_size": 2}
     return transformers.SwinForImageClassification(transformers.SwinConfig(image_size=16, num_labels=3, **sizes))
 
 
 def deit() -> nn.Module:
     """A class token and a distillation token before the patches."""
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
     config = transformers.DeiTConfig(image_size=16, patch_size=4, num_labels=3, **sizes)
     return transformers.DeiTForImageClassificationWithTeacher(config)
 

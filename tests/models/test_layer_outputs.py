@@ -33,6 +33,11 @@ class Twins(nn.Module):
         return x, x
 
 
+class Named(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"maps": x}
+
+
 def test_outputs_are_those_of_the_layers(net: nn.Sequential) -> None:
     x = torch.randn(5, 3)
     with tapped(net, ["0", "1.0", "0"]) as outputs:
@@ -92,8 +97,8 @@ def test_an_unknown_layer_has_a_suggestion_and_leaves_no_hook(net: nn.Sequential
 
 
 def test_a_layer_without_a_tensor_is_refused() -> None:
-    net = nn.Sequential(Twins())
-    with pytest.raises(ModelError, match="layer '0' returns a tuple, not a tensor"), tapped(net, ["0"]):
+    net = nn.Sequential(Named())
+    with pytest.raises(ModelError, match="layer '0' returns a dict, not a tensor"), tapped(net, ["0"]):
         net(torch.ones(1))
     assert hooks(net) == 0
 
@@ -141,6 +146,15 @@ def test_of_what_a_layer_hands_on_together_the_first_counts(hold: Callable[[Tens
     torch.testing.assert_close(gradient, 2 * outputs["0"])
     torch.testing.assert_close({call.name: call for call in observe(net, x)}["0"].output, net[0].layer(x))
     assert hooks(net) == 0
+
+
+def test_of_tensors_of_one_shape_the_first_is_the_layers() -> None:
+    net, x = nn.Sequential(Twins()), torch.ones(2, 3)
+    with tapped(net, ["0"]) as outputs:
+        first, second = net(x)
+    assert outputs["0"] is x is second
+    assert torch.equal(first, x)
+    assert first is not x
 
 
 class WindowAttention(nn.Module):

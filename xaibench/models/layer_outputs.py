@@ -72,8 +72,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Within the block, each forward pass of `model` fills the yielded dict: layer name -> output.
 
-    Features at locations come as maps (B, d, H, W), whatever the layer gives; of a tuple its first item counts, unless
-    another item has that shape:
+    Features at locations come as maps (B, d, H, W), whatever the layer gives. Of a tuple or list the first item counts:
 
     - tokens (B, P + H W, d) lose their P prefix tokens (class, distillation, registers). P is the model's
       `num_prefix_tokens`, which timm's models have; without it 0, 1 or 2, whichever leaves a grid of the images' shape

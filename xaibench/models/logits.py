@@ -22,7 +22,7 @@ def logits_in(output: object, model: nn.Module) -> Tensor:
     - the output itself
     - what it holds by the name "logits": a mapping, or an object with that attribute, as Hugging Face's ModelOutput and
       torchvision's GoogLeNetOutputs. All else that it holds is left alone
-    - the `first_item` of another tuple or list, unless it has rivals, as auxiliary logits are
+    - the first item of another tuple or list, unless a later one is a tensor of its shape, as auxiliary logits are
 
     Raises ModelError for anything else.
     """
@@ -42,14 +42,12 @@ def held_logits(output: object) -> object:
         return output.get("logits", output)
     if hasattr(output, "logits"):
         return output.logits
-    return first_item(output)
+    return output if _rivals(output) else first_item(output)
 
 
 def first_item(output: object) -> object:
-    """The first item of a tuple or list; `output` itself if it is none or a later item is a tensor of that shape."""
-    if isinstance(output, (tuple, list)) and output and not _rivals(output):
-        return output[0]
-    return output
+    """The first item of a tuple or list that has one; anything else as it is."""
+    return output[0] if isinstance(output, (tuple, list)) and output else output
 
 
 def _rivals(output: object) -> list[Tensor]:
