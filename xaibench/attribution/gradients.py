@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import captum.attr
 from torch import Tensor, nn
 
 from xaibench.attribution.base import Maps
@@ -55,6 +54,8 @@ class InputXGradient(FromGradients):
 
     def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
         """R (N, C, H, W) of one batch, in a single pass; no references."""
+        import captum.attr
+
         relevance: Tensor = captum.attr.InputXGradient(explained_by(model)).attribute(
             x.detach().requires_grad_(),
             additional_forward_args=(target.label.to(x.device), target.contrast.to(x.device)),

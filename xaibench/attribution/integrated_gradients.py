@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import captum.attr
 import torch
 from torch import Tensor, nn
 
@@ -136,6 +135,8 @@ class IntegratedGradients:
 
 
 def _by_captum(model: nn.Module, x: Tensor, target: Target, starts: Tensor, steps: int, points: int) -> Tensor:
+    import captum.attr
+
     method = captum.attr.IntegratedGradients(explained_by(model))
     total = torch.zeros_like(x)
     for start in starts:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import captum.attr
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +18,9 @@ from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError
 from xaibench.options import check_types
+
+if TYPE_CHECKING:
+    import captum.attr
 
 __all__ = ["Occlusion", "ShapleySampling", "patch_numbers"]
 
@@ -77,6 +79,8 @@ class ShapleySampling:
         count = int(grid.max()) + 1
         generator = torch.Generator().manual_seed(self.seed)
         orders = [torch.randperm(count, generator=generator).tolist() for _ in range(self.samples)]
+        import captum.attr
+
         method = captum.attr.ShapleyValueSampling(explained_by(model))
         method.permutation_generator = lambda _features, _samples: iter(orders)
         values = _mean_over(method, x, target, baselines, points, feature_mask=grid, n_samples=self.samples)
@@ -144,6 +148,8 @@ class Occlusion:
         baselines = make_baselines(self.baseline, x, preprocessing, self.seed)
         side, stride = self._window(x)
         channels = x.shape[1]
+        import captum.attr
+
         values = _mean_over(
             captum.attr.Occlusion(explained_by(model)),
             x,

@@ -1,9 +1,12 @@
-"""Facts about a run folder, a configuration, a checkpoint, or xaibench itself, for `xaibench info`."""
+"""Facts about a run folder, a configuration, a checkpoint, or xaibench itself, for `xaibench info`.
+
+What only one of them needs is imported there: names are listed without pandas.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,12 +24,13 @@ from xaibench.models.checkpoints import ModelCard, load_checkpoint, read_state
 from xaibench.models.imagenet import INSTALLED
 from xaibench.options import format_options
 from xaibench.run.config import RunConfig, presets
-from xaibench.run.folder import open_run
-from xaibench.run.inputs import Assets, load_assets
 from xaibench.similarity.fills import FILLS
 from xaibench.similarity.metrics.table import METRICS
 from xaibench.similarity.patch_order import patch_side
 from xaibench.subspace.bases import BASES
+
+if TYPE_CHECKING:
+    from xaibench.run.inputs import Assets
 
 __all__ = ["describe", "plan"]
 
@@ -75,6 +79,8 @@ def _options(method: type[Method]) -> str:
 
 
 def _run(folder: Path) -> dict[str, Any]:
+    from xaibench.run.folder import open_run
+
     run = open_run(folder)
     manifest = run.manifest
     done = [name for name in run.students if run.student_path(name).is_file()]
@@ -94,6 +100,8 @@ def _run(folder: Path) -> dict[str, Any]:
 
 
 def _configuration(path: Path) -> dict[str, Any]:
+    from xaibench.run.inputs import load_assets
+
     config = RunConfig.load(path)
     return {"configuration": str(path)} | plan(config, load_assets(config))
 
