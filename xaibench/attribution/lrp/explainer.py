@@ -27,7 +27,7 @@ __all__ = ["CANONIZERS", "COMPOSITES", "LRP"]
 
 OUTPUT_TOLERANCE = 1e-3
 CONSERVATION_TOLERANCE = 1e-3
-IMBALANCE_TOLERANCE = 1e-4
+IMBALANCE_TOLERANCE = 1e-5  # float32 rounding: at most 2e-6 was seen, on 30 networks with up to 200 layers
 LOST_TOLERANCE = 0.02
 
 # What torch, zennit or a network may raise where the rules do not fit it.
