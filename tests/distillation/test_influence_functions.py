@@ -204,7 +204,7 @@ def sample_gradients(problem: Problem, params: Params, batches: Batches) -> Tens
 @pytest.mark.parametrize("pooling", [nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(2)])
 def test_scores_of_a_convolutional_student_are_those_of_its_sample_gradients(pooling: nn.Module) -> None:
     preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3, (12, 12))
-    teacher, student = (build_model(f"resnet18-cifar:{widths}", 3) for widths in ("6-8-10-10@8", "4-6-8-8@4"))
+    teacher, student = (build_model(f"resnet18-cifar:{widths}", 3) for widths in ("16-16-20-20@16", "16-16-16-16@16"))
     student.maxpool = pooling
     pair = ModelPair.create(teacher, student, classes=("a", "b", "c"), preprocessing=preprocessing)
     x = torch.randn(6, 3, 12, 12, generator=seeded())
