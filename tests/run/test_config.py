@@ -173,7 +173,7 @@ def test_equal_methods_and_explainers_have_one_name():
     config = RunConfig.from_dict({"methods": ["kd: temperature=2", "kd:alpha=0.5, temperature = 4"]})
     assert config.methods == RunConfig(methods=("kd:temperature=2.0", "kd:temperature=4,alpha=0.5")).methods
     assert config.methods[0] == "kd:temperature=2"
-    explained = RunConfig().override(["explain.explainers=['ig:steps=50', 'lrp: gamma=0.50']"]).explain
+    explained = RunConfig().override(["explain.explainers=['ig:budget=257', 'lrp: gamma=0.50']"]).explain
     assert explained.explainers == ("ig", "lrp:gamma=0.5")
     for section, values in (
         ("methods", ["kd", "kd:alpha=0.9"]),
@@ -182,7 +182,7 @@ def test_equal_methods_and_explainers_have_one_name():
         with pytest.raises(ConfigError, match=r"methods: 'kd.*' is named twice: keep each once"):
             RunConfig.from_dict({section: values})
     with pytest.raises(ConfigError, match=r"explain\.explainers: 'ig' is named twice"):
-        RunConfig.from_dict({"explain": {"explainers": ["ig", "ig:steps=50"]}})
+        RunConfig.from_dict({"explain": {"explainers": ["ig", "ig:budget=257"]}})
 
 
 def test_relative_paths_lie_beside_the_file_and_are_kept_absolute(tmp_path, monkeypatch):
