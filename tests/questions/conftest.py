@@ -19,8 +19,9 @@ from xaibench.run.scoring import score_models
 def _write(run: Run, explanations: dict[str, dict[str, dict[str, str]]]) -> None:
     write_json(run.folder / "explanations.json", explanations)
     run.ledger.record("explanations.json", source=run.source("explain"))
-    predictions, validity = (run.folder / f"{name}.csv" for name in ("predictions", "validity"))
-    run.ledger.record(predictions.name, validity.name, source=run.source("explain"))
+    run.ledger.record(
+        *(f"{name}.csv" for name in ("predictions", "validity", "faithfulness")), source=run.source("explain")
+    )
     score_models(run)
 
 

@@ -144,7 +144,7 @@ class ExplainConfig:
         "lrp",
         "ig",
     )
-    """Names with options, as in "ig:steps=50,baseline=blur"."""
+    """Names with options, as in "ig:tolerance=0.01,baseline=blur"."""
     images: Annotated[int, Field(ge=2, le=1_000_000)] = 100
     """How many test images, spread evenly over the classes."""
     contrast: Literal["teacher", "own"] = "teacher"
