@@ -220,10 +220,10 @@ def write_report(
 <h2>All scores</h2>
 <details><summary>{len(summary)} means with their intervals, chance levels and nulls</summary>
 {_scrolling("All scores", html_table(summary))}</details>
-<h2>Validity of the explanations</h2>
+{accuracy}<h2>Validity of the explanations</h2>
 <p class="{"no" if failed else "yes"}">{verdict}</p>
 {_scrolling("Validity checks", html_table(validity))}
-{accuracy}<h2>Reproduction</h2>
+<h2>Reproduction</h2>
 <details><summary>Configuration, versions and hashes</summary>
 <pre>{html.escape(details)}</pre></details>
 </main>
