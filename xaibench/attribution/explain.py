@@ -77,8 +77,8 @@ def explain_model(
     explainer.check_input(x, preprocessing)
     weights, inputs = state_hash(model), content_hash(x)
     key: str | None = None
-    if store is not None:
-        key = attribution_key(model_key(model, weights, device), inputs, target, explainer, preprocessing, check=check)
+    if store is not None and (known := model_key(model, weights, device)) is not None:
+        key = attribution_key(known, inputs, target, explainer, preprocessing, check=check)
         if (found := store.find(key)) is not None:
             on_batch(len(x))
             return found
@@ -247,7 +247,8 @@ def _logits(
     device: torch.device | None,
     store: AttributionStore | None,
 ) -> Tensor:
-    key = logits_key(model_key(model, device=device), content_hash(x)) if store is not None else None
+    known = None if store is None else model_key(model, device=device)
+    key = None if known is None else logits_key(known, content_hash(x))
     if store is not None and (found := store.find_tensor(key)) is not None:
         return found
     logits = predict_logits(model, images, preprocessing, device=device)

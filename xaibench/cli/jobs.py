@@ -67,15 +67,13 @@ def check(
     from xaibench.cli.info import plan
     from xaibench.run.check import check_configuration
 
-    problems, settings, assets = check_configuration(config, set_)
-    for problem in problems:
-        sys.stderr.write(f"error: {' '.join(str(problem).split())}\n")
-    if problems:
+    checked = check_configuration(config, set_)
+    if isinstance(checked, list):
+        for problem in checked:
+            sys.stderr.write(f"error: {' '.join(str(problem).split())}\n")
         raise typer.Exit(2)
-    assert settings is not None
-    assert assets is not None
     say(f"{config} is ok")
-    for key, value in plan(settings, assets).items():
+    for key, value in plan(*checked).items():
         say(f"{key:<14} {value}")
 
 

@@ -20,8 +20,8 @@ __all__ = ["check_configuration"]
 
 def check_configuration(
     path: Path | str, assignments: list[str] | None = None
-) -> tuple[list[XaibenchError], RunConfig | None, Assets | None]:
-    """The errors of a TOML file or preset, with the configuration and what it works on, as far as they can be had.
+) -> list[XaibenchError] | tuple[RunConfig, Assets]:
+    """The errors of a TOML file or preset; without any, the configuration and what it works on.
 
     First the keys and values of all sections; if they are right, data, teacher and student; if they fit, each method on
     a few images, and each explainer on the teacher and the untrained student.
@@ -32,7 +32,7 @@ def check_configuration(
         raw, folder = with_assignments(RunConfig.from_dict(raw, folder).to_dict(), assignments), Path()
         found = problems(RunConfig, raw, folder)
     if found:
-        return found, None, None
+        return found
     config = RunConfig.from_dict(raw, folder)
     try:
         assets = load_assets(config)
@@ -41,14 +41,14 @@ def check_configuration(
             *_errors(lambda: load_teacher(config.teacher, config.data.dataset)),
             *_errors(lambda: build_model(config.student.architecture, 2, 3)),
         )
-        return [error, *(one for one in alone if str(one) != str(error))], config, None
+        return [error, *(one for one in alone if str(one) != str(error))]
     for method in config.methods:
         one = replace(config, methods=(method,))
         found += _errors(partial(check_trainable, one, assets), f"method {method}: ")
     for explainer in config.explain.explainers:
         one = replace(config, explain=replace(config.explain, explainers=(explainer,)))
         found += _errors(partial(check_models, one, assets), f"explainer {explainer}: ")
-    return found, config, assets
+    return found or (config, assets)
 
 
 def _errors(check: Callable[[], object], what: str = "") -> list[XaibenchError]:

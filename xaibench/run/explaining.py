@@ -113,7 +113,6 @@ def _explained(
     """The key of a model's maps, and the maps: from the store, or computed and kept there."""
     explainer, model, target = parse_explainer(text), subject.model, subject.target
     key = attribution_key(subject.key, inputs, target, explainer, run.preprocessing, check=True)
-    assert key is not None
     attribution = run.store.find(key)
     if attribution is None:
         with progress(f"{text} of {subject.name}", len(x)) as advance:

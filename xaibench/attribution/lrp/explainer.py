@@ -31,7 +31,7 @@ IMBALANCE_TOLERANCE = 1e-5  # float32 rounding: at most 2e-6 was seen, on 30 net
 LOST_TOLERANCE = 0.02
 
 # What torch, zennit or a network may raise where the rules do not fit it.
-_MISFIT = (RuntimeError, AttributeError, KeyError, TypeError, ValueError, IndexError, NotImplementedError)
+_MISFIT = (RuntimeError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)

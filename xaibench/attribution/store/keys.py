@@ -33,18 +33,16 @@ _EXPLAINING = ("attribution", "models", "data")  # parts of the package that exp
 
 
 def attribution_key(
-    model: str | None, inputs: str, target: Target, explainer: Explainer, preprocessing: Preprocessing, *, check: bool
-) -> str | None:
-    """The key (40 hex digits) of one explanation; None for a model without one, of which nothing is kept.
+    model: str, inputs: str, target: Target, explainer: Explainer, preprocessing: Preprocessing, *, check: bool
+) -> str:
+    """The key (40 hex digits) of one explanation.
 
-    model   `model_key` of the explained model
+    model   `model_key` of the explained model; nothing is kept of a model without one
     inputs  `content_hash` of the normalised images
 
     Beyond what it is given it holds the target's rule, the content of files that the explainer's options name, the
     versions of the libraries and the code of this package that explanations run through.
     """
-    if model is None:
-        return None
     options = {field.name: getattr(explainer, field.name) for field in dataclasses.fields(explainer)}  # type: ignore[arg-type]
     files = {
         name: sha256_of_file(value)
@@ -67,22 +65,20 @@ def attribution_key(
 
 
 def curve_key(
-    model: str | None, inputs: str, target: Target, preprocessing: Preprocessing, order: Tensor, **options: Any
-) -> str | None:
+    model: str, inputs: str, target: Target, preprocessing: Preprocessing, order: Tensor, **options: Any
+) -> str:
     """The key of what a model answers while its images' patches vanish in an order (N, cells).
 
     options  of the flipping, as plain values; the other arguments as for `attribution_key`
     """
-    if model is None:
-        return None
     code = _own_code(*_EXPLAINING, "similarity")
     asked = _target(target), content_hash(order), options
     return _key("curve", model, inputs, *asked, repr(preprocessing), versions_of("torch"), code)
 
 
-def logits_key(model: str | None, inputs: str) -> str | None:
+def logits_key(model: str, inputs: str) -> str:
     """The key of a model's logits; arguments as for `attribution_key`."""
-    return None if model is None else _key("logits", model, inputs, versions_of("torch"))
+    return _key("logits", model, inputs, versions_of("torch"))
 
 
 def key_of(
@@ -95,10 +91,10 @@ def key_of(
     check: bool = True,
     device: torch.device | None = None,
 ) -> str | None:
-    """The key under which `explain_model`, called with these arguments, keeps its result; see `attribution_key`."""
-    model = uncompiled(model)
-    inputs, known = content_hash(x), model_key(model, device=device)
-    return attribution_key(known, inputs, target, as_explainer(explainer), preprocessing, check=check)
+    """The key under which `explain_model`, called with these arguments, keeps its result; None if it keeps none."""
+    if (known := model_key(uncompiled(model), device=device)) is None:
+        return None
+    return attribution_key(known, content_hash(x), target, as_explainer(explainer), preprocessing, check=check)
 
 
 def model_key(model: nn.Module, weights: str | None = None, device: torch.device | str | None = None) -> str | None:
