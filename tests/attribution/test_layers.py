@@ -181,3 +181,15 @@ def test_tokens_of_a_transformer_are_maps(x: Tensor, preprocessing) -> None:
     assert isinstance(found, LayerRelevance)
     assert found.relevance.shape == (1, 192, 14, 14)
     assert bool(found.relevance.any())
+
+
+@pytest.mark.parametrize(
+    ("device", "said"), [("gpu", "unknown device 'gpu': write cpu, cuda"), ("mps", "device 'mps' has no float64")]
+)
+def test_devices_are_refused_as_everywhere(device: str, said: str, network, x, target, preprocessing) -> None:
+    with pytest.raises(ConfigError, match=said):
+        layer_relevance(network, x, target, LRP(), preprocessing, ("layer1",), device=device)
+    with pytest.raises(ConfigError, match=said):
+        direction_heatmaps(network, x, target, LRP(), preprocessing, "layer1", orthonormal(8).float(), device=device)
+    with pytest.raises(ConfigError, match=said):
+        lrp_or_gradient(network, x, target, preprocessing, device=device)

@@ -22,6 +22,7 @@ from xaibench.attribution.working_copy import Prepared, check_input, few_of, mod
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, ModelError
 from xaibench.models.layer_outputs import forward_with_layers
+from xaibench.models.predict import as_device
 from xaibench.precision import full_precision
 from xaibench.validation import checked
 
@@ -178,7 +179,7 @@ def _batches(
     if explainer is not None:
         explainer.check_input(x, preprocessing)
     with torch.inference_mode(False), full_precision():
-        work = prepare(model, x, target, None if device is None else torch.device(device))
+        work = prepare(model, x, target, as_device(device))
         with _differentiated(work, x, target, explainer, preprocessing) as network:
 
             def batches() -> Iterator[_Batch]:
