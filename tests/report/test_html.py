@@ -16,6 +16,12 @@ from xaibench.report.html import headline, write_report
 EVIL = '<img src="http://example.org/x.png" onerror="alert(1)">&\'"'
 
 
+def plain_report(path, summary, **more):
+    """A report of a summary, with as little else as there may be."""
+    given = {"title": "t", "headline": "h", "table": summary, "summary": summary, "figures": {}, "manifest": {}}
+    return write_report(path, **given | {"validity": pd.DataFrame({"passed": [True]})} | more)
+
+
 @pytest.fixture
 def summary():
     rows = [("kd", "lrp", 0.5), ("subdistill", "lrp", 0.71), ("subdistill", "ig", 0.41), ("kd", "ig", 0.3)]
@@ -133,16 +139,7 @@ def test_the_manifest_can_be_read_back(page):
 
 def test_the_same_input_gives_the_same_bytes(tmp_path, summary):
     def write(name):
-        return write_report(
-            tmp_path / name,
-            title="t",
-            headline="h",
-            table=summary,
-            summary=summary,
-            figures={"c": new_figure(1, 1)},
-            validity=pd.DataFrame({"passed": [True]}),
-            manifest={},
-        ).read_bytes()
+        return plain_report(tmp_path / name, summary, figures={"c": new_figure(1, 1)}).read_bytes()
 
     assert write("a.html") == write("b.html")
     assert b"All 1 checks passed; 0 of 1200 scores are undefined." in write("c.html")
@@ -202,17 +199,8 @@ def test_the_headline_takes_shifted_maps_for_the_zero_where_they_were_scored(sum
 def test_answers_to_further_questions_are_shown_where_there_are_any(tmp_path, summary, page):
     assert "Further questions" not in page
     save_figure(new_figure(2, 1), tmp_path / "cues", ("png",))
-    path = write_report(
-        tmp_path / "report.html",
-        title="t",
-        headline="h",
-        table=summary,
-        summary=summary,
-        figures={},
-        validity=pd.DataFrame({"passed": [True]}),
-        manifest={},
-        further={"cues: how to read them": tmp_path / "cues.png"},
-    )
+    further = {"cues: how to read them": tmp_path / "cues.png"}
+    path = plain_report(tmp_path / "report.html", summary, further=further)
     collected = Collector(path.read_text(encoding="utf-8"))
     (image,) = (attributes for tag, attributes in collected.tags if tag == "img")
     assert (image["width"], image["height"], image["alt"]) == ("600", "300", "cues: how to read them")
@@ -222,16 +210,7 @@ def test_answers_to_further_questions_are_shown_where_there_are_any(tmp_path, su
 
 def test_the_page_says_how_many_images_and_seeds_the_means_rest_on(tmp_path, summary):
     def said(table):
-        path = write_report(
-            tmp_path / "report.html",
-            title="t",
-            headline="h",
-            table=table,
-            summary=table,
-            figures={},
-            validity=pd.DataFrame({"passed": [True]}),
-            manifest={},
-        )
+        path = plain_report(tmp_path / "report.html", table)
         return re.search(r"every method has a score\. (.*)\.</p>", path.read_text(encoding="utf-8")).group(1)
 
     assert said(summary) == "LRP: 100 of 120 images and 1 seed; integrated gradients: 100 of 120 images and 1 seed"
@@ -247,3 +226,14 @@ def test_the_page_says_how_many_images_and_seeds_the_means_rest_on(tmp_path, sum
 def test_a_headline_without_numbers_is_refused(summary):
     with pytest.raises(DataError, match="no defined 'ssim' of 'lrp': choose a metric"):
         headline(summary, explainer="lrp", metric="ssim")
+
+
+def test_what_the_maps_account_for_stands_above_the_checks_and_is_escaped(tmp_path, summary, page):
+    assert "What the maps account for" not in page
+    measured = pd.DataFrame({"model": ["teacher", EVIL], "explainer": "lrp", "maps": "the map accounts for 21%"})
+    text = plain_report(tmp_path / "report.html", summary, measured=measured).read_text(encoding="utf-8")
+    assert text.index("What the maps account for") < text.index("Validity of the explanations")
+    assert Collector(text).text.count("the map accounts for 21%") == 2
+    assert EVIL not in text
+    empty = plain_report(tmp_path / "empty.html", summary, measured=measured.iloc[:0]).read_text(encoding="utf-8")
+    assert "What the maps account for" not in empty

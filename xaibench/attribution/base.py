@@ -14,7 +14,7 @@ from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.models.logits import forward_logits
 
-__all__ = ["Explainer", "Maps", "logits_of", "reason"]
+__all__ = ["Explainer", "Maps", "NothingMeasured", "logits_of", "reason"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,20 @@ class Explainer(Protocol):
 
     def in_words(self, measured: Mapping[str, Tensor]) -> str:
         """What those numbers say about one map, or in the median about many; "" where nothing is measured."""
+
+
+class NothingMeasured:
+    """What explainers share that measure nothing of their maps and keep nothing from pass to pass."""
+
+    kept: ClassVar[int] = 0
+
+    def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
+        """Nothing beyond what `validate` found."""
+        return (), ()
+
+    def in_words(self, measured: Mapping[str, Tensor]) -> str:
+        """Nothing."""
+        return ""
 
 
 def reason(error: BaseException) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from xaibench.attribution.base import Maps
+from xaibench.attribution.base import Maps, NothingMeasured
 from xaibench.attribution.checks import Check
 from xaibench.attribution.differentiation import checked_gradient, derivative_checks, explained_by, gradient_checks
 from xaibench.attribution.targets import Target
@@ -17,10 +16,8 @@ from xaibench.data.images import Preprocessing
 __all__ = ["FromGradients", "InputXGradient"]
 
 
-class FromGradients:
+class FromGradients(NothingMeasured):
     """What explainers have in common whose maps owe no sum: only the gradient itself can be checked."""
-
-    kept: ClassVar[int] = 0
 
     def check_input(self, x: Tensor, preprocessing: Preprocessing) -> None:
         """Every image will do."""
@@ -29,14 +26,6 @@ class FromGradients:
         """The gradient exists, is finite, is not zero everywhere on all of the images, and is the derivative."""
         gradient = checked_gradient(model, x, target)
         return (*gradient_checks(gradient, "the image"), *derivative_checks(model, x, target))
-
-    def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
-        """Nothing beyond what `validate` measured."""
-        return (), ()
-
-    def in_words(self, measured: Mapping[str, Tensor]) -> str:
-        """Nothing is measured."""
-        return ""
 
 
 @dataclass(frozen=True)

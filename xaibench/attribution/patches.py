@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from xaibench.attribution.base import Maps
+from xaibench.attribution.base import Maps, NothingMeasured
 from xaibench.attribution.baselines import as_reference, check_baseline, make_baselines
 from xaibench.attribution.checks import Check
 from xaibench.attribution.completeness import explained_difference, judge_images, residual_of
@@ -104,7 +104,7 @@ class ShapleySampling:
 
 
 @dataclass(frozen=True)
-class Occlusion:
+class Occlusion(NothingMeasured):
     """M = mean over the windows that cover a pixel of f(x) - f(x with the window showing the baseline) (captum).
 
     f = z_y - z_r. M is spread evenly over the image's channels, so that they sum to M.
@@ -122,7 +122,6 @@ class Occlusion:
 
     name: ClassVar[str] = "occlusion"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "captum")
-    kept: ClassVar[int] = 0
 
     patch: int | None = None
     stride: int | None = None
@@ -160,14 +159,6 @@ class Occlusion:
             strides=(channels, stride, stride),
         )
         return Maps(values / channels, {"baseline": as_reference(baselines)})
-
-    def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
-        """Nothing is owed."""
-        return (), ()
-
-    def in_words(self, measured: Mapping[str, Tensor]) -> str:
-        """Nothing is measured."""
-        return ""
 
     def _window(self, x: Tensor) -> tuple[int, int]:
         side = _side(self.patch, x)
