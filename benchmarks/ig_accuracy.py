@@ -1,6 +1,6 @@
 """Integrated gradients: how far off are the maps, at how many gradients and seconds, ours beside fixed rules?
 
-    xaibench demo runs/demo
+    make demo
     python benchmarks/ig_accuracy.py --run runs/demo
     python benchmarks/ig_accuracy.py --teacher cifar100_resnet18.pth --data imagefolder:CIFAR100 --images 32
 
