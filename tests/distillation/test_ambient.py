@@ -138,9 +138,14 @@ def test_a_cancelled_training_goes_on_to_the_same_bytes(
     with pytest.raises(Cancelled, match="training was cancelled after 1 of 3 epochs"):
         dropping(folder=tmp_path, on_epoch=cancel)
     assert [path.name for path in tmp_path.iterdir()] == ["resume.pt"]
-    seen: list[int] = []
-    assert_same(dropping(folder=tmp_path, on_epoch=lambda state: seen.append(state.epoch)), whole)
-    assert seen == [1, 2]
+    seen: list[list[float]] = []
+
+    def epochs(state: EpochState) -> None:
+        assert state.row == state.rows[-1]
+        seen.append([row["epoch"] for row in state.rows])
+
+    assert_same(dropping(folder=tmp_path, on_epoch=epochs), whole)
+    assert seen == [[0, 1], [0, 1, 2]]
 
 
 def test_each_epoch_is_told_with_the_student_of_that_moment(

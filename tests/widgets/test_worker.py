@@ -104,6 +104,29 @@ def test_progress_is_told_in_the_thread_of_the_panel():
     assert told == [(0.0, "", True), (0.5, "half", True)]
 
 
+def test_what_is_shown_on_the_way_is_shown_in_the_thread_of_the_panel_while_somebody_waits():
+    shown, go_on = [], threading.Event()
+
+    async def main():
+        thread, worker = threading.get_ident(), Worker()
+
+        def work(turn):
+            turn.show(lambda: shown.append(threading.get_ident() == thread))
+            assert go_on.wait(10)
+            turn.show(lambda: shown.append("shown after the end"))
+
+        worker.run(work, shown.append, shown.append)
+        while not shown:
+            await asyncio.sleep(0)
+        worker.cancel()
+        go_on.set()
+        worker.run(lambda turn: "next", shown.append, shown.append)
+        await asyncio.wait_for(worker.settled(), 10)
+
+    asyncio.run(main())
+    assert shown == [True, "next"]
+
+
 @pytest.mark.parametrize(("error", "text"), [(ConfigError("say this"), "say this"), (KeyError("x"), "KeyError: 'x'")])
 def test_an_error_becomes_a_sentence(error, text):
     assert sentence(error) == text

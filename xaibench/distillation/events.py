@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -22,6 +22,7 @@ class EpochState:
     epoch    that has ended, counted from 0
     epochs   of the whole training
     row      of the history: loss, its terms, validation accuracy and agreement, seconds
+    rows     of the history so far, with those of an earlier, interrupted call; `row` is the last
     seconds  of the training so far, without those of an earlier, interrupted call
     student  () -> a copy of the student as it is at that moment, on the CPU, in evaluation mode
     """
@@ -29,6 +30,7 @@ class EpochState:
     epoch: int
     epochs: int
     row: Mapping[str, float]
+    rows: Sequence[Mapping[str, float]]
     seconds: float
     student: Callable[[], nn.Module]
     _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)

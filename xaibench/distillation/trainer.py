@@ -166,7 +166,8 @@ def fit(
                 write_atomically(resume, partial(_save, state))
             if on_epoch is not None:
                 seconds = time.perf_counter() - begun
-                told = EpochState(epoch, recipe.epochs, dict(row), seconds, partial(_snapshot, step.student))
+                history = [dict(r) for r in rows]
+                told = EpochState(epoch, recipe.epochs, history[-1], history, seconds, partial(_snapshot, step.student))
                 _tell(on_epoch, told, fabric)
             advance(1, note=f"loss {row['loss']:.3f}  val {row['validation_accuracy']:.3f}")
             _log.info("%s epoch %d: %s", title, epoch, {k: round(v, 4) for k, v in row.items()})

@@ -23,8 +23,8 @@ class _Superseded(Exception):
 class Turn:
     """One piece of work, as it sees itself: it reports how far it is, and ends when it was cancelled."""
 
-    def __init__(self, tell: Callable[[float, str], None]) -> None:
-        self._tell, self._cancelled = tell, threading.Event()
+    def __init__(self, tell: Callable[[float, str], None], deliver: Callable[[Turn, Callable[[], Any]], None]) -> None:
+        self._tell, self._deliver, self._cancelled = tell, deliver, threading.Event()
 
     @property
     def cancelled(self) -> bool:
@@ -39,7 +39,11 @@ class Turn:
         """Say how much is done (0 to 1). Ends the work, by an exception, where it was cancelled."""
         if self.cancelled:
             raise _Superseded
-        self._tell(share, note)
+        self.show(lambda: self._tell(share, note))
+
+    def show(self, call: Callable[[], Any]) -> None:
+        """Have something called in the thread that made the worker, unless this work is cancelled before that."""
+        self._deliver(self, call)
 
 
 class Worker:
@@ -70,7 +74,7 @@ class Worker:
         """Do `work` in place of what is being done; hand its result to `done`, or what it raised to `failed`."""
         if self._turn is not None:
             self._turn.cancel()
-        turn = self._turn = Turn(lambda share, note: self._deliver(turn, lambda: self._progress(share, note)))
+        turn = self._turn = Turn(self._progress, self._deliver)
         if self._loop is None:
             self._do(turn, work, done, failed)
         else:
