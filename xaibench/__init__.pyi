@@ -78,5 +78,6 @@ from .similarity.pooling import pooling_curve as pooling_curve
 from .similarity.similarity_report import SimilarityReport as SimilarityReport
 from .testing import assert_explains_alike as assert_explains_alike
 from .widgets.explorer import Explorer as Explorer
+from .widgets.explorer import explore as explore
 
 __version__: str

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from xaibench.attribution.explainers import parse_explainer
+from xaibench.attribution.targets import Target
 from xaibench.data.images import ImageSet
 
 CLASSES = ("coat", "pull<over>", "shirt")
@@ -25,7 +26,7 @@ class FakeRun:
         labels = torch.arange(n) % 3
         self.images = ImageSet(pixels, labels, CLASSES, tuple(f"test/{i:03d}" for i in range(n)), "fake")
         self._maps = {(m, e): rng.normal(size=(n, side, side)) for m in self.models for e in self.explainers}
-        self._target = SimpleNamespace(label=labels, contrast=(labels + 1) % 3)
+        self._target = Target(labels, (labels + 1) % 3)
         self.reads = []
         rows = []
         for model in self.models[1:-1]:
@@ -69,6 +70,7 @@ class FakeRun:
             target=self._target,
             explainer=parse_explainer(explainer),
             measured=measured if explainer == "ig" else {},
+            validity=SimpleNamespace(flagged=()),
         )
 
     def scores(self):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from xaibench.errors import ModelError, unknown_name
 from xaibench.models.logits import forward_logits
 
-__all__ = ["ClassSlice", "class_indices", "unsliced"]
+__all__ = ["ClassSlice", "class_indices", "sliced", "unsliced"]
 
 
 class ClassSlice(nn.Module):
@@ -23,6 +23,11 @@ class ClassSlice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return forward_logits(self.network, x)[:, self.indices]
+
+
+def sliced(model: nn.Module, have: tuple[str, ...], want: tuple[str, ...]) -> nn.Module:
+    """A classifier of the classes `have` as one of `want`: the model itself where they are the same."""
+    return model if have == want else ClassSlice(model, class_indices(have, want)).eval()
 
 
 def unsliced(model: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ from xaibench.data.tasks import Task
 from xaibench.errors import ModelError
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import load_checkpoint, state_hash
-from xaibench.models.class_slice import ClassSlice, class_indices, unsliced
+from xaibench.models.class_slice import sliced, unsliced
 from xaibench.models.copies import private_copy
 from xaibench.models.layer_outputs import layer_module
 from xaibench.models.layer_pairs import LayerPair, parse_layers, suggest_layers
@@ -30,10 +30,8 @@ from xaibench.models.trial import (
 from xaibench.validation import checked
 
 __all__ = [
-    "ClassSlice",
     "LayerPair",
     "ModelPair",
-    "class_indices",
     "parse_layers",
 ]
 
@@ -92,9 +90,7 @@ class ModelPair:
         known = classes if teacher_classes is None else tuple(teacher_classes)
         if first_double(classes) is not None or len(classes) < 2:
             raise ModelError(f"a subtask needs at least 2 different classes, got {classes}")
-        teacher = _frozen(teacher)
-        if known != classes:
-            teacher = ClassSlice(teacher, class_indices(known, classes)).eval()
+        teacher = sliced(_frozen(teacher), known, classes)
         student = private_copy(student)
         channels = preprocessing.channels
         size = preprocessing.size if input_size is None else checked_size(input_size)

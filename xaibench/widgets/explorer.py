@@ -1,233 +1,402 @@
-"""The explorer: move through a run's images and see where student and teacher disagree."""
+"""The explorer: move through images and see where student and teacher disagree, and ask both further questions."""
 
 from __future__ import annotations
 
-import html
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
+import torch
 import traitlets
 from matplotlib.figure import Figure
+from torch import nn
 
-from xaibench.errors import XaibenchError, unknown_name
-from xaibench.figures.gallery import NORMALISATIONS, displayed, gallery, symmetric_limit
-from xaibench.figures.style import explainer_label, metric_label
-from xaibench.widgets.pictures import Panel, colour_bar, heatmap_png, picture_png
-from xaibench.widgets.view import SORTS, RunLike, RunView
+from xaibench.attribution.explainers import parse_explainer
+from xaibench.attribution.store.store import AttributionStore
+from xaibench.data.images import Preprocessing
+from xaibench.errors import ConfigError, unknown_name
+from xaibench.figures.gallery import NORMALISATIONS, gallery
+from xaibench.figures.style import explainer_label
+from xaibench.models.copies import private_copy
+from xaibench.similarity.maps import SIGNS
+from xaibench.similarity.metrics.table import METRICS
+from xaibench.widgets.comparison import ONLY, SORTS, Comparison
+from xaibench.widgets.controls import Controls
+from xaibench.widgets.details import Details
+from xaibench.widgets.live import TEACHER, NotKnownError, Question
+from xaibench.widgets.panel import Panel, style_sheet
+from xaibench.widgets.pictures import CARDS
+from xaibench.widgets.sources import comparison_of
+from xaibench.widgets.stage import LOOKS, STAGE, Display, Row, score_text, stage_html
+from xaibench.widgets.thumbnails import Thumbnails
+from xaibench.widgets.worker import Turn
 
-__all__ = ["Explorer"]
+__all__ = ["Explorer", "explore"]
+
+_MOST_ROWS = 12
 
 
-class Explorer(widgets.VBox):
+@dataclass(frozen=True)
+class Asked:
+    """The traits that say what is computed."""
+
+    image: str
+    students: tuple[str, ...]
+    explainer: str
+    label: str
+    contrast: str
+    metric: str
+    sign: str
+    sort: str
+    only: str
+    of_class: str
+    rows: int
+
+    @property
+    def question(self) -> Question:
+        return Question(self.explainer, self.label, self.contrast)
+
+
+_ASKED = [field.name for field in fields(Asked)]
+_DRAWN = ["look", "scale", "opacity", "zoom", "cursor"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What is on show: what was asked, the images that the filters leave, and everything known of those in view."""
+
+    asked: Asked
+    order: tuple[str, ...]
+    rows: list[Row]
+
+
+class Explorer(Panel):
     """Input, teacher and students side by side on one colour scale, with their scores; a panel for Jupyter.
 
     The traits are its interface; set them from code or with the controls, observe them like any trait:
 
-    image      key of the image shown
-    students   models shown beside the teacher ("method/seedN"), in the order of the run
-    explainer  whose heatmaps
-    metric     the score below them, and the one that sorts
-    sort       "given", "least alike" or "most alike" (mean score of the shown students; undefined ones last)
-    differing  only images for which a shown student predicts another class than the teacher
+    image      key of the first image shown; `rows` is how many are shown at once
+    students   models beside the teacher: "METHOD/seedN", or "METHOD/mean" for the mean over seeds
+    explainer  whose heatmaps, with its options ("lrp", "ig:baseline=blur")
+    label      class that is explained, "" each image's own; `contrast` the one it is held against, "" the runner-up
+    metric     the score below the maps, and the one that sorts
+    sort       see `comparison.SORTS`; `only` which images are shown, see `comparison.ONLY`; `of_class` "" or a class
+    look       "heatmap", "overlay", "difference" or "as scored"; `scale` "share" or "none"; `opacity` of the overlay
+    sign       "signed", "absolute" or "positive": of the maps and of the scores
+    zoom       1 to 8, around the cursor; `cursor` () or (row, column) as shares of the sides
 
-    `order` holds the keys in the order of the slider; `figure()` draws the shown image for a paper.
-    It starts with the first seed of each method. An unknown name raises UnknownNameError.
+    What is known is shown at once; what is not is computed beside the notebook, where there are models, and the latest
+    request wins. `order` holds the keys that the filters leave; `figure()` draws what is shown for a paper, `code()`
+    says how to make it. An unknown name raises UnknownNameError and changes nothing; after an error in what was asked
+    the traits go back to what is on show, and `error` says why.
     """
 
     image = traitlets.Unicode()
     students = traitlets.Tuple()
     explainer = traitlets.Unicode()
+    label = traitlets.Unicode()
+    contrast = traitlets.Unicode()
     metric = traitlets.Unicode()
     sort = traitlets.Unicode("given")
-    differing = traitlets.Bool(False)
+    only = traitlets.Unicode("all")
+    of_class = traitlets.Unicode()
+    rows = traitlets.Int(1)
+    look = traitlets.Unicode("heatmap")
+    scale = traitlets.Unicode("share")
+    sign = traitlets.Unicode()
+    opacity = traitlets.Float(0.6)
+    zoom = traitlets.Float(1.0)
+    cursor = traitlets.Tuple()
 
-    def __init__(self, run: RunLike, **traits: Any) -> None:
-        self._view = view = RunView(run)
-        self._following = False
-        self.order = view.keys
-        first = {model.rpartition("/")[0]: model for model in reversed(view.students)}
+    def __init__(self, what: Any, second: Any = None, images: Any = None, **options: Any) -> None:
+        given = {name: options.pop(name) for name in ("preprocessing", "store") if name in options}
+        self.comparison: Comparison = comparison_of(what, second, images, **given)
+        known = self.comparison
+        self._scene: Scene | None = None
+        self._settling = True
         start = {
-            "image": view.keys[0],
-            "students": tuple(first.values()),
-            "explainer": view.explainers[0],
-            "metric": view.metrics[0],
+            "image": known.keys[0],
+            "students": tuple(names[0] for names in known.groups.values()),
+            "explainer": known.explainers[0],
+            "metric": known.metrics[0],
+            "sign": known.sign,
         }
-        super().__init__(self._build(), **{**start, **traits})
+        super().__init__(**{**start, **options})
         self.add_class("xaibench-explorer")
-        self.observe(self._rearrange, ["students", "explainer", "metric", "sort", "differing"])
-        self.observe(self._draw, "image")
-        self._rearrange()
+        self._controls = Controls(self)
+        self._thumbnails = Thumbnails(known, self.uid, lambda key: self._set("image", key))
+        self._stage = widgets.HTML()
+        self._details = Details(self)
+        self.children = (
+            style_sheet(CARDS + STAGE + self._thumbnails.rules),
+            *self._controls.above,
+            self._thumbnails.box,
+            self._stage,
+            self._status,
+            *self._controls.below,
+            self._details.box,
+        )
+        self.observe(self._ask, _ASKED)
+        self.observe(self._redraw, _DRAWN)
+        self._settling = False
+        self._ask()
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Keys of the images that the filters leave, in the order shown."""
+        return self._scene.order if self._scene else ()
+
+    @property
+    def on_show(self) -> tuple[Row, ...]:
+        """What is known of the images in view: predictions, maps, scores."""
+        return tuple(self._scene.rows) if self._scene else ()
 
     def figure(self, width: str | float = "double") -> Figure:
-        """The image, heatmaps and scores on show, as a figure for a paper."""
-        place = self._view.place(self.image)
-        maps = {model: self._view.heatmaps(model, self.explainer)[[place]] for model in ("teacher", *self.students)}
-        scores = {model: self._view.score(model, self.explainer, self.metric, self.image)[0] for model in self.students}
+        """The images, heatmaps and scores on show, as a figure for a paper."""
+        rows = self.on_show
+        if not rows:
+            raise ConfigError("nothing is on show: choose filters that leave an image")
+        models = [name for name in rows[0].maps if name != TEACHER]
         return gallery(
-            self._view.pixels[[place]].transpose(0, 3, 1, 2),
-            maps.pop("teacher"),
-            maps,
-            titles=["{}\nrather than {}".format(*self._view.question(self.explainer, self.image))],
-            scores={model: [_score_text(self.metric, value)] for model, value in scores.items()},
+            [row.picture.transpose(2, 0, 1) for row in rows],
+            [row.maps[TEACHER].values for row in rows],
+            {name: [row.maps[name].values for row in rows] for name in models},
+            titles=["{}\nrather than {}".format(*row.asked) for row in rows],
+            scores={name: [score_text(self.metric, row.scores[name].value) for row in rows] for name in models},
+            heading=explainer_label(self.explainer),
+            normalise=self.scale,
             width=width,
         )
 
-    @traitlets.validate("image", "explainer", "metric", "sort")
+    def code(self) -> str:
+        """Python that opens the explorer as it stands and draws its figure."""
+        source = repr(self.comparison.about["run"]) if "run" in self.comparison.about else "pair, images"
+        names = [*_ASKED, *_DRAWN]
+        defaults = self.trait_defaults(*names)
+        changed = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
+        lines = [f"    {name}={value!r}," for name, value in changed.items()]
+        return "\n".join(
+            ["import xaibench as xb", "", f"explorer = xb.explore(\n    {source},", *lines, ")", "explorer.figure()"]
+        )
+
+    def add_student(self, name: str, student: nn.Module) -> None:
+        """Show another student beside the others, or in place of the one of that name; a copy is kept."""
+        self.comparison.add_student(name, private_copy(student).eval())
+        self._controls.renew()
+        shown = self.students if name in self.students else (*self.students, name)
+        self._scene = None if name in self.students else self._scene
+        self.students = shown
+        self._ask()
+
+    def add_image(self, image: torch.Tensor, name: str) -> None:
+        """Look at an image of one's own: (C, H, W) uint8 of the size of the others. It is labelled by the teacher."""
+        key = f"own/{name}"
+        while key in self.comparison.keys:
+            key += "'"
+
+        def add(turn: Turn) -> str:
+            turn.report(0.0, "teacher")
+            self.comparison.add_image(image, key)
+            return key
+
+        def show(key: str) -> None:
+            self._controls.renew()
+            self._set("image", key)
+
+        self._work(add, show)
+
+    def explain_all(self) -> None:
+        """Explain every image by the question on show, so that they can be sorted by likeness."""
+        students, question = self.students, self._asked().question
+        self._work(lambda turn: self.comparison.explain_all(students, question, turn), lambda _: self._ask())
+
+    @traitlets.validate("image", "label", "contrast", "metric", "sort", "only", "of_class", "look", "scale", "sign")
     def _known(self, proposal: Any) -> str:
-        name, view = proposal.trait.name, self._view
-        valid = {"image": view.keys, "explainer": view.explainers, "metric": view.metrics, "sort": SORTS}[name]
-        if proposal.value not in valid:
-            raise unknown_name(name, proposal.value, valid)
+        name, known = proposal.trait.name, self.comparison
+        classes = ("", *known.classes)
+        valid: dict[str, Any] = {"image": known.keys, "label": classes, "contrast": classes, "of_class": classes}
+        valid |= {"metric": METRICS, "sort": SORTS, "only": ONLY, "look": LOOKS, "scale": NORMALISATIONS, "sign": SIGNS}
+        if proposal.value not in valid[name]:
+            kind = "class" if name in ("label", "contrast", "of_class") else name
+            raise unknown_name(kind, proposal.value, valid[name])
+        return str(proposal.value)
+
+    @traitlets.validate("explainer")
+    def _known_explainer(self, proposal: Any) -> str:
+        parse_explainer(proposal.value)
+        if self.comparison.live is None and proposal.value not in self.comparison.explainers:
+            raise unknown_name("explainer of these maps", proposal.value, self.comparison.explainers)
         return str(proposal.value)
 
     @traitlets.validate("students")
     def _known_students(self, proposal: Any) -> tuple[str, ...]:
+        choices = self.comparison.choices
         for model in proposal.value:
-            if model not in self._view.students:
-                raise unknown_name("student", model, self._view.students)
-        return tuple(model for model in self._view.students if model in proposal.value)
+            if model not in choices:
+                raise unknown_name("student", model, choices)
+        return tuple(model for model in choices if model in proposal.value)
 
-    def _build(self) -> tuple[widgets.Widget, ...]:
-        view = self._view
-        self._controls = {
-            "explainer": widgets.ToggleButtons(
-                options=[(explainer_label(name), name) for name in view.explainers],
-                style={"button_width": "auto"},
-            ),
-            "metric": _dropdown("score", [(metric_label(name), name) for name in view.metrics]),
-            "sort": _dropdown("images", [(text, name) for name, text in SORTS.items()]),
-            "differing": _checkbox("only where predictions differ"),
-            "image": widgets.Dropdown(options=view.keys, layout=widgets.Layout(width="14rem")),
-        }
-        self._boxes = {model: _checkbox(model) for model in view.students}
-        self._slider = widgets.IntSlider(
-            min=1,
-            max=len(view.keys),
-            description="image",
-            readout=False,
-            style={"description_width": "initial"},
-            layout=widgets.Layout(width="22rem"),
-        )
-        self._count, self._bar = widgets.HTML(), widgets.HTML()
-        self._panels = {model: Panel(model) for model in ("input", "teacher", *view.students)}
-        self._stage = widgets.HBox(layout=widgets.Layout(flex_flow="row wrap", margin="0.5em 0"))
+    @traitlets.validate("rows", "opacity", "zoom")
+    def _in_range(self, proposal: Any) -> Any:
+        name, value = proposal.trait.name, proposal.value
+        low, high = {"rows": (1, _MOST_ROWS), "opacity": (0, 1), "zoom": (1, 8)}[name]
+        if not low <= value <= high:
+            raise ConfigError(f"{name} must lie between {low} and {high}, got {value}")
+        return value
 
-        for trait, control in self._controls.items():
-            control.observe(lambda change, trait=trait: self._choose(trait, change.new), "value")
-        self._slider.observe(lambda change: self._slide(change.new), "value")
-        for box in self._boxes.values():
-            box.observe(
-                lambda _: self._choose("students", tuple(m for m, b in self._boxes.items() if b.value)),
-                "value",
-            )
-        image, *choices = (self._controls[name] for name in ("image", "explainer", "metric", "sort", "differing"))
-        return (
-            _line(*choices),
-            _line(*self._boxes.values()),
-            _line(self._slider, image, self._count),
-            self._stage,
-            self._bar,
-        )
+    @traitlets.validate("cursor")
+    def _on_image(self, proposal: Any) -> tuple[float, ...]:
+        value = tuple(proposal.value)
+        if value and not (len(value) == 2 and all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in value)):
+            raise ConfigError(f"cursor must be () or (row, column) as shares of the sides, got {value!r:.60}")
+        return value
 
-    def _slide(self, position: int) -> None:
-        if 1 <= position <= len(self.order):  # a filter may have left no image
-            self._choose("image", self.order[position - 1])
-
-    def _choose(self, trait: str, value: Any) -> None:
+    def _set(self, trait: str, value: Any) -> None:
+        """What a control does."""
         if not self._following:
-            setattr(self, trait, value)
+            try:
+                setattr(self, trait, value)
+            except (ValueError, traitlets.TraitError) as error:
+                self._failed(error)
+                self._controls.follow()
 
-    @contextmanager
-    def _controls_follow(self) -> Iterator[None]:
-        # While controls are set to what the traits say, they must not answer back.
-        before, self._following = self._following, True
-        try:
-            yield
-        finally:
-            self._following = before
+    def _asked(self) -> Asked:
+        return Asked(**{name: getattr(self, name) for name in _ASKED})
 
-    def _rearrange(self, change: Any = None) -> None:
-        """Sort and filter; go to the first image if the order was asked to change, else stay put."""
-        self.order = self._view.order(self.students, self.explainer, self.metric, self.sort, self.differing)
-        asked = change is not None and change.name in ("sort", "metric", "differing")
-        target = self.order[0] if self.order and (asked or self.image not in self.order) else self.image
-        with self._controls_follow():
-            for trait in ("explainer", "metric", "sort", "differing"):
-                self._controls[trait].value = getattr(self, trait)
-            for model, box in self._boxes.items():
-                box.value = model in self.students
-            self._slider.max = max(1, len(self.order))
-            self._slider.disabled = self._controls["image"].disabled = not self.order
-            if self.order and self._controls["image"].options != self.order:
-                self._controls["image"].options = self.order
-        if target == self.image:
-            self._draw()
-        else:
-            self.image = target
-
-    def _draw(self, _change: Any = None) -> None:
-        try:
-            self._show()
-        except XaibenchError as error:  # files that vanished, say: a front end shows no exceptions, but the old image
-            self._stage.children, self._bar.value = (), ""
-            self._count.value = html.escape(str(error))
-
-    def _show(self) -> None:
-        view, key = self._view, self.image
-        place = view.place(key)
-        if key in self.order:
-            position = self.order.index(key) + 1
-            with self._controls_follow():
-                self._slider.value, self._controls["image"].value = position, key
-            self._count.value = f"{position} of {len(self.order)}"
-        elif self.order:
-            self._count.value = "not among the images chosen"
-        else:
-            self._count.value = "no such image: the models shown predict the same class everywhere"
-        models = ("teacher", *self.students)
-        maps = displayed(np.stack([view.heatmaps(model, self.explainer)[place] for model in models]))
-        limit = symmetric_limit(maps)
-        label, contrast = map(html.escape, view.question(self.explainer, key))
-        self._panels["input"].show(picture_png(view.pixels[place]), f"<b>{label}</b>", f"rather than {contrast}")
-        for model, values in zip(models, maps):
-            self._panels[model].show(heatmap_png(values, limit), *self._below(model))
-        self._bar.value = colour_bar(limit, NORMALISATIONS["share"])
-        self._stage.children = tuple(self._panels[name].box for name in ("input", *models))
-
-    def _below(self, model: str) -> Iterator[str]:
-        prediction = self._view.prediction(model, self.image)
-        mark = "✓" if prediction["correct"] else "✗"
-        yield f"predicts {html.escape(str(prediction['predicted']))} {prediction['confidence']:.0%} {mark}"
-        if words := self._view.in_words(model, self.explainer, self.image):
-            yield f"<small>{html.escape(words)}</small>"
-        if model == "teacher":
+    def _ask(self, change: Any = None) -> None:
+        """Compute what the traits ask for, and show it when all of it is there."""
+        if self._settling:
             return
-        if not self._view.explained(model, self.explainer):
-            yield "no valid explanation"
+        asked, name = self._asked(), change.name if change else ""
+
+        def compute(turn: Turn | None) -> Scene:
+            return self._computed(asked, name, turn)
+
+        try:
+            scene = compute(None)
+        except NotKnownError:
+            self._work(compute, self._show)
+        except Exception as error:
+            if self._scene is None:  # nothing to go back to: there is no panel yet
+                raise
+            self._failed(error)  # a front end shows no exceptions, but the old image
+        else:
+            self.cancel()
+            self._show(scene)
+            self.error = ""
+
+    def _computed(self, asked: Asked, changed: str, turn: Turn | None) -> Scene:
+        known, question = self.comparison, asked.question
+        order = known.order(
+            asked.students,
+            question,
+            asked.metric,
+            sign=asked.sign,
+            sort=asked.sort,
+            only=asked.only,
+            of_class=asked.of_class,
+            turn=turn,
+        )
+        rearranged = changed in ("sort", "only", "of_class") or (changed == "metric" and asked.sort != "given")
+        image = asked.image
+        if order and changed != "image" and (rearranged or image not in order):
+            image = order[0]
+        if image in order:
+            start = order.index(image)
+            keys: tuple[str, ...] = order[start : start + asked.rows]
+        else:
+            keys = (image,) if changed == "image" else ()
+        rows = []
+        for number, key in enumerate(keys):
+            if turn is not None:
+                turn.report(number / len(keys), question.explainer)
+            rows.append(self._row(asked, known.place(key), turn))
+        return Scene(replace(asked, image=image), order, rows)
+
+    def _row(self, asked: Asked, place: int, turn: Turn | None) -> Row:
+        known, question = self.comparison, asked.question
+        models = (TEACHER, *asked.students)
+        return Row(
+            known.keys[place],
+            known.pixels[place],
+            known.asked(question, place, turn),
+            known.classes[int(known.images.labels[place])] if place < known.labelled else "",
+            {m: tuple(known.prediction(one, place, turn) for one in known.members(m)) for m in models},
+            {m: known.map(m, question, place, turn) for m in models},
+            {m: known.score(m, question, asked.metric, asked.sign, place, turn) for m in asked.students},
+        )
+
+    def _show(self, scene: Scene) -> None:
+        self._scene = scene
+        self._go_back()
+        self._redraw()
+        self._thumbnails.show(scene.order, scene.asked.image, self._likeness())
+        self._details.renew()
+
+    def _failed(self, error: Exception) -> None:
+        super()._failed(error)
+        self._go_back()
+
+    def _go_back(self) -> None:
+        """Set the traits to what is on show."""
+        if self._scene is not None:
+            before, self._settling = self._settling, True
+            try:
+                for name in _ASKED:
+                    setattr(self, name, getattr(self._scene.asked, name))
+            finally:
+                self._settling = before
+        self._controls.follow()
+
+    def _redraw(self, _change: Any = None) -> None:
+        """Draw what is known once more. No model is asked."""
+        self._controls.follow()
+        if self._scene is None:
             return
-        score, chance, rank = self._view.score(model, self.explainer, self.metric, self.image)
-        text = _score_text(self.metric, score)
-        yield text if math.isnan(score) else f"<b>{text}</b>, chance {chance:.2f}"
-        if not math.isnan(rank):
-            yield f"rank {rank:.0f} of {len(self._view.keys)}, 1 is least alike"
+        if not self._scene.rows:
+            self._stage.value = '<p class="xb-note">No image is left: choose other filters.</p>'
+            return
+        display = Display(self.look, self.scale, self.sign, self.opacity, self.zoom, self.cursor or None)
+        self._stage.value = stage_html(
+            self._scene.rows,
+            display,
+            explainer=self.explainer,
+            metric=self.metric,
+            grid=self.comparison.grid,
+            classes=self.comparison.classes,
+            total=len(self.comparison.keys),
+        )
+
+    def _likeness(self, metric: str = "") -> dict[str, float]:
+        """Key -> mean score over the students shown, where all images are scored."""
+        asked, known = self._asked(), self.comparison
+        members = [one for name in asked.students for one in known.members(name)]
+        values = [known.likeness(one, asked.question, metric or asked.metric, asked.sign) for one in members]
+        if not values or any(value is None for value in values):
+            return {}
+        return dict(zip(known.keys, torch.tensor(np.array(values)).nanmean(dim=0).tolist()))
 
 
-def _score_text(metric: str, score: float) -> str:
-    return f"{metric_label(metric)} {'undefined' if math.isnan(score) else format(score, '.2f')}"
+def explore(
+    what: Any,
+    second: Any = None,
+    images: Any = None,
+    *,
+    preprocessing: Preprocessing | None = None,
+    store: AttributionStore | None = None,
+    **traits: Any,
+) -> Explorer:
+    """Open the explorer on whatever is at hand.
 
+    what    a Run or the path of its folder; a ModelPair (with images as second); a teacher (with a student as second
+            and images); or what `explain(pair, images)` returned (with the images as second)
+    images  an ImageSet, a task (its test images), or a data set by name ("imagefolder:pictures"); of more than 200 test
+            images 200 are shown
+    preprocessing  of two models that are no pair
+    store          where further explanations are kept; None: `default_store()`
+    traits         how it opens, see `Explorer`: explainer="ig", sort="least alike", ...
 
-def _line(*controls: widgets.Widget) -> widgets.HBox:
-    return widgets.HBox(controls, layout=widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="0 1em"))
-
-
-def _dropdown(description: str, options: list[tuple[str, str]]) -> widgets.Dropdown:
-    style, layout = {"description_width": "initial"}, widgets.Layout(width="auto")
-    return widgets.Dropdown(options=options, description=description, style=style, layout=layout)
-
-
-def _checkbox(description: str) -> widgets.Checkbox:
-    return widgets.Checkbox(description=description, indent=False, layout=widgets.Layout(width="auto"))
+    >>> explore("runs/demo", explainer="ig", sort="least alike")  # doctest: +SKIP
+    """
+    return Explorer(what, second, images, preprocessing=preprocessing, store=store, **traits)

@@ -68,6 +68,8 @@ class Panel(widgets.VBox):
 
     def close(self) -> None:
         """Free the panel with all its parts, here and in the browser."""
+        if not hasattr(self, "uid"):  # it could not be made
+            return
         self.worker.cancel()
         self.unobserve_all()
         for widget in list(_parts(self)):
@@ -157,11 +159,10 @@ def slider(description: str, low: float, high: float, step: float, value: float)
 
 
 def set_options(control: widgets.Dropdown, options: Sequence[tuple[str, Any]], value: Any) -> None:
-    """Give a choice new options and one of their values in one go, so that no wrong one is chosen in between."""
-    with control.hold_trait_notifications():
-        if tuple(control.options) != tuple(options):
-            control.options = options
-        control.value = value
+    """Give a choice new options and one of their values; to be done while controls follow, see `Panel`."""
+    if tuple(control.options) != tuple(options):
+        control.options = options
+    control.value = value
 
 
 def _parts(widget: Any) -> Iterable[widgets.Widget]:

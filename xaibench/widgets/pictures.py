@@ -8,7 +8,6 @@ import io
 from collections.abc import Iterable
 from functools import cache
 
-import ipywidgets as widgets
 import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import Colormap
@@ -19,21 +18,16 @@ from xaibench.figures.style import heatmap_colours, paper_style
 
 __all__ = [
     "CARDS",
-    "Panel",
     "blended",
     "card",
     "cards",
     "colour_bar",
     "figure_html",
     "heatmap_pixels",
-    "heatmap_png",
     "image_html",
     "picture_pixels",
-    "picture_png",
     "png_url",
 ]
-
-_SIDE = 192
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -100,10 +94,10 @@ def cards(parts: Iterable[str], side: str = "11rem") -> str:
     return f'<div class="xb-cards" style="--xb-side: {side}">{"".join(parts)}</div>'
 
 
-def colour_bar(limit: float, unit: str) -> str:
-    """The scale as HTML: a gradient with its ends in per cent."""
+def colour_bar(limit: float, unit: str, percent: bool = True) -> str:
+    """The scale as HTML: a gradient with its ends, in per cent or as they are."""
     stops = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b, _ in _colours()(np.linspace(0, 1, 17), bytes=True).tolist())
-    end = f"{100 * limit:.2g}%"
+    end = f"{100 * limit:.2g}%" if percent else f"{limit:.2g}"
     return (
         f'<div class="xb-bar"><div style="background: linear-gradient(90deg, {stops})"></div>'
         f'<div class="xb-ends"><span>≤ −{end}</span><span>0</span><span>≥ +{end}</span></div>'
@@ -111,42 +105,6 @@ def colour_bar(limit: float, unit: str) -> str:
     )
 
 
-class Panel:
-    """One picture with its heading above and lines of text below; `box` is the widget."""
-
-    def __init__(self, name: str) -> None:
-        self.picture = widgets.Image(format="png", layout=widgets.Layout(width="184px", height="auto"))
-        self.below = widgets.HTML()
-        heading = widgets.HTML(f"<b>{html.escape(name)}</b>")
-        self.box = widgets.VBox(
-            (heading, self.picture, self.below), layout=widgets.Layout(width="200px", align_items="center")
-        )
-
-    def show(self, png: bytes, *lines: str) -> None:
-        """Show a picture with lines of HTML below it."""
-        self.picture.value = png
-        self.below.value = f'<div style="text-align: center; line-height: 1.35">{"<br>".join(lines)}</div>'
-
-
-def picture_png(pixels: npt.NDArray[np.float64]) -> bytes:
-    """(H, W, 3) in [0, 1] -> PNG, enlarged by whole pixels."""
-    return _png(np.rint(pixels * 255).astype(np.uint8))
-
-
-def heatmap_png(values: npt.NDArray[np.float64], limit: float) -> bytes:
-    """(H, W) on the scale [-limit, limit] (zero white, clipped at the ends, NaN grey) -> PNG, enlarged."""
-    colours = _colours()(np.ma.masked_invalid(values / (2 * limit) + 0.5), bytes=True)
-    return _png(colours[..., :3])
-
-
 @cache
 def _colours() -> Colormap:
     return heatmap_colours()
-
-
-def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    factor = max(1, -(-_SIDE // min(pixels.shape[:2])))
-    enlarged = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(enlarged)).save(buffer, format="png", compress_level=1)
-    return buffer.getvalue()

@@ -1,0 +1,357 @@
+"""Teacher and students on the same images: everything that an explorer looks up, or asks anew."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from xaibench.attribution.targets import Target
+from xaibench.data.images import ImageSet
+from xaibench.errors import ConfigError, ExplanationError, unknown_name
+from xaibench.figures.gallery import displayed, pixels
+from xaibench.similarity.maps import pool, with_sign
+from xaibench.similarity.metrics.table import METRICS
+from xaibench.widgets.live import TEACHER, Live, Map, Question, maps_of
+from xaibench.widgets.worker import Turn
+
+__all__ = ["ONLY", "SORTS", "Comparison", "Prediction", "Score"]
+
+Array = npt.NDArray[np.float64]
+
+SORTS = {
+    "given": "as given",
+    "least alike": "least alike first",
+    "most alike": "most alike first",
+    "least confident": "teacher least confident first",
+    "most confident": "teacher most confident first",
+}
+"""Orders of the images -> how a selector words them."""
+
+ONLY = {
+    "all": "all images",
+    "both right": "teacher and students right",
+    "student wrong": "teacher right, a student wrong",
+    "differing": "predictions differ",
+    "undefined": "a map is undefined",
+}
+"""Which images are shown -> how a selector words it."""
+
+_MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Class index a model predicts for one image, with its probability."""
+
+    predicted: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """A student's likeness to the teacher on one image.
+
+    value   NaN where undefined
+    chance  mean and SD of two random maps' score
+    rank    among the images, 1 is the least alike; NaN where not all images are scored
+    nulls   name of a null -> its score on this image ("mismatched images"), where known
+    """
+
+    value: float
+    chance: tuple[float, float]
+    rank: float = math.nan
+    nulls: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Comparison:
+    """Images, predictions, maps and scores of a teacher and its students.
+
+    images       may grow by images of one's own, see `add_image`
+    students     names, in order; "METHOD/seedN" form groups with "METHOD/mean" as their mean
+    explainers   those to offer first; any other may be asked where there are models
+    metrics      those to offer first
+    grid, sign   the pooled maps that scores are made of
+    stored       (model, explainer) -> the attribution of the first images, loaded when first needed
+    predicted    model -> its predictions of the first images, where they are known
+    scores       (explainer, metric, null or "matched") -> images x students, where they are known
+    live         models that answer further questions; None: only what is stored can be shown
+    """
+
+    images: ImageSet
+    students: tuple[str, ...]
+    explainers: tuple[str, ...]
+    metrics: tuple[str, ...]
+    grid: int
+    sign: str = "signed"
+    stored: Mapping[tuple[str, str], Callable[[], Any]] = field(default_factory=dict)
+    predicted: dict[str, list[Prediction]] = field(default_factory=dict)
+    scores: Mapping[tuple[str, str, str], Mapping[str, Array]] = field(default_factory=dict)
+    live: Live | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.pixels = pixels(self.images.images.numpy() / 255)
+        self.labelled = len(self.images)  # the others' labels are the teacher's predictions
+        self._first = len(self.images)
+        self._loaded: dict[tuple[str, str], list[Map]] = {}
+        self._targets: dict[str, Target] = {}
+        self._likeness: dict[tuple[str, Question, str, str], Array] = {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.images.classes
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the images."""
+        return self.images.keys
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Method -> its students; one that is of no method stands alone."""
+        found: dict[str, list[str]] = {}
+        for name in self.students:
+            found.setdefault(name.rpartition("/seed")[0] or name, []).append(name)
+        return {method: tuple(names) for method, names in found.items()}
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The students and, of methods with several, the mean."""
+        means = [f"{method}/{_MEAN}" for method, names in self.groups.items() if len(names) > 1]
+        return (*self.students, *means)
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The students that a name stands for: itself, or all of a method's."""
+        method, _, seed = name.rpartition("/")
+        return self.groups[method] if seed == _MEAN and method in self.groups else (name,)
+
+    def place(self, key: str) -> int:
+        """Index of an image."""
+        if key not in self.keys:
+            raise unknown_name("image", key, self.keys)
+        return self.keys.index(key)
+
+    def add_student(self, name: str, model: torch.nn.Module) -> None:
+        """Compare another student, too."""
+        if self.live is None:
+            raise ConfigError("these maps came without their models: a student can only be added beside a teacher")
+        self.live.add(name, model)
+        if name not in self.students:
+            self.students = (*self.students, name)
+        self.predicted.pop(name, None)
+        self._likeness = {known: value for known, value in self._likeness.items() if known[0] != name}
+
+    def add_image(self, image: torch.Tensor, key: str) -> None:
+        """Look at another image (C, H, W) uint8, whose label is what the teacher predicts."""
+        if self.live is None:
+            raise ConfigError("these maps came without their models: images of one's own cannot be explained")
+        old, live = self.images, self.live
+        images, keys = torch.cat([old.images, image[None]]), (*old.keys, key)
+        unlabelled = torch.cat([old.labels, torch.zeros(1, dtype=torch.int64)])
+        live.images = ImageSet(images, unlabelled, old.classes, keys, old.source)
+        label = live.logits(TEACHER, [len(old)], Turn(lambda share, note: None)).argmax(dim=1)
+        self.images = live.images = ImageSet(images, torch.cat([old.labels, label]), old.classes, keys, old.source)
+        self.pixels = pixels(self.images.images.numpy() / 255)
+        self._likeness.clear()
+
+    def prediction(self, model: str, place: int, turn: Turn | None) -> Prediction:
+        """What one model says about one image."""
+        known = self.predicted.get(model, [])
+        if place < len(known):
+            return known[place]
+        confidence, predicted = self._live().logits(model, [place], turn).double().softmax(dim=1).max(dim=1)
+        return Prediction(int(predicted), float(confidence))
+
+    def predictions(self, model: str, turn: Turn | None) -> list[Prediction]:
+        """What one model says about every image."""
+        known = self.predicted.get(model, [])
+        rest = range(len(known), len(self.images))
+        if not rest:
+            return known
+        confidence, predicted = self._live().logits(model, rest, turn).double().softmax(dim=1).max(dim=1)
+        return [*known, *map(Prediction, predicted.tolist(), confidence.tolist())]
+
+    def asked(self, question: Question, place: int, turn: Turn | None) -> tuple[str, str]:
+        """(class explained, class it is held against) for one image."""
+        target = self._target(question, [place], turn)
+        return self.classes[int(target.label)], self.classes[int(target.contrast)]
+
+    def map(self, model: str, question: Question, place: int, turn: Turn | None) -> Map:
+        """The map of one image under the teacher, a student, or the mean of a method's students."""
+        return self.maps(model, question, [place], turn)[0]
+
+    def maps(self, model: str, question: Question, places: Sequence[int], turn: Turn | None) -> list[Map]:
+        """The maps of the images at `places`. That of several students is the mean of R / sum|R|."""
+        members = self.members(model)
+        if len(members) > 1:
+            each = [self.maps(member, question, places, turn) for member in members]
+            return [_mean_of(one) for one in zip(*each)]
+        if self._is_stored(model, question) and max(places, default=0) < self._first:
+            maps = self._load(model, question.explainer)
+            return [maps[place] for place in places]
+        target = self._target(question, places, turn) if not question.contrast else None
+        return self._live().maps(model, question, places, turn, target)
+
+    def score(self, model: str, question: Question, metric: str, sign: str, place: int, turn: Turn | None) -> Score:
+        """How alike a student's map of one image is to the teacher's. That of several students is the mean score."""
+        chance = METRICS[metric].chance(self.grid, sign)
+        members = self.members(model)
+        every = [self.likeness(member, question, metric, sign) for member in members]
+        known = [values for values in every if values is not None]
+        if len(known) == len(every):
+            mean = _mean(known)
+            rank = math.nan if math.isnan(mean[place]) else float((mean < mean[place]).sum()) + 1
+            return Score(float(mean[place]), chance, rank, self._nulls(members, question, metric, sign, place))
+        teacher = self.map(TEACHER, question, place, turn).values[None]
+        values = [
+            self._scored(metric, sign, teacher, self.map(member, question, place, turn).values[None])
+            for member in members
+        ]
+        return Score(float(_mean(values)[0]), chance)
+
+    def likeness(self, model: str, question: Question, metric: str, sign: str) -> Array | None:
+        """(N,) scores of one student on all images; None where its maps, or the teacher's, are not all there."""
+        known = (model, question, metric, sign)
+        if known not in self._likeness:
+            stored = self.scores.get((question.explainer, metric, "matched"), {})
+            if self._is_own(question) and sign == self.sign and model in stored and len(self.images) == self._first:
+                self._likeness[known] = stored[model]
+            elif all(self._has_all(name, question) for name in (TEACHER, model)):
+                every = range(len(self.images))
+                a, b = (np.stack([m.values for m in self.maps(n, question, every, None)]) for n in (TEACHER, model))
+                self._likeness[known] = self._scored(metric, sign, a, b)
+            else:
+                return None
+        return self._likeness[known]
+
+    def explain_all(self, models: Sequence[str], question: Question, turn: Turn) -> None:
+        """Explain every image under some models, so that they can be sorted by likeness."""
+        every = range(len(self.images))
+        for model in dict.fromkeys([TEACHER, *(member for name in models for member in self.members(name))]):
+            self.maps(model, question, every, turn)
+
+    def order(
+        self,
+        students: Sequence[str],
+        question: Question,
+        metric: str,
+        *,
+        sign: str,
+        sort: str,
+        only: str,
+        of_class: str,
+        turn: Turn | None,
+    ) -> tuple[str, ...]:
+        """Keys of the images to show, see SORTS and ONLY. By likeness: of the mean over `students`, undefined last."""
+        chosen = np.ones(len(self.images), dtype=bool)
+        labels = self.images.labels.numpy()
+        if of_class:
+            chosen &= labels == self.classes.index(of_class)
+        members = list(dict.fromkeys(member for name in students for member in self.members(name)))
+        if only in ("both right", "student wrong", "differing"):
+            teacher, *others = (
+                np.array([p.predicted for p in self.predictions(name, turn)]) for name in (TEACHER, *members)
+            )
+            right = np.array([predicted == labels for predicted in others]).reshape(-1, len(labels))
+            chosen &= {
+                "both right": (teacher == labels) & right.all(axis=0),
+                "student wrong": (teacher == labels) & ~right.all(axis=0),
+                "differing": np.array([p != teacher for p in others]).reshape(-1, len(labels)).any(axis=0),
+            }[only]
+        if only == "undefined":
+            chosen &= np.isnan(self._every_likeness(members, question, metric, sign)).any(axis=0)
+        places = np.flatnonzero(chosen)
+        if sort in ("least alike", "most alike") and members:
+            mean = _mean(list(self._every_likeness(members, question, metric, sign)))[places]
+            places = places[np.argsort(mean if sort == "least alike" else -mean, kind="stable")]
+        if sort in ("least confident", "most confident"):
+            sure = np.array([p.confidence for p in self.predictions(TEACHER, turn)])[places]
+            places = places[np.argsort(sure if sort == "least confident" else -sure, kind="stable")]
+        return tuple(self.keys[place] for place in places)
+
+    def _every_likeness(self, members: Sequence[str], question: Question, metric: str, sign: str) -> Array:
+        found = [self.likeness(member, question, metric, sign) for member in members]
+        if any(values is None for values in found):
+            raise ConfigError("not all images are explained yet by this question: press 'explain all images' first")
+        return np.array(found).reshape(len(members), len(self.images))
+
+    def _nulls(
+        self, members: Sequence[str], question: Question, metric: str, sign: str, place: int
+    ) -> dict[str, float]:
+        if not self._is_own(question) or sign != self.sign or place >= self._first:
+            return {}
+        found = {}
+        for (explainer, of, pairing), values in self.scores.items():
+            if (explainer, of) == (question.explainer, metric) and pairing != "matched":
+                rows = [values[member][place] for member in members if member in values]
+                if rows and not np.isnan(rows).all():
+                    found[pairing] = float(np.nanmean(rows))
+        return found
+
+    def _scored(self, metric: str, sign: str, teacher: npt.ArrayLike, student: npt.ArrayLike) -> Array:
+        return METRICS[metric](*(with_sign(pool(maps, self.grid), sign) for maps in (teacher, student)))
+
+    def _is_own(self, question: Question) -> bool:
+        """Whether it is the question that the stored maps answer."""
+        stored = any(explainer == question.explainer for _, explainer in self.stored)
+        return stored and not question.label and not question.contrast
+
+    def _is_stored(self, model: str, question: Question) -> bool:
+        return self._is_own(question) and (model, question.explainer) in self.stored
+
+    def _has_all(self, model: str, question: Question) -> bool:
+        if self._is_stored(model, question) and len(self.images) == self._first:
+            return True
+        return self.live is not None and self.live.all_known(model, question)
+
+    def _load(self, model: str, explainer: str) -> list[Map]:
+        """The stored maps of the first images; undefined ones of a model whose explanation was refused."""
+        if (model, explainer) not in self._loaded:
+            try:
+                self._loaded[model, explainer] = maps_of(self._attribution(model, explainer))
+            except ExplanationError as error:
+                nothing = np.full(self.images.shape[1:], np.nan, np.float32)
+                self._loaded[model, explainer] = [Map(nothing, trouble=str(error))] * self._first
+        return self._loaded[model, explainer]
+
+    def _attribution(self, model: str, explainer: str) -> Any:
+        attribution = self.stored[model, explainer]()
+        if model == TEACHER:
+            self._targets[explainer] = attribution.target
+        return attribution
+
+    def _target(self, question: Question, places: Sequence[int], turn: Turn | None) -> Target:
+        if self._is_own(question) and max(places, default=0) < self._first:
+            self._load(TEACHER, question.explainer)
+            return self._targets[question.explainer].take(list(places))
+        return self._live().target(question, places, turn)
+
+    def _live(self) -> Live:
+        if self.live is None:
+            raise ConfigError("these maps came without their models: only what they hold can be shown")
+        return self.live
+
+
+def _mean_of(maps: Sequence[Map]) -> Map:
+    shares = displayed(np.stack([one.values for one in maps]))
+    defined = shares[~np.isnan(shares).any(axis=(1, 2))]
+    if not len(defined):
+        return Map(np.full_like(maps[0].values, np.nan), trouble=maps[0].trouble)
+    told = f"mean of {len(defined)} students' shares" + f", {len(maps) - len(defined)} undefined" * (
+        len(defined) < len(maps)
+    )
+    return Map(defined.mean(axis=0).astype(np.float32), told)
+
+
+def _mean(values: Sequence[Array]) -> Array:
+    """Mean over students, of those that are defined."""
+    stacked = np.stack(values)
+    count = (~np.isnan(stacked)).sum(axis=0)
+    return np.where(count, np.nansum(stacked, axis=0) / np.maximum(count, 1), np.nan)

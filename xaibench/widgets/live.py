@@ -1,0 +1,217 @@
+"""Explanations that are asked for while one looks: computed once, for single images, under any question."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from xaibench.attribution.store.store import AttributionStore
+from xaibench.attribution.targets import Target
+from xaibench.data.images import ImageSet, Preprocessing
+from xaibench.errors import ConfigError, ExplanationError
+
+if TYPE_CHECKING:
+    from xaibench.attribution.result import Attribution
+    from xaibench.widgets.worker import Turn
+
+__all__ = ["TEACHER", "Live", "Map", "NotKnownError", "Question", "maps_of"]
+
+Array = npt.NDArray[np.float32]
+
+TEACHER = "teacher"
+
+_BATCH = 8  # images between two looks at whether somebody still waits
+_BYTES = 2**29  # of maps that are kept
+
+
+class NotKnownError(Exception):
+    """Raised where an answer needs a model, or a file, and there is no time for it now."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about an image: z_label - z_contrast, by an explainer ("lrp", "ig:baseline=blur").
+
+    label     class that is explained; "" the image's own
+    contrast  class it is held against; "" the one that the teacher ranks highest besides `label`
+    """
+
+    explainer: str
+    label: str = ""
+    contrast: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """The answer for one image under one model.
+
+    values   (H, W) signed relevance, in logits; NaN throughout where undefined
+    told     what the explainer tells about this map ("estimated error 1.3% of the map, ...")
+    trouble  why it is undefined; ""
+    """
+
+    values: Array
+    told: str = ""
+    trouble: str = ""
+
+
+def maps_of(attribution: Attribution) -> list[Map]:
+    """The maps of an explanation, one an image."""
+    flagged = set(attribution.validity.flagged)
+    maps = []
+    for row, values in enumerate(attribution.scored_heatmaps.numpy()):
+        measured = {name: value[row : row + 1] for name, value in attribution.measured.items()}
+        told = attribution.explainer.in_words(measured) if measured else ""
+        maps.append(Map(values, told, "undefined: this map does not meet its tolerance" if row in flagged else ""))
+    return maps
+
+
+class Live:
+    """Models by name that can be asked about images. What was computed is kept, in memory and in `store`.
+
+    models  "teacher" and the students; each a module or a function that loads it
+    images  more can be appended (`Live.images = ...`) while the first ones stay where they are
+
+    All methods take a `turn`, the piece of work they are part of; without one they raise NotKnownError where a model
+    would have to be called.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module | Callable[[], nn.Module]],
+        images: ImageSet,
+        preprocessing: Preprocessing,
+        store: AttributionStore | None,
+    ) -> None:
+        self.images, self.preprocessing, self.store = images, preprocessing, store
+        self._loaders = dict(models)
+        self._modules: dict[str, nn.Module] = {}
+        self._logits: dict[tuple[str, int], Tensor] = {}
+        self._maps: OrderedDict[tuple[str, Question, int], Map] = OrderedDict()
+        self._lock = threading.Lock()  # a panel looks up while its worker computes
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models."""
+        return tuple(self._loaders)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the models that were needed so far."""
+        return tuple(self._modules)
+
+    def add(self, name: str, model: nn.Module) -> None:
+        """Another student, in place of one of that name."""
+        self._loaders[name] = model
+        self._modules.pop(name, None)
+        for known in [key for key in self._maps if key[0] == name]:
+            del self._maps[known]
+        self._logits = {key: value for key, value in self._logits.items() if key[0] != name}
+
+    def module(self, name: str, turn: Turn | None) -> nn.Module:
+        """The model of that name, loaded."""
+        if name not in self._modules:
+            given = self._loaders[name]
+            if not isinstance(given, nn.Module):
+                _needs(turn)
+                given = given()
+            self._modules[name] = given
+        return self._modules[name]
+
+    def inputs(self, places: Sequence[int]) -> Tensor:
+        """Normalised images (n, C, H, W)."""
+        return self.preprocessing(self.images.images[list(places)])
+
+    def logits(self, name: str, places: Iterable[int], turn: Turn | None) -> Tensor:
+        """A model's logits (n, K) for the images at `places`."""
+        from xaibench.models.predict import predict_logits
+
+        places = list(places)
+        missing = [place for place in places if (name, place) not in self._logits]
+        if missing:
+            found = predict_logits(self.module(name, _needs(turn)), self.images.take(missing), self.preprocessing)
+            self._logits |= {(name, place): row for place, row in zip(missing, found)}
+        return torch.stack([self._logits[name, place] for place in places])
+
+    def target(self, question: Question, places: Sequence[int], turn: Turn | None) -> Target:
+        """What a question asks about the images at `places`."""
+        label = self._label(question.label, places)
+        if question.contrast:
+            contrast = torch.full_like(label, self._index(question.contrast))
+        else:
+            others = self.logits(TEACHER, places, turn).double()
+            contrast = others.scatter(1, label[:, None], -torch.inf).argmax(dim=1)
+        if bool((label == contrast).any()):
+            one = self.images.classes[int(label[label == contrast][0])]
+            raise ConfigError(f"'{one}' cannot be held against itself: choose another class, or the runner-up")
+        return Target(label, contrast)
+
+    def maps(
+        self, name: str, question: Question, places: Sequence[int], turn: Turn | None, target: Target | None = None
+    ) -> list[Map]:
+        """The maps of the images at `places` under one model. One that a check refuses says why.
+
+        target  what is asked, where it does not follow from the question
+        """
+        missing = [place for place in places if (name, question, place) not in self._maps]
+        for start in range(0, len(missing), _BATCH):
+            part = missing[start : start + _BATCH]
+            _needs(turn).report(start / len(missing), f"{question.explainer} of {name}")
+            chosen = None if target is None else target.take([list(places).index(place) for place in part])
+            for place, made in zip(part, self._explained(name, question, part, turn, chosen)):
+                self._maps[name, question, place] = made
+        with self._lock:
+            found = [self._maps[name, question, place] for place in places]
+            for place in places:
+                self._maps.move_to_end((name, question, place))
+            while len(self._maps) > self.most:
+                self._maps.popitem(last=False)
+        return found
+
+    def all_known(self, name: str, question: Question) -> bool:
+        """Whether the maps of all images are there."""
+        return all((name, question, place) in self._maps for place in range(len(self.images)))
+
+    @cached_property
+    def most(self) -> int:
+        """How many maps are kept at most."""
+        _, height, width = self.images.shape
+        return max(64, _BYTES // (4 * height * width))
+
+    def _explained(
+        self, name: str, question: Question, places: list[int], turn: Turn | None, target: Target | None
+    ) -> list[Map]:
+        from xaibench.attribution.explain import explain_model
+
+        target = self.target(question, places, turn) if target is None else target
+        x = self.inputs(places)
+        try:
+            attribution = explain_model(
+                self.module(name, turn), x, target, question.explainer, self.preprocessing, store=self.store
+            )
+        except ExplanationError as error:
+            _, height, width = self.images.shape
+            return [Map(np.full((height, width), np.nan, np.float32), trouble=str(error))] * len(places)
+        return maps_of(attribution)
+
+    def _label(self, name: str, places: Sequence[int]) -> Tensor:
+        own = self.images.labels[list(places)]
+        return torch.full_like(own, self._index(name)) if name else own
+
+    def _index(self, name: str) -> int:
+        return self.images.classes.index(name)
+
+
+def _needs(turn: Turn | None) -> Turn:
+    if turn is None:
+        raise NotKnownError
+    return turn
