@@ -23,7 +23,11 @@ class _Superseded(Exception):
 class Turn:
     """One piece of work, as it sees itself: it reports how far it is, and ends when it was cancelled."""
 
-    def __init__(self, tell: Callable[[float, str], None], deliver: Callable[[Turn, Callable[[], Any]], None]) -> None:
+    def __init__(
+        self,
+        tell: Callable[[float, str], None],
+        deliver: Callable[[Turn, Callable[[], Any]], None] = lambda turn, call: call(),
+    ) -> None:
         self._tell, self._deliver, self._cancelled = tell, deliver, threading.Event()
 
     @property
