@@ -60,6 +60,8 @@ from .figures.style import save_figure as save_figure
 from .models.architectures import build_model as build_model
 from .models.checkpoints import load_checkpoint as load_checkpoint
 from .models.checkpoints import save_checkpoint as save_checkpoint
+from .models.cost import ModelCost as ModelCost
+from .models.cost import model_cost as model_cost
 from .models.pair import LayerPair as LayerPair
 from .models.pair import ModelPair as ModelPair
 from .progress import show_progress as show_progress
