@@ -83,8 +83,12 @@ class Panel(widgets.VBox):
 
         def show(result: Any) -> None:
             self._idle()
-            done(result)
-            self.error = ""
+            try:
+                done(result)
+            except Exception as error:  # noqa: BLE001 - as an error of the work itself
+                self._failed(error)
+            else:
+                self.error = ""
 
         self.worker.run(work, show, self._failed)
         if self.worker.busy:
