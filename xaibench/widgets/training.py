@@ -78,6 +78,8 @@ class TrainingPanel(Panel):
     state = traitlets.Enum(STATES, "idle", read_only=True)
     epoch = traitlets.Int(0, read_only=True)
     students = traitlets.Dict(read_only=True)
+    _at_work = False
+    _scratch: tempfile.TemporaryDirectory[str] | None = None
 
     @checked
     def __init__(
@@ -153,9 +155,8 @@ class TrainingPanel(Panel):
 
     def close(self) -> None:
         """Free the panel with all its parts; a training ends after its epoch."""
-        busy = self.worker.busy
         super().close()
-        if not busy:
+        if not self._at_work:  # else its thread does it
             self._clean()
 
     @traitlets.validate("method")
@@ -217,10 +218,12 @@ class TrainingPanel(Panel):
     def _train(self, job: TrainingJob) -> None:
         def work(turn: Turn) -> DistillRun | None:
             folder = self._folder / job.folder_name
+            self._at_work = True
             try:
                 self._measure_teacher()
                 return job.train(turn, folder, self._likeness, self._every, self._ending, self._watch, self._device)
             finally:
+                self._at_work = False
                 if turn.cancelled:  # the panel was closed
                     self._clean()
 

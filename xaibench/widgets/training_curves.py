@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from xaibench.figures.style import INK, MUTED, new_figure, paper_style
 from xaibench.widgets.pictures import figure_html
@@ -65,6 +65,8 @@ def _losses(rows: Rows) -> str:
         figure, axes = _axes("loss (terms unweighted)")
         if all((y > 0).all() for _, y in curves.values()):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         _draw(axes, curves)
     return figure_html(figure, _alt("Training loss", rows, curves), dpi=125)
 
@@ -109,7 +111,7 @@ def _curve(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _axes(ylabel: str) -> tuple[Figure, Axes]:
-    figure = new_figure(3.3, 2.7)
+    figure = new_figure(3.1, 2.6)
     axes = figure.add_axes((0.15, 0.3, 0.82, 0.66), xlabel="epochs", ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.5)

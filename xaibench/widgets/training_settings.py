@@ -82,9 +82,8 @@ class Settings:
         for name, control in self.options.items():
             control.value = getattr(method, name)
         if type(method) in METHODS.values() and not hasattr(method, "method"):
-            self._hint.value = (
-                f'<div class="xb-note">all options: {html.escape(format_options(method, full=True))}</div>'
-            )
+            options = html.escape(format_options(method, full=True).replace(",", ", "))
+            self._hint.value = f'<div class="xb-note" style="overflow-wrap: anywhere">in full: {options}</div>'
         else:
             self._hint.value = ""
 
