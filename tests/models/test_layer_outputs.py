@@ -14,7 +14,15 @@ from torchvision.models import SwinTransformer
 from xaibench.errors import ModelError, UnknownNameError
 from xaibench.models.architectures import build_model
 from xaibench.models.copies import private_copy
-from xaibench.models.layer_outputs import evaluating, forward_with_layers, layer_module, observe, readable, tapped
+from xaibench.models.layer_outputs import (
+    evaluating,
+    forward_with_layers,
+    layer_module,
+    observe,
+    readable,
+    replaced,
+    tapped,
+)
 
 Make = Callable[..., Tensor]
 
@@ -275,6 +283,50 @@ def test_channels_last_that_cannot_be_told_is_refused(side: tuple[int, int], cha
     message = r"layer 'mix' gives .*, and which dimension .* cannot be told: pair another"
     with pytest.raises(ModelError, match=message), tapped(net, ["mix"]):
         net(noise(1, 3, *side))
+
+
+@pytest.mark.parametrize(
+    ("net", "layer"), [(Patches(1), "mix"), (ChannelsLast(), "mix"), (ChannelsLast(), "inner"), (Reading(tuple), "0")]
+)
+def test_a_model_goes_on_with_what_replaces_a_layers_maps(net: nn.Module, layer: str, noise: Make) -> None:
+    if isinstance(net, Reading):
+        net = Reading(lambda h: (h, "the rest"))
+    x = noise(2, 3, 4, 4)
+    plain, seen = net(x), []
+
+    def scaled(maps: Tensor) -> Tensor:
+        seen.append(maps.detach())
+        return 3 * maps
+
+    with tapped(net, [layer]) as outputs:
+        net(x)
+    with replaced(net, layer, scaled):
+        changed = net(x)
+        private_copy(net)(x)
+    assert torch.equal(net(x), plain)
+    assert hooks(net) == 0
+    (maps,) = seen  # a copy is left alone
+    assert torch.equal(maps, outputs[layer])
+    again = dict(net.named_modules())[layer].register_forward_hook(
+        lambda _module, _args, output: (
+            (3 * output[0], *output[1:])
+            if isinstance(output, tuple)
+            else torch.cat([output[:, :1], 3 * output[:, 1:]], dim=1)
+            if output.ndim == 3
+            else 3 * output
+        )
+    )
+    torch.testing.assert_close(changed, net(x))
+    again.remove()
+
+
+def test_a_replacement_that_fails_leaves_no_hook(noise: Make) -> None:
+    net = Patches(0)
+    with pytest.raises(ZeroDivisionError), replaced(net, "mix", lambda maps: maps * (1 // 0)):
+        net(noise(1, 3, 4, 4))
+    with pytest.raises(UnknownNameError, match="did you mean 'mix'"), replaced(net, "mixx", lambda maps: maps):
+        pass
+    assert hooks(net) == 0
 
 
 def test_swin_gives_maps(noise: Make) -> None:

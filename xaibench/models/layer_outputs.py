@@ -27,6 +27,7 @@ __all__ = [
     "layer_module",
     "observe",
     "readable",
+    "replaced",
     "tapped",
 ]
 
@@ -103,6 +104,28 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor
     hooks = [(layer.register_forward_hook, partial(record, name)) for name, layer in found.items()]
     with _hooked([(model.register_forward_pre_hook, layout.see), *hooks]):
         yield outputs
+
+
+@contextmanager
+def replaced(model: nn.Module, layer: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the block `model` goes on with `change(output)` in place of the layer's output, as in an intervention.
+
+    change  maps (B, d, H, W) as `tapped` gives them -> maps of the same shape; prefix tokens stay as they are
+
+    Threads, copies, removal of the hook and errors are as in `tapped`.
+    """
+    layout = Layout(model)
+
+    def replace(_module: nn.Module, _args: object, output: object) -> object:
+        given = first_item(output)
+        maps = layout.checked(layer, given)
+        changed = change(maps)
+        back = changed if maps is given else layout.back(changed, given)  # type: ignore[arg-type]
+        return back if given is output else _with_first(output, back)
+
+    hook = (layer_module(model, layer).register_forward_hook, replace)
+    with _hooked([(model.register_forward_pre_hook, layout.see), hook]):
+        yield
 
 
 @contextmanager
