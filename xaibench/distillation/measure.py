@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -32,12 +32,14 @@ def measure_moments(
     locations: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
+    on_batch: Callable[[int], object] = lambda _: None,
 ) -> dict[str, LayerMoments]:
     """The moments of the pair's teacher layers on unaugmented images: one pass, all layers.
 
     layers     of the teacher; None: those of the pair
     locations  drawn an image by `seed`; None takes all
     fabric     for its mixed precision; None computes in float32
+    on_batch   called after each batch with the number of images in it
     """
     check_seed(seed)
     if batch_size < 1:
@@ -54,6 +56,7 @@ def measure_moments(
             for chunk in chunks:
                 yield form(pair.preprocessing(chunk.to(device)))
                 advance()
+                on_batch(len(chunk))
 
         autocast = fabric.autocast() if fabric is not None else None
         return collect_moments(teacher, layers, batches(), locations=locations, seed=seed, autocast=autocast)
