@@ -40,9 +40,9 @@ def spectrum_picture(layer: str, spectrum: Array, student: int) -> str:
     """Eigenvalues of a layer's centred covariance as shares of its variance, and their sums; the student's width."""
     sums, ranks = spectrum.cumsum(), np.arange(1, len(spectrum) + 1)
     with paper_style():
-        figure = new_figure(2.45, 2.6)
-        above = figure.add_axes((0.21, 0.53, 0.75, 0.37), ylabel="eigenvalue", title=layer, yscale="log")
-        below = figure.add_axes((0.21, 0.15, 0.75, 0.34), ylabel="sum", xlabel="directions (of the covariance)")
+        figure = new_figure(2.25, 2.5)
+        above = figure.add_axes((0.23, 0.53, 0.73, 0.37), ylabel="eigenvalue", title=layer, yscale="log")
+        below = figure.add_axes((0.23, 0.15, 0.73, 0.34), ylabel="sum", xlabel="directions (of the covariance)")
         shown = np.where(spectrum > 1e-12, spectrum, np.nan)
         above.plot(ranks, shown, color=_COLOURS[1], marker="." if len(ranks) < 40 else None, markersize=3)
         above.set_ylim(max(np.nanmin(shown), 1e-7) / 2, 1.5)
