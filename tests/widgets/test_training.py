@@ -14,6 +14,7 @@ from xaibench.distillation.distill import distill
 from xaibench.distillation.methods import METHODS
 from xaibench.errors import ConfigError, ModelError, UnknownNameError, XaibenchError
 from xaibench.models.checkpoints import state_hash
+from xaibench.widgets.explorer import Explorer
 from xaibench.widgets.training import TrainingPanel
 from xaibench.widgets.training_curves import curves_html
 
@@ -71,7 +72,7 @@ def test_lrp_is_compared_every_few_epochs_and_after_the_last_beside_chance(panel
     assert (scores["lrp_cosine_low"] <= scores["lrp_cosine"]).all()
     assert (scores["lrp_cosine"] <= scores["lrp_cosine_high"]).all()
     assert scores[["lrp_cosine", "lrp_chance"]].abs().max().max() <= 1
-    assert alts(panel)[2].startswith("Likeness of LRP's maps by epoch; after epoch 4: student and teacher ")
+    assert alts(panel)[2].startswith("Likeness of LRP's maps by epoch; after epoch 4: with the teacher ")
     assert "chance" in alts(panel)[2]
 
 
@@ -246,22 +247,23 @@ def test_what_training_refuses_is_a_sentence_and_the_panel_goes_on(panel_of):
     assert (panel.state, panel.error) == ("finished", "")
 
 
-def test_an_explorer_gets_the_students_and_its_refusal_is_a_sentence(panel_of):
-    given = {}
+def test_an_explorer_shows_the_students(panel_of, tiny_pair, tiny_task):
+    explorer = Explorer(tiny_pair, tiny_task.test.take([0, 1]))
+    panel = panel_of(explorer=explorer, epochs=1)
+    panel.start()
+    assert panel.error == explorer.error == ""
+    assert "kd/seed0" in explorer.students
+    explorer.close()
 
-    class Explorer:
+
+def test_what_an_explorer_refuses_is_a_sentence(panel_of):
+    class Full:
         def add_student(self, name, student):
-            if given:
-                raise ConfigError("one is enough")
-            given[name] = student
+            raise ConfigError("one is enough")
 
-    panel = panel_of(explorer=Explorer(), epochs=1)
+    panel = panel_of(explorer=Full(), epochs=1)
     panel.start()
-    assert given == panel.students
-    panel.seed = 1
-    panel.start()
-    assert (panel.state, panel.error) == ("finished", "one is enough")
-    assert list(panel.students) == ["kd/seed0", "kd/seed1"]
+    assert (panel.state, panel.error, list(panel.students)) == ("finished", "one is enough", ["kd/seed0"])
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ class Panel(widgets.VBox):
     def __init__(self, **traits: Any) -> None:
         self._following = False
         self._message = widgets.HTML()
-        self._bar = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="12rem", display="none"))
+        self._bar = widgets.FloatProgress(
+            min=0, max=1, style={"description_width": "initial"}, layout=widgets.Layout(width="20rem", display="none")
+        )
         self._bar.tooltip = "how much of what was asked is computed"
         self._stop = button("cancel", self.cancel, icon="stop")
         self._stop.layout.display = "none"

@@ -144,7 +144,7 @@ def _image(
 
 def _by_dimension(ylabel: str, counts: tuple[int, ...]) -> tuple[Figure, Axes]:
     figure = new_figure(3.1, 2.6)
-    axes = figure.add_axes((0.15, 0.3, 0.82, 0.66), xlabel="directions kept (k)", ylabel=ylabel)
+    axes = figure.add_axes((0.17, 0.3, 0.8, 0.66), xlabel="directions kept (k)", ylabel=ylabel)
     axes.set_xscale("log", base=2)
     axes.set_xticks([k for k in counts if k & (k - 1) == 0])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -95,9 +95,9 @@ def _likeness(rows: Rows) -> str:
     rows = [row for row in rows if math.isfinite(row.get("lrp_cosine", math.nan))]
     if not rows:
         return ""
-    names = {"student and teacher": "lrp_cosine", "chance (maps of other images)": "lrp_chance"}
+    names = {"with the teacher": "lrp_cosine", "chance (other images)": "lrp_chance"}
     curves = {label: _curve(rows, name) for label, name in names.items()}
-    x = curves["student and teacher"][0]
+    x = curves["with the teacher"][0]
     with paper_style():
         figure, axes = _axes("cosine of LRP's maps")
         low, high = (_curve(rows, f"lrp_cosine_{end}")[1] for end in ("low", "high"))
@@ -112,7 +112,7 @@ def _curve(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _axes(ylabel: str) -> tuple[Figure, Axes]:
     figure = new_figure(3.1, 2.6)
-    axes = figure.add_axes((0.15, 0.3, 0.82, 0.66), xlabel="epochs", ylabel=ylabel)
+    axes = figure.add_axes((0.17, 0.3, 0.8, 0.66), xlabel="epochs", ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.5)
     axes.set_axisbelow(True)

@@ -20,7 +20,7 @@ from xaibench.widgets.panel import checkbox, dropdown, line, stack
 
 __all__ = ["Settings"]
 
-_CHOICES = {"dimension": {"student": "k: the student's channels", "full": "k: all of the teacher's channels"}}
+_CHOICES = {"dimension": {"student": "the student's channels", "full": "all of the teacher's channels"}}
 
 
 class Settings:
@@ -121,7 +121,7 @@ def _options(method: Method) -> list[str]:
 
 def _option(name: str) -> widgets.Widget:
     if name in _CHOICES:
-        return dropdown(name, [(_CHOICES[name][value], value) for value in DIMENSIONS])
+        return dropdown(f"{name} (k)", [(_CHOICES[name][value], value) for value in DIMENSIONS])
     return _number(widgets.FloatText, name.replace("_", " "))
 
 
