@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xaibench.report.tables import csv_table, html_table, latex_table, presented, text_table
+from xaibench.errors import DataError, UnknownNameError
+from xaibench.report.tables import (
+    best_rows,
+    chosen_columns,
+    csv_table,
+    html_table,
+    latex_table,
+    presented,
+    text_table,
+)
 
 
 @pytest.fixture
@@ -73,6 +82,71 @@ def test_latex_with_caption_is_a_float(table):
     assert "0.7 $\\pm$ 0.0" in text
 
 
+@pytest.mark.parametrize(
+    ("value", "latex"),
+    [
+        (-0.25, "$-$0.250"),
+        (1e-7, "$1.0\\cdot10^{-7}$"),
+        (-2.5e8, "$-$$2.5\\cdot10^{8}$"),
+        (np.nan, "--"),
+        (-7, "$-$7"),
+        (1234567, "1,234,567"),
+    ],
+)
+def test_latex_sets_numbers_as_numbers(value, latex):
+    assert f"\n{latex} \\\\\n" in latex_table(pd.DataFrame({"x": [value]}))
+    assert "\na-b \\\\\n" in latex_table(pd.DataFrame({"x": ["a-b"]}))  # a name keeps its hyphen
+
+
+def test_latex_sets_the_best_in_bold_and_chosen_columns_only(table):
+    text = latex_table(table, columns=["ssim", "method"], bold={"ssim": [0], "accuracy": [1]})
+    assert text.splitlines()[2] == "ssim & method \\\\"
+    assert "\\textbf{0.100 $\\pm$ 0.100} & subdistill" in text
+    assert "\n$-$0.200 $\\pm$ 0.100 & a" in text
+    assert text.count("textbf") == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "said"),
+    [
+        (["ssin"], UnknownNameError, "unknown column 'ssin': did you mean 'ssim'"),
+        (["ssim_low"], UnknownNameError, "unknown column 'ssim_low'"),
+        ([], DataError, "columns must be named once each, got none: choose method, accuracy, lrp cosine"),
+        (["ssim", "ssim"], DataError, "columns must be named once each, got ssim, ssim"),
+    ],
+)
+def test_columns_that_are_not_there_are_refused(table, columns, error, said):
+    for call in (chosen_columns, lambda *a: latex_table(a[0], columns=a[1])):
+        with pytest.raises(error, match=said):
+            call(table, columns)
+
+
+def test_chosen_columns_bring_their_intervals(table):
+    assert list(chosen_columns(table, ["ssim", "method"])) == ["ssim", "ssim_low", "ssim_high", "method"]
+
+
+def intervals(rows):
+    return pd.DataFrame(rows, columns=["x", "x low", "x high"])
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 0.5), st.floats(0, 0.5)), min_size=2, max_size=6))
+def test_the_best_rows_are_those_whose_interval_reaches_the_highest_mean(rows):
+    (best,) = best_rows(intervals([(m, m - below, m + above) for m, below, above in rows])).values()
+    highest = max(m for m, _, _ in rows)
+    assert best == [i for i, (m, _, above) in enumerate(rows) if m + above >= highest]
+    assert best
+
+
+def test_without_an_interval_or_a_rival_nothing_is_best():
+    nan = np.nan
+    assert best_rows(intervals([(0.9, nan, nan), (0.8, 0.7, 0.9)])) == {}
+    assert best_rows(intervals([(0.9, 0.8, 1.0)])) == {}
+    assert best_rows(intervals([(nan, nan, nan), (0.8, 0.7, 0.9)])) == {}
+    assert best_rows(intervals([(0.9, 0.8, 1.0), (0.8, 0.7, 0.85), (0.7, 0.6, nan)])) == {"x": [0]}
+    teacher_first = intervals([(0.99, 0.98, 1.0), (0.8, 0.7, 0.9), (0.7, 0.6, 0.75)])
+    assert best_rows(teacher_first, rivals=[1, 2]) == {"x": [1]}
+
+
 def test_markdown_has_one_line_a_row_and_equal_widths(table):
     lines = text_table(table).splitlines()
     assert len(lines) == 4
@@ -95,7 +169,7 @@ def test_html_escapes_text_and_carries_exact_values(table):
     table.loc[0, "method"] = '<script>"&'
     text = html_table(table, caption="A < B")
     assert "<script>" not in text
-    assert '<td data-value="&lt;script&gt;&quot;&amp;">&lt;script&gt;&quot;&amp;</td>' in text
+    assert '<th scope="row" data-value="&lt;script&gt;&quot;&amp;">&lt;script&gt;&quot;&amp;</th>' in text
     assert '<td class="number" data-value="0.3333333333333333">0.333</td>' in text
     assert '<td class="number" data-value="">–</td>' in text
     assert '<td class="no" data-value="False">no</td>' in text

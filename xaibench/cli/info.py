@@ -17,6 +17,7 @@ from xaibench.data.cues import CUES
 from xaibench.data.datasets import DATASETS
 from xaibench.data.subtasks import SUBTASKS
 from xaibench.distillation.methods import METHODS, Method, method_name
+from xaibench.distillation.methods.sources import SOURCES
 from xaibench.distillation.methods.wrapped import Wrapped
 from xaibench.distillation.recipe import resolve_precision
 from xaibench.errors import CheckpointError, RunFolderError
@@ -59,6 +60,7 @@ def _names() -> dict[str, Any]:
     facts |= {f"subtasks of {name}": ", ".join(groups) for name, groups in SUBTASKS.items()}
     return facts | {
         "methods": [_options(method) for method in METHODS.values()],
+        "sources": [f"{name}: {source.citation}" for name, source in SOURCES.items() if source.citation],
         "bases": ", ".join(BASES),
         "explainers": [format_options(explainer(), full=True) for explainer in EXPLAINERS.values()],
         "baselines": [f"{name}: {what}" for name, what in BASELINES.items()],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import html
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,23 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from xaibench.errors import DataError, unknown_name
 from xaibench.validation import checked
 
-__all__ = ["csv_table", "html_table", "latex_table", "presented", "side_by_side", "text_table"]
+__all__ = [
+    "FORMATS",
+    "best_rows",
+    "chosen_columns",
+    "csv_table",
+    "html_table",
+    "latex_table",
+    "presented",
+    "side_by_side",
+    "text_table",
+]
+
+Emphasis = Mapping[str, Collection[int]]
+"""Column -> positions of the rows whose cells are set in bold."""
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -43,7 +59,7 @@ _NUMBER = ' class="number"'
 def presented(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
     """The table as text: floats with `digits` decimals, NaN as "–", an interval as "mean ± half its width".
 
-    A column X with companions "X low" and "X high" (or "X_low", "X_high") becomes the one column
+    Whole numbers of five digits and more have commas. A column X with companions "X low" and "X high" (or "X_low", "X_high") becomes the one column
     "mean ± (high - low) / 2".
 
     >>> presented(pd.DataFrame({"method": ["kd"], "cos": [0.5], "cos low": [0.46], "cos high": [0.52]}), 2)
@@ -73,12 +89,30 @@ def csv_table(table: pd.DataFrame) -> str:
 
 
 @checked
-def latex_table(table: pd.DataFrame, *, digits: int = 3, caption: str = "", label: str = "") -> str:
-    """A booktabs table (needs \\usepackage{booktabs}); with a caption or label inside a table environment."""
+def latex_table(
+    table: pd.DataFrame,
+    *,
+    columns: Sequence[str] | None = None,
+    digits: int = 3,
+    caption: str = "",
+    label: str = "",
+    bold: Emphasis = MappingProxyType({}),
+) -> str:
+    """A booktabs table (needs \\usepackage{booktabs}); with a caption or label inside a table environment.
+
+    columns  those to show, in this order; None: all
+    bold     column -> positions of the rows that are set in bold, see `best_rows`
+
+    Minus signs are set as $-$, powers of ten as $10^{-7}$. Raises UnknownNameError for a column that is not there.
+    """
+    table = table if columns is None else chosen_columns(table, columns)
     shown = presented(table, digits)
     align = "".join("r" if numeric else "l" for numeric in _numeric(table, shown))
-    lines = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", _latex_row(shown.columns), r"\midrule"]
-    lines += [_latex_row(row) for row in shown.itertuples(index=False)]
+    lines = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", _latex_row(map(_escaped, shown.columns)), r"\midrule"]
+    for position, row in enumerate(shown.itertuples(index=False)):
+        cells = [_latex_cell(text, numeric) for text, numeric in zip(row, _numeric(table, shown))]
+        marked = [position in bold.get(name, ()) for name in shown.columns]
+        lines.append(_latex_row(rf"\textbf{{{c}}}" if strong else c for c, strong in zip(cells, marked)))
     lines += [r"\bottomrule", r"\end{tabular}"]
     if caption or label:
         lines = [
@@ -90,6 +124,43 @@ def latex_table(table: pd.DataFrame, *, digits: int = 3, caption: str = "", labe
             r"\end{table}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def chosen_columns(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The named columns with the ends of their intervals, in the order of the names.
+
+    Raises UnknownNameError for a column that the table lacks, DataError for none or one that is named twice.
+    """
+    bounds = _intervals(table)
+    known = [str(name) for name in table.columns if not any(name in pair for pair in bounds.values())]
+    for name in columns:
+        if name not in known:
+            raise unknown_name("column", name, known)
+    if not columns or len(set(columns)) < len(columns):
+        raise DataError(f"columns must be named once each, got {', '.join(columns) or 'none'}: choose {', '.join(known)}")
+    return table[[part for name in columns for part in (name, *bounds.get(name, ()))]]
+
+
+def best_rows(table: pd.DataFrame, rivals: Sequence[int] | None = None) -> dict[str, list[int]]:
+    """Column with an interval -> positions of the rows that are the best as far as the intervals tell.
+
+    rivals  positions of the rows that are compared; None: all
+
+    The row of the highest mean, and each whose own 95% interval reaches that mean. No row is best among fewer than two,
+    nor where the highest mean has no interval.
+
+    >>> scores = pd.DataFrame({"cos": [0.7, 0.6, 0.3], "cos low": [0.6, 0.5, 0.2], "cos high": [0.8, 0.7, 0.4]})
+    >>> best_rows(scores)
+    {'cos': [0, 1]}
+    """
+    rows = list(range(len(table)) if rivals is None else rivals)
+    best = {}
+    for name, ends in _intervals(table).items():
+        values = table.iloc[rows][[name, *ends]].astype(float).set_axis(rows).dropna(subset=[name])
+        if len(values) > 1 and values.loc[values[name].idxmax()].notna().all():
+            highest = values[name].max()
+            best[name] = [int(row) for row in values.index[values[ends[1]] >= highest]]
+    return best
 
 
 def side_by_side(table: pd.DataFrame, rows: Sequence[str], column: str, value: str) -> pd.DataFrame:
@@ -141,10 +212,13 @@ def _drawn(table: pd.DataFrame, shown: pd.DataFrame, width: int | None) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines() if line.strip()) + "\n"
 
 
-def html_table(table: pd.DataFrame, *, digits: int = 3, caption: str = "") -> str:
+def html_table(
+    table: pd.DataFrame, *, digits: int = 3, caption: str = "", bold: Emphasis = MappingProxyType({})
+) -> str:
     """A <table> whose cells carry their exact value in data-value, for sorting; all text is escaped.
 
-    Cells of numbers have the class "number", booleans the class "yes" or "no".
+    Cells of numbers have the class "number", booleans the class "yes" or "no"; the first cell of a row is its heading.
+    bold  as in `latex_table`
     """
     shown = presented(table, digits)
     numeric = _numeric(table, shown)
@@ -154,11 +228,13 @@ def html_table(table: pd.DataFrame, *, digits: int = 3, caption: str = "") -> st
     body = []
     for position in range(len(shown)):
         cells = []
-        for name, number in zip(shown.columns, numeric):
-            value, text = table[name].iloc[position], shown[name].iloc[position]
+        for column, (name, number) in enumerate(zip(shown.columns, numeric)):
+            value, text = table[name].iloc[position], html.escape(shown[name].iloc[position])
             kind = f' class="{text}"' if isinstance(value, (bool, np.bool_)) else _NUMBER * number
             exact = html.escape("" if _undefined(value) else str(value))
-            cells.append(f'<td{kind} data-value="{exact}">{html.escape(text)}</td>')
+            tag, scope = ("td", "") if column else ("th", ' scope="row"')
+            text = f"<strong>{text}</strong>" if position in bold.get(name, ()) else text
+            cells.append(f'<{tag}{scope}{kind} data-value="{exact}">{text}</{tag}>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
@@ -182,7 +258,7 @@ def _cell(value: Any, digits: int) -> str:
     if isinstance(value, (float, np.floating)):
         plain = value == 0 or 0.5 * 10**-digits <= abs(float(value)) < 1e6
         return f"{value:.{digits}f}" if plain else f"{value:.1e}"
-    return str(value)
+    return f"{value:,}" if isinstance(value, (int, np.integer)) and abs(value) >= 10_000 else str(value)
 
 
 def _undefined(value: object) -> bool:
@@ -198,9 +274,20 @@ def _escaped(text: object) -> str:
     return "".join(_LATEX.get(character, character) for character in str(text))
 
 
-def _latex_row(cells: Iterable[object]) -> str:
-    return " & ".join(_escaped(cell) for cell in cells) + r" \\"
+def _latex_row(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _latex_cell(text: str, numeric: bool) -> str:
+    if not numeric:
+        return _escaped(text)
+    text = _escaped(text.replace("-", "−"))
+    return re.sub(r"([\d.]+)e(\$-\$|\+)0*(\d+)", lambda m: f"${m[1]}\\cdot10^{{{m[2].strip('$+')}{m[3]}}}$", text)
 
 
 def _one_line(text: object) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")
+
+
+FORMATS = {"text": text_table, "html": html_table, "latex": latex_table, "csv": csv_table}
+"""Name -> what renders a table so."""

@@ -1,0 +1,69 @@
+"""Which methods differ: every pair of them on the same images, with p-values corrected for the number of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import wilcoxon
+
+from xaibench.errors import DataError
+from xaibench.similarity.intervals import common_images, mean_interval
+
+__all__ = ["holm", "paired_differences"]
+
+Array = npt.NDArray[np.float64]
+
+
+def paired_differences(scores: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
+    """One row a pair of methods: a, b, difference, low, high, images, p, p_holm.
+
+    scores  method -> (S, N): the same S training seeds and the same N images for all
+
+    `difference` is the mean of a - b over seeds and images on the images that all methods have (`common_images`), with
+    the interval of `mean_interval`: for one seed it speaks for these two students, for more for the methods. `p` is of
+    Wilcoxon's signed-rank test (1945), two-sided, of the differences' means over the seeds: images are the unit, so that
+    it speaks for these students on other images. `p_holm` is corrected for all pairs (`holm`). NaN where no image is
+    left. Raises DataError for scores of different shapes.
+    """
+    tables = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
+    if len({table.shape for table in tables.values()}) > 1 or any(table.ndim != 2 for table in tables.values()):
+        given = ", ".join(f"{name} {table.shape}" for name, table in tables.items())
+        raise DataError(f"methods are compared on the same seeds and images (S, N), got {given}")
+    common = common_images(*tables.values()) if tables else np.zeros(0, dtype=bool)
+    rows = []
+    for a, b in combinations(tables, 2):
+        gap = (tables[a] - tables[b])[:, common]
+        gap = gap[~np.isnan(gap).all(axis=1)]
+        mean = mean_interval(gap)
+        rows.append(
+            {"a": a, "b": b, "difference": mean.mean, "low": mean.low, "high": mean.high}
+            | {"images": gap.shape[1] if len(gap) else 0, "p": _signed_rank(gap)}
+        )
+    table = pd.DataFrame(rows, columns=["a", "b", "difference", "low", "high", "images", "p"])
+    return table.assign(p_holm=holm(table["p"]))
+
+
+def holm(p: npt.ArrayLike) -> Array:
+    """p-values (M,) corrected for M tests, so that one or more false rejections are as rare as in one test.
+
+    The i-th smallest becomes the largest of (M - j + 1) p_j over j <= i, at most 1 (Holm 1979, jstor 4615733). NaN
+    stay NaN and do not count.
+    """
+    values = np.asarray(p, dtype=np.float64)
+    corrected = np.full(values.shape, np.nan)
+    order = np.argsort(values)[: int(np.isfinite(values).sum())]
+    steps = values[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected
+
+
+def _signed_rank(gaps: Array) -> float:
+    """p of gaps (S, N), images as the unit; 1 where they are all zero."""
+    means = gaps.mean(axis=0) if len(gaps) else np.zeros(0)
+    if not len(means):
+        return float("nan")
+    return float(wilcoxon(means).pvalue) if means.any() else 1.0
