@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from xaibench.errors import ExplanationError, RunFolderError
 from xaibench.models.checkpoints import state_hash
 from xaibench.run import explaining
+from xaibench.run.costs import costs_of
 from xaibench.run.folder import open_run
 from xaibench.run.pipeline import create_run, run_config
 
@@ -40,6 +41,7 @@ READERS = {
     "predictions.csv": ("explain", lambda run: run.predictions()),
     "validity.csv": ("explain", lambda run: run.validity()),
     "faithfulness.csv": ("explain", lambda run: run.faithfulness()),
+    "cost.csv": ("explain", costs_of),
     "images.safetensors": ("explain", lambda run: run.images),
     "explanations.json": ("explain", lambda run: run.explained("lrp")),
     "maps": ("explain", lambda run: run.attribution("kd/seed0", "lrp")),
@@ -52,7 +54,7 @@ READERS = {
 }
 """File of a run -> the command that makes it anew, and what reads it."""
 
-TIMES = ("history.csv", "job.json", "report.html", "files.json", ".pdf", ".png")
+TIMES = ("history.csv", "cost.csv", "job.json", "report.html", "files.json", ".pdf", ".png")
 
 
 def damage(path, how):

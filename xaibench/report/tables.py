@@ -138,7 +138,7 @@ def chosen_columns(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
             raise unknown_name("column", name, known)
     if not columns or len(set(columns)) < len(columns):
         raise DataError(f"columns must be named once each, got {', '.join(columns) or 'none'}: choose {', '.join(known)}")
-    return table[[part for name in columns for part in (name, *bounds.get(name, ()))]]
+    return table.loc[:, [part for name in columns for part in (name, *bounds.get(name, ()))]]
 
 
 def best_rows(table: pd.DataFrame, rivals: Sequence[int] | None = None) -> dict[str, list[int]]:
@@ -156,7 +156,7 @@ def best_rows(table: pd.DataFrame, rivals: Sequence[int] | None = None) -> dict[
     rows = list(range(len(table)) if rivals is None else rivals)
     best = {}
     for name, ends in _intervals(table).items():
-        values = table.iloc[rows][[name, *ends]].astype(float).set_axis(rows).dropna(subset=[name])
+        values = table.iloc[rows].loc[:, [name, *ends]].astype(float).set_axis(rows).dropna(subset=[name])
         if len(values) > 1 and values.loc[values[name].idxmax()].notna().all():
             highest = values[name].max()
             best[name] = [int(row) for row in values.index[values[ends[1]] >= highest]]
@@ -258,7 +258,7 @@ def _cell(value: Any, digits: int) -> str:
     if isinstance(value, (float, np.floating)):
         plain = value == 0 or 0.5 * 10**-digits <= abs(float(value)) < 1e6
         return f"{value:.{digits}f}" if plain else f"{value:.1e}"
-    return f"{value:,}" if isinstance(value, (int, np.integer)) and abs(value) >= 10_000 else str(value)
+    return f"{value:,}" if isinstance(value, (int, np.integer)) and abs(int(value)) >= 10_000 else str(value)
 
 
 def _undefined(value: object) -> bool:

@@ -21,6 +21,7 @@ from xaibench.models.checkpoints import state_hash
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
 from xaibench.run.config import RunConfig
+from xaibench.run.costs import measure_costs
 from xaibench.run.faithfulness import Subject, measure_faithfulness
 from xaibench.run.folder import TEACHER, UNTRAINED, Run
 from xaibench.run.inputs import Assets
@@ -105,6 +106,7 @@ def explain_models(run: Run, assets: Assets, device: torch.device | str | None =
     )
     write_json(run.folder / "explanations.json", found)
     run.ledger.record("explanations.json", source=run.source("explain"))
+    measure_costs(run, assets)
 
 
 def _explained(

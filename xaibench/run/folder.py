@@ -8,7 +8,7 @@ students/METHOD/seedN/            student.safetensors, history.csv, job.json (re
                                   influence.{csv,pdf,png} where training images were weighted
 attributions/KEY.safetensors      relevance and areas of flipping, under the key of all they depend on (`store.keys`)
 explanations.json                 explainer -> model -> key of its maps, or why there are none
-predictions.csv  validity.csv  faithfulness.csv  scores.csv  summary.csv  table.csv  table.tex
+predictions.csv  validity.csv  faithfulness.csv  cost.csv  scores.csv  summary.csv  table.csv  table.tex
 gallery.{pdf,png}  league.{pdf,png}  similarity.{pdf,png}  scores.{pdf,png}  history.{pdf,png}  report.html
 
 Answers to further questions lie beside them, see `questions`.
