@@ -156,10 +156,9 @@ def best_rows(table: pd.DataFrame, rivals: Sequence[int] | None = None) -> dict[
     rows = list(range(len(table)) if rivals is None else rivals)
     best = {}
     for name, ends in _intervals(table).items():
-        values = table.iloc[rows].loc[:, [name, *ends]].astype(float).set_axis(rows).dropna(subset=[name])
-        if len(values) > 1 and values.loc[values[name].idxmax()].notna().all():
-            highest = values[name].max()
-            best[name] = [int(row) for row in values.index[values[ends[1]] >= highest]]
+        values = table[[name, *ends]].iloc[rows].astype(float).set_axis(rows).dropna(subset=[name])
+        if len(values) > 1 and values.iloc[int(values[name].to_numpy().argmax())].notna().all():
+            best[name] = [int(row) for row in values.index[values[ends[1]] >= values[name].max()]]
     return best
 
 
