@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from xaibench.errors import DataError, UnknownNameError
 from xaibench.report.tables import (
+    FORMATS,
+    ResultTable,
     best_rows,
     chosen_columns,
     csv_table,
@@ -199,3 +201,17 @@ def test_a_table_with_a_width_keeps_it_and_hides_nothing(names, columns):
     for name in names:
         assert set(name) - set(" ") <= set(letters)
     assert text_table(frame, width=10_000).replace("\n", "") == text_table(frame).replace("\n", "")
+
+
+def test_one_table_in_every_format(table):
+    result = ResultTable(table, "Scores of two.", {"ssim": [0]})
+    text, page, latex, csv = (result.render(form) for form in FORMATS)
+    assert text == text_table(table, width=100) + "\nScores of two.\n"
+    assert "<caption>Scores of two. Bold: the highest mean" in page
+    assert "<strong>0.100 ± 0.100</strong>" in page
+    assert page.count("<strong>") == latex.count("\\textbf{") == 1
+    assert "\\caption{Scores of two. Bold: the highest mean" in latex
+    assert csv == csv_table(table)
+    assert "Bold" not in ResultTable(table, "Scores.").render("latex")
+    with pytest.raises(UnknownNameError, match="unknown format 'latx': did you mean 'latex'"):
+        result.render("latx")

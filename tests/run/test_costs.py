@@ -36,7 +36,7 @@ def test_costs_are_measured_once_and_made_again_where_they_are_missing(tiny_run,
     extend_manifest(run.folder, run.config)
     (run.folder / "cost.csv").unlink()  # as in a run of version 0.2
     run.ledger.forget("cost.csv")
-    with pytest.raises(RunFolderError, match="cost.csv does not exist yet: run 'xaibench explain"):
+    with pytest.raises(RunFolderError, match=r"cost\.csv does not exist yet: run 'xaibench explain"):
         costs_of(run)
     assert cli("info", run.folder).code == 0
     assert run.finished

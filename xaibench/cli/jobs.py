@@ -188,3 +188,19 @@ def report(folder: RunFolder) -> None:
     this = open_run(folder)
     present(this)
     say(this.folder / "report.html")
+
+
+@app.command()
+def table(
+    folder: RunFolder,
+    form: Annotated[str, typer.Option("--format", help="text, html, latex or csv.")] = "text",
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", help="Column to show, also parameters, macs, latency_ms; repeat for more."),
+    ] = None,
+) -> None:
+    """Print the table of methods of a scored run, for a terminal, a page, a paper or a program."""
+    from xaibench.run.folder import open_run
+    from xaibench.run.results import results
+
+    say(results(open_run(folder), columns).render(form, width=LINE).rstrip())

@@ -59,7 +59,7 @@ def model_cost(model: nn.Module, shape: tuple[int, int, int], *, repeats: int = 
     channels, size = shape[0], shape[1:]
     work = private_copy(model).cpu().float().eval()
     image = trial_images(work, channels, size)[:1]
-    seconds = []
+    seconds, threads = [], torch.get_num_threads()
     with torch.no_grad(), torch.random.fork_rng(devices=[]), explained(size, channels):
         with _unfused_attention(), FlopCounterMode(display=False, custom_mapping=_FURTHER) as counter:
             work(image)
@@ -71,7 +71,7 @@ def model_cost(model: nn.Module, shape: tuple[int, int, int], *, repeats: int = 
         parameters=sum(value.numel() for value in model.parameters()),
         macs=counter.get_total_flops() // 2,
         latency_ms=1000 * statistics.median(seconds[_WARM_UP:]),
-        device=f"{_processor()}, {torch.get_num_threads()} threads",
+        device=f"{_processor()}, {threads} thread{'s' * (threads > 1)}",
     )
 
 

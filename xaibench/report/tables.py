@@ -7,6 +7,8 @@ import io
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from textwrap import wrap
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +23,7 @@ from xaibench.validation import checked
 
 __all__ = [
     "FORMATS",
+    "ResultTable",
     "best_rows",
     "chosen_columns",
     "csv_table",
@@ -31,8 +34,51 @@ __all__ = [
     "text_table",
 ]
 
+FORMATS = ("text", "html", "latex", "csv")
+
+_BOLD = "Bold: the highest mean of those compared, and each whose 95% interval reaches it."
+
 Emphasis = Mapping[str, Collection[int]]
 """Column -> positions of the rows whose cells are set in bold."""
+
+
+@dataclass(frozen=True, eq=False)
+class ResultTable:
+    """A table with all that its renderings need.
+
+    data     a row a method, say; ends of intervals in columns of their own, see `presented`
+    caption  what it shows, and what its numbers rest on
+    bold     column -> positions of the rows that are set in bold, see `best_rows`
+    """
+
+    data: pd.DataFrame
+    caption: str = ""
+    bold: Emphasis = field(default_factory=dict)
+
+    @property
+    def marked_caption(self) -> str:
+        """The caption, and what bold stands for where there is any."""
+        return (
+            f"{self.caption} {_BOLD}".strip() if any(self.bold.get(str(name)) for name in self.data) else self.caption
+        )
+
+    def render(self, form: str, *, width: int = 100) -> str:
+        """As "text" with the caption below it, "html", "latex" or "csv" (all columns at full precision, no caption).
+
+        width  characters a line of text
+
+        Raises UnknownNameError for another format.
+        """
+        if form == "text":
+            return "\n".join([text_table(self.data, width=width), *wrap(self.caption, width)]).rstrip() + "\n"
+        if form == "html":
+            return html_table(self.data, caption=self.marked_caption, bold=self.bold) + "\n"
+        if form == "latex":
+            return latex_table(self.data, caption=self.marked_caption, bold=self.bold)
+        if form == "csv":
+            return csv_table(self.data)
+        raise unknown_name("format", form, FORMATS)
+
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -59,8 +105,8 @@ _NUMBER = ' class="number"'
 def presented(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
     """The table as text: floats with `digits` decimals, NaN as "–", an interval as "mean ± half its width".
 
-    Whole numbers of five digits and more have commas. A column X with companions "X low" and "X high" (or "X_low", "X_high") becomes the one column
-    "mean ± (high - low) / 2".
+    Whole numbers of five digits and more have commas. A column X with companions "X low" and "X high" (or "X_low",
+    "X_high") becomes the one column "mean ± (high - low) / 2".
 
     >>> presented(pd.DataFrame({"method": ["kd"], "cos": [0.5], "cos low": [0.46], "cos high": [0.52]}), 2)
       method          cos
@@ -137,7 +183,8 @@ def chosen_columns(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         if name not in known:
             raise unknown_name("column", name, known)
     if not columns or len(set(columns)) < len(columns):
-        raise DataError(f"columns must be named once each, got {', '.join(columns) or 'none'}: choose {', '.join(known)}")
+        given = ", ".join(columns) or "none"
+        raise DataError(f"columns must be named once each, got {given}: choose {', '.join(known)}")
     return table.loc[:, [part for name in columns for part in (name, *bounds.get(name, ()))]]
 
 
@@ -286,7 +333,3 @@ def _latex_cell(text: str, numeric: bool) -> str:
 
 def _one_line(text: object) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")
-
-
-FORMATS = {"text": text_table, "html": html_table, "latex": latex_table, "csv": csv_table}
-"""Name -> what renders a table so."""

@@ -25,9 +25,9 @@ def paired_differences(scores: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
 
     `difference` is the mean of a - b over seeds and images on the images that all methods have (`common_images`), with
     the interval of `mean_interval`: for one seed it speaks for these two students, for more for the methods. `p` is of
-    Wilcoxon's signed-rank test (1945), two-sided, of the differences' means over the seeds: images are the unit, so that
-    it speaks for these students on other images. `p_holm` is corrected for all pairs (`holm`). NaN where no image is
-    left. Raises DataError for scores of different shapes.
+    Wilcoxon's signed-rank test (1945), two-sided, of each image's mean difference over the seeds: images are the unit,
+    so that it speaks for these students on other images. `p_holm` is corrected for all pairs (`holm`). NaN where no
+    image is left. Raises DataError for scores of different shapes.
     """
     tables = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
     if len({table.shape for table in tables.values()}) > 1 or any(table.ndim != 2 for table in tables.values()):
