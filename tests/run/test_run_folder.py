@@ -32,7 +32,7 @@ FILES = {
     "subspace.safetensors",
     "report.html",
     "table.tex",
-    *(f"{name}.csv" for name in ("predictions", "scores", "summary", "validity", "faithfulness", "table")),
+    *(f"{name}.csv" for name in ("predictions", "scores", "summary", "validity", "faithfulness", "cost", "table")),
     *(f"{name}.{kind}" for name in PICTURES for kind in ("pdf", "png")),
     *(f"students/{m}/seed0/{f}" for m in METHODS for f in ("student.safetensors", "history.csv", "job.json")),
 }
@@ -60,6 +60,7 @@ COLUMNS = {
     "predictions.csv": ["model", "image", "label", "predicted", "confidence", "correct"],
     "validity.csv": ["model", "explainer", "check", "value", "bound", "passed", "note"],
     "faithfulness.csv": ["model", "explainer", "image", "random", "own", "gap"],
+    "cost.csv": ["model", "architecture", "parameters", "macs", "latency_ms", "device"],
     "table.csv": [
         f"{name}{end}"
         for name in ("accuracy", "agreement", "lrp cosine", "lrp lift", "ig:budget=1025 cosine")
