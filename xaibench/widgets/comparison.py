@@ -127,6 +127,11 @@ class Comparison:
         means = [f"{method}/{_MEAN}" for method, names in self.groups.items() if len(names) > 1]
         return (*self.students, *means)
 
+    @property
+    def has_predictions(self) -> bool:
+        """Whether it is known, or can be asked, what the models predict."""
+        return self.live is not None or bool(self.predicted)
+
     def members(self, name: str) -> tuple[str, ...]:
         """The students that a name stands for: itself, or all of a method's."""
         method, _, seed = name.rpartition("/")

@@ -49,7 +49,7 @@ class Details:
         self._format = dropdown("as", FORMATS)
         self._kept, self._code = widgets.HTML(), widgets.HTML()
         parts: dict[str, tuple[widgets.Widget, Callable[[], Any]]] = {
-            "All images at a glance": (widgets.VBox([self._across, self._scatter.box]), self._show_scatter),
+            "All images at a glance": (widgets.VBox([line(self._across), self._scatter.box]), self._show_scatter),
             "How these maps were made": (self._made, self._show_made),
             "Layer by layer": (
                 widgets.VBox([line(self._layer, self._basis, button("look inside", self.look_inside)), self._inside]),

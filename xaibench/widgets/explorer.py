@@ -11,6 +11,7 @@ import torch
 import traitlets
 from matplotlib.figure import Figure
 from torch import nn
+from traitlets import Bunch
 
 from xaibench.attribution.explainers import parse_explainer
 from xaibench.attribution.store.store import AttributionStore
@@ -140,7 +141,7 @@ class Explorer(Panel):
         self.observe(self._ask, _ASKED)
         self.observe(self._redraw, _DRAWN)
         self._settling = False
-        self._ask()
+        self._ask(Bunch(name="image" if "image" in options else "sort"))  # opens with the first of the order
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -173,8 +174,7 @@ class Explorer(Panel):
         """Python that opens the explorer as it stands and draws its figure."""
         source = repr(self.comparison.about["run"]) if "run" in self.comparison.about else "pair, images"
         names = [*_ASKED, *_DRAWN]
-        defaults = self.trait_defaults(*names)
-        changed = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
+        changed = {name: getattr(self, name) for name in names if getattr(self, name) != self.trait_defaults(name)}
         lines = [f"    {name}={value!r}," for name, value in changed.items()]
         return "\n".join(
             ["import xaibench as xb", "", f"explorer = xb.explore(\n    {source},", *lines, ")", "explorer.figure()"]
@@ -205,6 +205,11 @@ class Explorer(Panel):
             self._set("image", key)
 
         self._work(add, show)
+
+    def cancel(self) -> None:
+        """End what is being computed; the traits go back to what is on show."""
+        super().cancel()
+        self._go_back()
 
     def explain_all(self) -> None:
         """Explain every image by the question on show, so that they can be sorted by likeness."""
@@ -282,7 +287,7 @@ class Explorer(Panel):
                 raise
             self._failed(error)  # a front end shows no exceptions, but the old image
         else:
-            self.cancel()
+            super().cancel()
             self._show(scene)
             self.error = ""
 
@@ -322,7 +327,9 @@ class Explorer(Panel):
             known.pixels[place],
             known.asked(question, place, turn),
             known.classes[int(known.images.labels[place])] if place < known.labelled else "",
-            {m: tuple(known.prediction(one, place, turn) for one in known.members(m)) for m in models},
+            {m: tuple(known.prediction(one, place, turn) for one in known.members(m)) for m in models}
+            if known.has_predictions
+            else {},
             {m: known.map(m, question, place, turn) for m in models},
             {m: known.score(m, question, asked.metric, asked.sign, place, turn) for m in asked.students},
         )

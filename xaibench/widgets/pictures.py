@@ -33,8 +33,9 @@ Bytes = npt.NDArray[np.uint8]
 
 CARDS = """
 .xaibench .xb-cards { display: grid; gap: 0.8em 0.6em; margin: 0.5em 0;
-  grid-template-columns: repeat(auto-fill, minmax(min(var(--xb-side, 11rem), 45%), var(--xb-side, 11rem))); }
-.xaibench .xb-card { margin: 0; text-align: center; line-height: 1.35; overflow-wrap: anywhere; }
+  grid-template-columns: repeat(auto-fill, minmax(min(var(--xb-side, 11rem), 46%), 1fr)); }
+.xaibench .xb-card { margin: 0; max-width: calc(1.2 * var(--xb-side, 11rem));
+  text-align: center; line-height: 1.35; overflow-wrap: anywhere; }
 .xaibench .xb-card img { width: 100%; border: 1px solid #9a9a9a; image-rendering: pixelated; box-sizing: border-box; }
 .xaibench .xb-card b { display: block; }
 .xaibench .xb-card small { opacity: 0.8; }
@@ -85,7 +86,7 @@ def figure_html(figure: Figure, alt: str, dpi: int = 110) -> str:
 
 def card(heading: str, picture: str, *lines: str) -> str:
     """A picture (HTML) with its heading above (text) and lines (HTML) below."""
-    below = "<br>".join(text for text in lines if text)
+    below = "".join(f"<div>{text}</div>" for text in lines if text)
     return f'<figure class="xb-card"><b>{html.escape(heading)}</b>{picture}<figcaption>{below}</figcaption></figure>'
 
 

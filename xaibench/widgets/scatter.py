@@ -23,6 +23,8 @@ _RULES = (
     ".xaibench .xb-dot { position: absolute; margin: 0; padding: 0; border-radius: 50%; width: 14px; height: 14px; "
     "min-width: 0; transform: translate(-50%, 50%); line-height: 14px; font-size: 9px; overflow: hidden; }"
     ".xaibench .xb-dot.xb-here { outline: 2px solid #d55e00; outline-offset: 1px; z-index: 2; }"
+    ".xaibench .xb-axes { position: absolute; inset: 0; margin: 0; pointer-events: none; overflow: visible; }"
+    ".xaibench .xb-axes > div { position: static; }"
     ".xaibench .xb-tick { position: absolute; font-size: 0.8em; white-space: nowrap; }"
     ".xaibench .xb-hidden { display: none; }"
     + "".join(f".xaibench .xb-shade{n} {{ background: {colour}; color: white; }}" for n, colour in _SHADES)
@@ -43,6 +45,7 @@ class Scatter:
         self._dots: list[widgets.Button] = []
         self._keys: list[list[str]] = []
         self._axes = widgets.HTML()
+        self._axes.add_class("xb-axes")
         self._area = widgets.Box([self._axes])
         self._area.add_class("xb-scatter")
         self._note = widgets.HTML()

@@ -195,12 +195,8 @@ def _input_card(row: Row, display: Display) -> str:
 
 
 def _below(row: Row, model: str, metric: str, classes: tuple[str, ...], total: int) -> Iterator[str]:
-    every = row.predictions[model]
-    names = {classes[p.predicted] for p in every}
-    sure = float(np.mean([p.confidence for p in every]))
-    right = [classes[p.predicted] == row.label for p in every]
-    mark = "" if not row.label else "✓" if all(right) else "✗" if not any(right) else f"{sum(right)} of {len(right)} ✓"
-    yield f"predicts {html.escape(' or '.join(sorted(names)))} {sure:.0%} {mark}"
+    if every := row.predictions.get(model):
+        yield _predicted(every, row.label, classes)
     if row.maps[model].trouble:
         yield f"<small>{html.escape(row.maps[model].trouble)}</small>"
     if row.maps[model].told:
@@ -213,6 +209,14 @@ def _below(row: Row, model: str, metric: str, classes: tuple[str, ...], total: i
         yield f"<small>{judged(score)}</small>"
     if not math.isnan(score.rank):
         yield f"<small>rank {score.rank:.0f} of {total}, 1 is least alike</small>"
+
+
+def _predicted(every: tuple[Prediction, ...], label: str, classes: tuple[str, ...]) -> str:
+    names = sorted({classes[one.predicted] for one in every})
+    sure = float(np.mean([one.confidence for one in every]))
+    right = [classes[one.predicted] == label for one in every]
+    mark = "" if not label else "✓" if all(right) else "✗" if not any(right) else f"{sum(right)} of {len(right)} ✓"
+    return f"predicts {html.escape(' or '.join(names))} {sure:.0%} {mark}"
 
 
 def _alt(row: Row, model: str, explainer: str, metric: str) -> str:
