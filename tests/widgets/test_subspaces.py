@@ -164,6 +164,16 @@ def test_what_is_not_there_is_refused_and_nothing_changes(panel_of, trait, value
     assert shown(panel) == seen
 
 
+def test_layer_and_k_can_be_set_at_once(panel_of):
+    panel = panel_of(layer="layer1")
+    with panel.hold_trait_notifications():
+        panel.k, panel.layer = 14, "layer4"
+    assert (panel.k, panel.layer) == (14, "layer4")
+    with pytest.raises(ConfigError, match=r"k must lie in 1..8 at layer1, got 9"), panel.hold_trait_notifications():
+        panel.layer, panel.k = "layer1", 9
+    assert (panel.k, panel.layer) == (14, "layer4")
+
+
 def test_the_controls_set_the_traits_and_take_impossible_values(panel_of):
     panel = panel_of()
     control = panel._controls

@@ -173,6 +173,16 @@ def test_what_cannot_be_trained_is_refused_and_nothing_changes(panel_of, trait, 
     assert getattr(panel, trait) == before
 
 
+def test_of_several_traits_set_at_once_all_or_none_change(panel_of):
+    panel = panel_of()
+    with pytest.raises(ConfigError, match="epochs must be above 0"), panel.hold_trait_notifications():
+        panel.seed, panel.method, panel.epochs = 7, "subdistill", 0
+    assert (panel.seed, panel.method, panel.epochs) == (0, "kd", 3)
+    with panel.hold_trait_notifications():
+        panel.seed, panel.method = 7, "subdistill:layer_weight=100"
+    assert (panel.seed, panel.method, panel._settings.method.value) == (7, "subdistill", "subdistill")
+
+
 def test_the_controls_set_the_traits_and_follow_them(panel_of, tiny_pair):
     panel = panel_of()
     control = panel._settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,21 @@ from typing import Any
 import ipywidgets as widgets
 import traitlets
 
+from xaibench.errors import XaibenchError
 from xaibench.widgets.worker import Worker, sentence
 
-__all__ = ["Panel", "button", "checkbox", "dropdown", "line", "set_options", "slider", "stack", "style_sheet"]
+__all__ = [
+    "Panel",
+    "button",
+    "checkbox",
+    "dropdown",
+    "line",
+    "set_options",
+    "slider",
+    "stack",
+    "style_sheet",
+    "validate",
+]
 
 _numbers = count()
 _made: dict[str, tuple[int, list[Panel]]] = {}
@@ -120,6 +133,30 @@ class Panel(widgets.VBox):
             yield
         finally:
             self._following = before
+
+
+def validate(*traits: str) -> Callable[[Callable[..., Any]], Any]:
+    """`traitlets.validate` for checks that raise errors of ours.
+
+    Of several traits that are set at once, in `hold_trait_notifications`, traitlets takes back all when a TraitError is
+    raised, and none for other errors. So each error is a TraitError, too.
+    """
+
+    def decorate(check: Callable[..., Any]) -> Any:
+        @functools.wraps(check)
+        def checked(panel: Panel, proposal: Any) -> Any:
+            try:
+                return check(panel, proposal)
+            except XaibenchError as error:
+                raise _refusal(type(error))(str(error)) from None
+
+        return traitlets.validate(*traits)(checked)
+
+    return decorate
+
+
+def _refusal(error: type[XaibenchError]) -> type[XaibenchError]:
+    return type(error.__name__, (error, traitlets.TraitError), {"__module__": error.__module__})
 
 
 def style_sheet(rules: str = "") -> widgets.HTML:

@@ -14,7 +14,7 @@ from xaibench.errors import ConfigError, XaibenchError, unknown_name
 from xaibench.models.pair import ModelPair
 from xaibench.subspace.bases import BASES
 from xaibench.validation import checked
-from xaibench.widgets.panel import Panel, checkbox, dropdown, line, slider, style_sheet
+from xaibench.widgets.panel import Panel, checkbox, dropdown, line, slider, style_sheet, validate
 from xaibench.widgets.pictures import CARDS
 from xaibench.widgets.subspace_pictures import accuracy_picture, look_html, shares_picture, spectrum_picture
 from xaibench.widgets.subspace_view import Scene, SubspaceView
@@ -104,21 +104,21 @@ class SubspacePanel(Panel):
             self._view.ended.set()
         super().close()
 
-    @traitlets.validate("layer", "basis")
+    @validate("layer", "basis")
     def _known(self, proposal: Any) -> str:
         valid = self._view.channels if proposal.trait.name == "layer" else BASES
         if proposal.value not in valid:
             raise unknown_name(proposal.trait.name, proposal.value, valid)
         return str(proposal.value)
 
-    @traitlets.validate("bases")
+    @validate("bases")
     def _known_bases(self, proposal: Any) -> tuple[str, ...]:
         for name in proposal.value:
             if name not in BASES:
                 raise unknown_name("basis", name, BASES)
         return tuple(name for name in BASES if name in proposal.value)
 
-    @traitlets.validate("k", "direction")
+    @validate("k", "direction")
     def _within(self, proposal: Any) -> int:
         most = self._view.most(self.layer)
         if not 1 <= proposal.value <= most:

@@ -30,7 +30,7 @@ from xaibench.models.layer_pairs import LayerPair, parse_layers
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
 from xaibench.validation import checked
-from xaibench.widgets.panel import Panel, button, line, style_sheet
+from xaibench.widgets.panel import Panel, button, line, style_sheet, validate
 from xaibench.widgets.training_curves import CURVES, clock, curves_html
 from xaibench.widgets.training_job import Likeness, TrainingJob, Watched
 from xaibench.widgets.training_settings import Settings
@@ -159,20 +159,20 @@ class TrainingPanel(Panel):
         if not self._at_work:  # else its thread does it
             self._clean()
 
-    @traitlets.validate("method")
+    @validate("method")
     def _known_method(self, proposal: Any) -> str:
         return method_name(parse_method(proposal.value))
 
-    @traitlets.validate("epochs", "lr")
+    @validate("epochs", "lr")
     def _known_number(self, proposal: Any) -> Any:
         Recipe(**{proposal.trait.name: proposal.value})
         return proposal.value
 
-    @traitlets.validate("seed")
+    @validate("seed")
     def _known_seed(self, proposal: Any) -> int:
         return check_seed(proposal.value)
 
-    @traitlets.validate("recipe")
+    @validate("recipe")
     def _known_recipe(self, proposal: Any) -> str:
         parse_recipe(proposal.value)
         for name in re.findall(r"(\w+)\s*=", proposal.value):
@@ -180,7 +180,7 @@ class TrainingPanel(Panel):
                 raise ConfigError(f"{name} is a trait of its own: leave it out of the recipe and set {name}")
         return str(proposal.value)
 
-    @traitlets.validate("layers")
+    @validate("layers")
     def _known_layers(self, proposal: Any) -> tuple[str, ...]:
         pairs = parse_layers([spec if isinstance(spec, str) else str(LayerPair(*spec)) for spec in proposal.value])
         for teacher, student in pairs:
