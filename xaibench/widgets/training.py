@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import html
 import itertools
-import math
 import re
 import tempfile
 import threading
@@ -113,7 +112,7 @@ class TrainingPanel(Panel):
         self._teacher_accuracy: float | None = None
         self._job: TrainingJob | None = None
         self._jobs: dict[str, str] = {}
-        self._drawn = 0.0
+        self._next_drawing = 0.0
         self.history = pd.DataFrame()
         self.runs: dict[str, DistillRun] = {}
         texts = [method_name(parse_method(text)) for text in methods or METHODS]
@@ -229,7 +228,7 @@ class TrainingPanel(Panel):
 
         self._ending.clear()
         self._stop.disabled, self.error, self.history = False, "", pd.DataFrame()
-        self._job, self._curves.value, self._drawn = job, "", -math.inf
+        self._job, self._curves.value, self._next_drawing = job, "", 0.0
         self.set_trait("epoch", 0)
         self.set_trait("state", "training")
         self._say("preparing: the teacher is asked first")
@@ -242,20 +241,22 @@ class TrainingPanel(Panel):
             self._teacher_accuracy = float((logits.argmax(1) == images.labels).double().mean())
 
     def _watch(self, seen: Watched) -> None:
-        """Show an epoch; pictures at most once a second, for small students learn faster than that."""
+        """Show an epoch; pictures at most once a second, as small students learn faster than that."""
         self.history = pd.DataFrame(seen.rows)
         self._say(
             f"epoch {len(seen.rows)} of {seen.epochs}; {clock(seen.elapsed)} elapsed, about {clock(seen.left)} to go"
             + ("; ends now" if self._ending.is_set() else "")
         )
-        if time.monotonic() - self._drawn > _PAUSE:
+        if time.monotonic() > self._next_drawing:
             self._draw()
         self.set_trait("epoch", len(seen.rows))
 
     def _draw(self) -> None:
         if len(self.history):
+            started = time.monotonic()
             self._curves.value = curves_html(self.history, self._teacher_accuracy, self._likeness.error)
-            self._drawn = time.monotonic()
+            ended = time.monotonic()
+            self._next_drawing = ended + max(_PAUSE, 9 * (ended - started))  # at most a tenth of the notebook's time
 
     def _ended(self, job: TrainingJob, run: DistillRun | None) -> None:
         if run is None:
