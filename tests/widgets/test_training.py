@@ -10,6 +10,7 @@ import traitlets
 from ipywidgets.widgets.widget import _instances
 from torch import nn
 
+from xaibench.data.images import ImageSet
 from xaibench.distillation.distill import distill
 from xaibench.distillation.methods import METHODS
 from xaibench.errors import ConfigError, ModelError, UnknownNameError, XaibenchError
@@ -283,6 +284,8 @@ def test_what_an_explorer_refuses_is_a_sentence(panel_of):
         ({"every": -1}, "every must be at least 0, got -1"),
         ({"images": 0}, "must be at least 1, got 0"),
         ({"images": "all"}, "images must be"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"images": ImageSet(torch.zeros(1, 3, 12, 12, dtype=torch.uint8), torch.zeros(1), ("a",), ("0",))}, "'a'"),
         ({"explorer": 3}, "int takes no students"),
         ({"epochs": 0}, "epochs must be above 0"),
     ],

@@ -25,6 +25,7 @@ _TRAITS = ("layer", "basis", "bases", "k", "direction")
 _CSS = """
 .xaibench .xb-curves { display: flex; flex-wrap: wrap; gap: 0.6em 0.8em; margin: 0.5em 0; }
 .xaibench .xb-curves img { min-width: 0; }
+.xaibench .xb-spectra img { flex: 1 1 13rem; max-width: 281px; }
 .xaibench .xb-pair { display: flex; gap: 2px; }
 .xaibench .xb-pair img { flex: 1 1 0; min-width: 0; }
 """
@@ -194,7 +195,7 @@ class SubspacePanel(Panel):
             "Dashed: the width of the student's layer."
         )
         self._pictures.value = (
-            f'<div class="xb-curves">{"".join(spectra)}</div><div class="xb-note">{note}</div>'
+            f'<div class="xb-curves xb-spectra">{"".join(spectra)}</div><div class="xb-note">{note}</div>'
             f'<div class="xb-curves">{curves}</div>'
         )
         self._looks.value = looks

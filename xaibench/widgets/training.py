@@ -23,11 +23,11 @@ from xaibench.data.tasks import Task
 from xaibench.distillation.distill import DistillRun
 from xaibench.distillation.methods import METHODS, method_name, parse_method
 from xaibench.distillation.recipe import Recipe, check_seed, parse_recipe
-from xaibench.errors import ConfigError, ModelError, XaibenchError
+from xaibench.errors import ConfigError, DataError, ModelError, XaibenchError
 from xaibench.models.layer_outputs import layer_module
 from xaibench.models.layer_pairs import LayerPair, parse_layers
 from xaibench.models.pair import ModelPair
-from xaibench.models.predict import predict_logits
+from xaibench.models.predict import as_device, predict_logits
 from xaibench.validation import checked
 from xaibench.widgets.panel import Panel, button, line, style_sheet, validate
 from xaibench.widgets.training_curves import CURVES, clock, curves_html
@@ -103,8 +103,11 @@ class TrainingPanel(Panel):
             raise ConfigError(f"every must be at least 0, got {every}: 0 compares no LRP maps")
         if explorer is not None and not callable(getattr(explorer, "add_student", None)):
             raise ConfigError(f"{type(explorer).__name__} takes no students: give an explorer with add_student")
-        self._pair, self._task, self._explorer, self._device, self._every = pair, task, explorer, device, every
-        self._likeness = Likeness(pair, task.validation.sample(images) if isinstance(images, int) else images)
+        looked_at = task.validation.sample(images) if isinstance(images, int) else images
+        if looked_at.classes != pair.classes:
+            raise DataError(f"the images have classes {list(looked_at.classes)}, the pair {list(pair.classes)}")
+        self._pair, self._task, self._explorer, self._every = pair, task, explorer, every
+        self._device, self._likeness = as_device(device), Likeness(pair, looked_at)
         self._scratch = tempfile.TemporaryDirectory(prefix="xaibench-") if folder is None else None
         self._folder = Path(self._scratch.name if self._scratch else str(folder))
         self._data = repr([pair.hashes(), task.train.content_hash(), task.validation.content_hash()])
