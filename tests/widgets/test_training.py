@@ -285,7 +285,14 @@ def test_what_an_explorer_refuses_is_a_sentence(panel_of):
         ({"images": 0}, "must be at least 1, got 0"),
         ({"images": "all"}, "images must be"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
-        ({"images": ImageSet(torch.zeros(1, 3, 12, 12, dtype=torch.uint8), torch.zeros(1), ("a",), ("0",))}, "'a'"),
+        (
+            {
+                "images": ImageSet(
+                    torch.zeros(1, 3, 12, 12, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), ("a",), ("0",)
+                )
+            },
+            "'a'",
+        ),
         ({"explorer": 3}, "int takes no students"),
         ({"epochs": 0}, "epochs must be above 0"),
     ],

@@ -27,11 +27,11 @@ from xaibench.errors import ConfigError, DataError, ModelError, XaibenchError
 from xaibench.models.layer_outputs import layer_module
 from xaibench.models.layer_pairs import LayerPair, parse_layers
 from xaibench.models.pair import ModelPair
-from xaibench.models.predict import as_device, predict_logits
+from xaibench.models.predict import as_device
 from xaibench.validation import checked
 from xaibench.widgets.panel import Panel, button, line, style_sheet, validate
 from xaibench.widgets.training_curves import CURVES, clock, curves_html
-from xaibench.widgets.training_job import Likeness, TrainingJob, Watched
+from xaibench.widgets.training_job import Likeness, TrainingJob, Watched, teacher_accuracy
 from xaibench.widgets.training_settings import Settings
 from xaibench.widgets.worker import Turn
 
@@ -222,7 +222,8 @@ class TrainingPanel(Panel):
             folder = self._folder / job.folder_name
             self._at_work = True
             try:
-                self._measure_teacher()
+                if self._teacher_accuracy is None:
+                    self._teacher_accuracy = teacher_accuracy(self._pair, self._task)
                 return job.train(turn, folder, self._likeness, self._every, self._ending, self._watch, self._device)
             finally:
                 self._at_work = False
@@ -236,12 +237,6 @@ class TrainingPanel(Panel):
         self.set_trait("state", "training")
         self._say("preparing: the teacher is asked first")
         self._work(work, lambda run: self._ended(job, run))
-
-    def _measure_teacher(self) -> None:
-        if self._teacher_accuracy is None:
-            images = self._task.validation
-            logits = predict_logits(self._pair.teacher, images, self._pair.preprocessing)
-            self._teacher_accuracy = float((logits.argmax(1) == images.labels).double().mean())
 
     def _watch(self, seen: Watched) -> None:
         """Show an epoch; pictures at most once a second, as small students learn faster than that."""

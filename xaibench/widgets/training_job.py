@@ -33,7 +33,7 @@ from xaibench.models.predict import predict_logits
 from xaibench.similarity.compare import compare, explain_null
 from xaibench.widgets.worker import Turn
 
-__all__ = ["Likeness", "TrainingJob", "Watched"]
+__all__ = ["Likeness", "TrainingJob", "Watched", "teacher_accuracy"]
 
 _SCORES = "lrp.json"
 
@@ -172,6 +172,12 @@ class TrainingJob:
         except Cancelled:
             return None
         return dataclasses.replace(run, history=pd.DataFrame(_joined(run.history.to_dict("records"), scores)))
+
+
+def teacher_accuracy(pair: ModelPair, task: Task) -> float:
+    """Accuracy of the teacher on the validation images: what students are to reach."""
+    logits = predict_logits(pair.teacher, task.validation, pair.preprocessing)
+    return float((logits.argmax(1) == task.validation.labels).double().mean())
 
 
 def _joined(rows: Any, scores: Mapping[int, Mapping[str, float]]) -> list[dict[str, float]]:
