@@ -343,6 +343,50 @@ def test_in_a_notebook_training_has_a_thread_of_its_own_and_can_be_cancelled(tin
     asyncio.run(main())
 
 
+def test_an_explorer_of_the_same_pair_at_work_changes_nothing(tiny_pair, tiny_task):
+    async def main():
+        explorer = Explorer(tiny_pair, tiny_task.test.take(range(8)))
+        panel = TrainingPanel(tiny_pair, tiny_task, method="kd", epochs=5, recipe=PLAIN, every=2, device="cpu")
+        panel.start()
+        looked = 0
+        while panel.state == "training":
+            explorer.image = tiny_task.test.keys[looked % 8]
+            explorer.explainer = ("lrp", "ig")[looked // 8 % 2]
+            await asyncio.wait_for(explorer.settled(), 60)
+            assert explorer.error == ""
+            looked += 1
+        assert looked > 1
+        student = panel.students["kd/seed0"]
+        panel.close()
+        explorer.close()
+        return student
+
+    before = tiny_pair.hashes()
+    alone = distill(tiny_pair, tiny_task, "kd", PLAIN, epochs=5, device="cpu").student
+    assert state_hash(asyncio.run(main())) == state_hash(alone)
+    assert tiny_pair.hashes() == before
+
+
+def test_a_damaged_state_is_a_sentence_and_start_begins_anew(panel_of, tmp_path):
+    panel = panel_of(folder=tmp_path, epochs=1)
+    panel.start()
+    (state,) = tmp_path.glob("*/resume.pt")
+    state.write_bytes(b"damaged")
+    panel._resume.click()
+    assert re.search(r"cannot read .*resume.pt .*: delete it to train from the start", panel.error)
+    assert panel.state == "idle"
+    panel._start.click()
+    assert (panel.state, panel.error) == ("finished", "")
+
+
+def test_a_folder_that_cannot_be_is_a_sentence(panel_of, tmp_path):
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    panel = panel_of(folder=tmp_path / "file", epochs=1)
+    panel._start.click()
+    assert (panel.state, panel.students) == ("idle", {})
+    assert re.search(r"cannot write to .*file.*: choose another folder", panel.error)
+
+
 def test_closing_frees_everything_also_while_it_trains(tiny_pair, tiny_task):
     before = set(_instances)
 

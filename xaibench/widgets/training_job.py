@@ -26,7 +26,7 @@ from xaibench.distillation.distill import DistillRun, distill
 from xaibench.distillation.events import Cancelled, EpochState
 from xaibench.distillation.methods import Method, method_name
 from xaibench.distillation.recipe import Recipe
-from xaibench.errors import ExplanationError
+from xaibench.errors import ExplanationError, RunFolderError
 from xaibench.files import write_text
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
@@ -122,9 +122,12 @@ class TrainingJob:
         return (folder / "resume.pt").exists()
 
     def forget(self, folder: Path) -> None:
-        """Delete what an earlier training has left."""
-        for name in ("resume.pt", _SCORES):
-            (folder / name).unlink(missing_ok=True)
+        """Delete what an earlier training has left. Raises RunFolderError where that cannot be."""
+        try:
+            for name in ("resume.pt", _SCORES):
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"cannot write to {folder} ({error.strerror}): choose another folder") from error
 
     def train(
         self,
