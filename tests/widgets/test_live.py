@@ -98,6 +98,21 @@ def test_all_images_are_explained_when_asked_and_then_sorted(tiny_pair, images, 
     assert explorer.on_show[0].scores["student"].rank == 1
 
 
+def test_a_new_question_keeps_the_order_until_all_images_are_explained(tiny_run, store):
+    explorer = explore(tiny_run, store=store, sort="least alike")
+    explorer.image = explorer.order[2]
+    order, image = explorer.order, explorer.image
+    explorer.contrast = next(name for name in explorer.comparison.classes if name not in explorer.on_show[0].asked)
+    assert explorer.error == ""
+    assert (explorer.order, explorer.image) == (order, image)
+    assert "in the order of the question before" in explorer._controls.count.value
+    explorer._controls.position.value = 2
+    assert explorer.image == order[1]
+    explorer.contrast = ""
+    assert not explorer.order_is_older
+    assert explorer.order == order
+
+
 def test_a_second_explorer_finds_the_maps_in_the_store(tiny_pair, images, store, monkeypatch):
     first = explore(tiny_pair, images, store=store).on_show[0].maps["student"].values
     import xaibench.attribution.explain as module

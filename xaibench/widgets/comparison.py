@@ -20,27 +20,9 @@ from xaibench.similarity.metrics.table import METRICS
 from xaibench.widgets.live import TEACHER, Live, Map, Question, maps_of
 from xaibench.widgets.worker import Turn
 
-__all__ = ["ONLY", "SORTS", "Comparison", "Prediction", "Score"]
+__all__ = ["Comparison", "Prediction", "Score", "mean_defined"]
 
 Array = npt.NDArray[np.float64]
-
-SORTS = {
-    "given": "as given",
-    "least alike": "least alike first",
-    "most alike": "most alike first",
-    "least confident": "teacher least confident first",
-    "most confident": "teacher most confident first",
-}
-"""Orders of the images -> how a selector words them."""
-
-ONLY = {
-    "all": "all images",
-    "both right": "teacher and students right",
-    "student wrong": "teacher right, a student wrong",
-    "differing": "predictions differ",
-    "undefined": "a map is undefined",
-}
-"""Which images are shown -> how a selector words it."""
 
 _MEAN = "mean"
 
@@ -211,7 +193,7 @@ class Comparison:
         every = [self.likeness(member, question, metric, sign) for member in members]
         known = [values for values in every if values is not None]
         if len(known) == len(every):
-            mean = _mean(known)
+            mean = mean_defined(known)
             rank = math.nan if math.isnan(mean[place]) else float((mean < mean[place]).sum()) + 1
             return Score(float(mean[place]), chance, rank, self._nulls(members, question, metric, sign, place))
         teacher = self.map(TEACHER, question, place, turn).values[None]
@@ -219,7 +201,7 @@ class Comparison:
             self._scored(metric, sign, teacher, self.map(member, question, place, turn).values[None])
             for member in members
         ]
-        return Score(float(_mean(values)[0]), chance)
+        return Score(float(mean_defined(values)[0]), chance)
 
     def likeness(self, model: str, question: Question, metric: str, sign: str) -> Array | None:
         """(N,) scores of one student on all images; None where its maps, or the teacher's, are not all there."""
@@ -241,51 +223,6 @@ class Comparison:
         every = range(len(self.images))
         for model in dict.fromkeys([TEACHER, *(member for name in models for member in self.members(name))]):
             self.maps(model, question, every, turn)
-
-    def order(
-        self,
-        students: Sequence[str],
-        question: Question,
-        metric: str,
-        *,
-        sign: str,
-        sort: str,
-        only: str,
-        of_class: str,
-        turn: Turn | None,
-    ) -> tuple[str, ...]:
-        """Keys of the images to show, see SORTS and ONLY. By likeness: of the mean over `students`, undefined last."""
-        chosen = np.ones(len(self.images), dtype=bool)
-        labels = self.images.labels.numpy()
-        if of_class:
-            chosen &= labels == self.classes.index(of_class)
-        members = list(dict.fromkeys(member for name in students for member in self.members(name)))
-        if only in ("both right", "student wrong", "differing"):
-            teacher, *others = (
-                np.array([p.predicted for p in self.predictions(name, turn)]) for name in (TEACHER, *members)
-            )
-            right = np.array([predicted == labels for predicted in others]).reshape(-1, len(labels))
-            chosen &= {
-                "both right": (teacher == labels) & right.all(axis=0),
-                "student wrong": (teacher == labels) & ~right.all(axis=0),
-                "differing": np.array([p != teacher for p in others]).reshape(-1, len(labels)).any(axis=0),
-            }[only]
-        if only == "undefined":
-            chosen &= np.isnan(self._every_likeness(members, question, metric, sign)).any(axis=0)
-        places = np.flatnonzero(chosen)
-        if sort in ("least alike", "most alike") and members:
-            mean = _mean(list(self._every_likeness(members, question, metric, sign)))[places]
-            places = places[np.argsort(mean if sort == "least alike" else -mean, kind="stable")]
-        if sort in ("least confident", "most confident"):
-            sure = np.array([p.confidence for p in self.predictions(TEACHER, turn)])[places]
-            places = places[np.argsort(sure if sort == "least confident" else -sure, kind="stable")]
-        return tuple(self.keys[place] for place in places)
-
-    def _every_likeness(self, members: Sequence[str], question: Question, metric: str, sign: str) -> Array:
-        found = [self.likeness(member, question, metric, sign) for member in members]
-        if any(values is None for values in found):
-            raise ConfigError("not all images are explained yet by this question: press 'explain all images' first")
-        return np.array(found).reshape(len(members), len(self.images))
 
     def _nulls(
         self, members: Sequence[str], question: Question, metric: str, sign: str, place: int
@@ -355,7 +292,7 @@ def _mean_of(maps: Sequence[Map]) -> Map:
     return Map(defined.mean(axis=0).astype(np.float32), told)
 
 
-def _mean(values: Sequence[Array]) -> Array:
+def mean_defined(values: Sequence[Array]) -> Array:
     """Mean over students, of those that are defined."""
     stacked = np.stack(values)
     count = (~np.isnan(stacked)).sum(axis=0)

@@ -10,7 +10,7 @@ from xaibench.figures.gallery import NORMALISATIONS
 from xaibench.figures.style import explainer_label, metric_label
 from xaibench.similarity.maps import SIGNS
 from xaibench.similarity.metrics.table import METRICS
-from xaibench.widgets.comparison import ONLY, SORTS
+from xaibench.widgets.order import ONLY, SORTS
 from xaibench.widgets.panel import button, checkbox, dropdown, line, set_options, slider
 from xaibench.widgets.stage import LOOKS
 
@@ -150,7 +150,8 @@ class Controls:
         if here:
             self.position.value = order.index(explorer.image) + 1
             set_options(self.image, [(key, key) for key in order], explorer.image)
-            self.count.value = f"{self.position.value} of {len(order)}"
+            older = ", in the order of the question before" if explorer.order_is_older else ""
+            self.count.value = f"{self.position.value} of {len(order)}{older}"
         else:
             self.count.value = "not among the images chosen" if order else "no such image"
 

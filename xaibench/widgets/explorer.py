@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import ipywidgets as widgets
@@ -13,66 +12,29 @@ from matplotlib.figure import Figure
 from torch import nn
 from traitlets import Bunch
 
-from xaibench.attribution.explainers import parse_explainer
 from xaibench.attribution.store.store import AttributionStore
 from xaibench.data.images import Preprocessing
-from xaibench.errors import ConfigError, unknown_name
-from xaibench.figures.gallery import NORMALISATIONS, gallery
+from xaibench.errors import ConfigError
+from xaibench.figures.gallery import gallery
 from xaibench.figures.style import explainer_label
 from xaibench.models.copies import private_copy
-from xaibench.similarity.maps import SIGNS
-from xaibench.similarity.metrics.table import METRICS
-from xaibench.widgets.comparison import ONLY, SORTS, Comparison
+from xaibench.widgets.comparison import Comparison
 from xaibench.widgets.controls import Controls
 from xaibench.widgets.details import Details
-from xaibench.widgets.live import TEACHER, NotKnownError, Question
-from xaibench.widgets.panel import Panel, style_sheet
+from xaibench.widgets.explorer_traits import ASKED, DRAWN, Asked, ExplorerTraits
+from xaibench.widgets.live import TEACHER, NotKnownError
+from xaibench.widgets.panel import style_sheet
 from xaibench.widgets.pictures import CARDS
+from xaibench.widgets.scene import Scene, compute_scene
 from xaibench.widgets.sources import comparison_of
-from xaibench.widgets.stage import LOOKS, STAGE, Display, Row, score_text, stage_html
+from xaibench.widgets.stage import STAGE, Display, Row, score_text, stage_html
 from xaibench.widgets.thumbnails import Thumbnails
 from xaibench.widgets.worker import Turn
 
 __all__ = ["Explorer", "explore"]
 
-_MOST_ROWS = 12
 
-
-@dataclass(frozen=True)
-class Asked:
-    """The traits that say what is computed."""
-
-    image: str
-    students: tuple[str, ...]
-    explainer: str
-    label: str
-    contrast: str
-    metric: str
-    sign: str
-    sort: str
-    only: str
-    of_class: str
-    rows: int
-
-    @property
-    def question(self) -> Question:
-        return Question(self.explainer, self.label, self.contrast)
-
-
-_ASKED = [field.name for field in fields(Asked)]
-_DRAWN = ["look", "scale", "opacity", "zoom", "cursor"]
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """What is on show: what was asked, the images that the filters leave, and everything known of those in view."""
-
-    asked: Asked
-    order: tuple[str, ...]
-    rows: list[Row]
-
-
-class Explorer(Panel):
+class Explorer(ExplorerTraits):
     """Input, teacher and students side by side on one colour scale, with their scores; a panel for Jupyter.
 
     The traits are its interface; set them from code or with the controls, observe them like any trait:
@@ -82,7 +44,7 @@ class Explorer(Panel):
     explainer  whose heatmaps, with its options ("lrp", "ig:baseline=blur")
     label      class that is explained, "" each image's own; `contrast` the one it is held against, "" the runner-up
     metric     the score below the maps, and the one that sorts
-    sort       see `comparison.SORTS`; `only` which images are shown, see `comparison.ONLY`; `of_class` "" or a class
+    sort       see `order.SORTS`; `only` which images are shown, see `order.ONLY`; `of_class` "" or a class
     look       "heatmap", "overlay", "difference" or "as scored"; `scale` "share" or "none"; `opacity` of the overlay
     sign       "signed", "absolute" or "positive": of the maps and of the scores
     zoom       1 to 8, around the cursor; `cursor` () or (row, column) as shares of the sides
@@ -92,23 +54,6 @@ class Explorer(Panel):
     says how to make it. An unknown name raises UnknownNameError and changes nothing; after an error in what was asked
     the traits go back to what is on show, and `error` says why.
     """
-
-    image = traitlets.Unicode()
-    students = traitlets.Tuple()
-    explainer = traitlets.Unicode()
-    label = traitlets.Unicode()
-    contrast = traitlets.Unicode()
-    metric = traitlets.Unicode()
-    sort = traitlets.Unicode("given")
-    only = traitlets.Unicode("all")
-    of_class = traitlets.Unicode()
-    rows = traitlets.Int(1)
-    look = traitlets.Unicode("heatmap")
-    scale = traitlets.Unicode("share")
-    sign = traitlets.Unicode()
-    opacity = traitlets.Float(0.6)
-    zoom = traitlets.Float(1.0)
-    cursor = traitlets.Tuple()
 
     def __init__(self, what: Any, second: Any = None, images: Any = None, **options: Any) -> None:
         given = {name: options.pop(name) for name in ("preprocessing", "store") if name in options}
@@ -138,8 +83,8 @@ class Explorer(Panel):
             *self._controls.below,
             self._details.box,
         )
-        self.observe(self._ask, _ASKED)
-        self.observe(self._redraw, _DRAWN)
+        self.observe(self._ask, ASKED)
+        self.observe(self._redraw, DRAWN)
         self._settling = False
         self._ask(Bunch(name="image" if "image" in options else "sort"))  # opens with the first of the order
 
@@ -147,6 +92,11 @@ class Explorer(Panel):
     def order(self) -> tuple[str, ...]:
         """Keys of the images that the filters leave, in the order shown."""
         return self._scene.order if self._scene else ()
+
+    @property
+    def order_is_older(self) -> bool:
+        """Whether `order` is that of a question before, as this one is not answered for all images."""
+        return self._scene is not None and self._scene.older
 
     @property
     def on_show(self) -> tuple[Row, ...]:
@@ -173,7 +123,7 @@ class Explorer(Panel):
     def code(self) -> str:
         """Python that opens the explorer as it stands and draws its figure."""
         source = repr(self.comparison.about["run"]) if "run" in self.comparison.about else "pair, images"
-        names = [*_ASKED, *_DRAWN]
+        names = [*ASKED, *DRAWN]
         changed = {name: getattr(self, name) for name in names if getattr(self, name) != self.trait_defaults(name)}
         lines = [f"    {name}={value!r}," for name, value in changed.items()]
         return "\n".join(
@@ -216,47 +166,6 @@ class Explorer(Panel):
         students, question = self.students, self._asked().question
         self._work(lambda turn: self.comparison.explain_all(students, question, turn), lambda _: self._ask())
 
-    @traitlets.validate("image", "label", "contrast", "metric", "sort", "only", "of_class", "look", "scale", "sign")
-    def _known(self, proposal: Any) -> str:
-        name, known = proposal.trait.name, self.comparison
-        classes = ("", *known.classes)
-        valid: dict[str, Any] = {"image": known.keys, "label": classes, "contrast": classes, "of_class": classes}
-        valid |= {"metric": METRICS, "sort": SORTS, "only": ONLY, "look": LOOKS, "scale": NORMALISATIONS, "sign": SIGNS}
-        if proposal.value not in valid[name]:
-            kind = "class" if name in ("label", "contrast", "of_class") else name
-            raise unknown_name(kind, proposal.value, valid[name])
-        return str(proposal.value)
-
-    @traitlets.validate("explainer")
-    def _known_explainer(self, proposal: Any) -> str:
-        parse_explainer(proposal.value)
-        if self.comparison.live is None and proposal.value not in self.comparison.explainers:
-            raise unknown_name("explainer of these maps", proposal.value, self.comparison.explainers)
-        return str(proposal.value)
-
-    @traitlets.validate("students")
-    def _known_students(self, proposal: Any) -> tuple[str, ...]:
-        choices = self.comparison.choices
-        for model in proposal.value:
-            if model not in choices:
-                raise unknown_name("student", model, choices)
-        return tuple(model for model in choices if model in proposal.value)
-
-    @traitlets.validate("rows", "opacity", "zoom")
-    def _in_range(self, proposal: Any) -> Any:
-        name, value = proposal.trait.name, proposal.value
-        low, high = {"rows": (1, _MOST_ROWS), "opacity": (0, 1), "zoom": (1, 8)}[name]
-        if not low <= value <= high:
-            raise ConfigError(f"{name} must lie between {low} and {high}, got {value}")
-        return value
-
-    @traitlets.validate("cursor")
-    def _on_image(self, proposal: Any) -> tuple[float, ...]:
-        value = tuple(proposal.value)
-        if value and not (len(value) == 2 and all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in value)):
-            raise ConfigError(f"cursor must be () or (row, column) as shares of the sides, got {value!r:.60}")
-        return value
-
     def _set(self, trait: str, value: Any) -> None:
         """What a control does."""
         if not self._following:
@@ -267,7 +176,7 @@ class Explorer(Panel):
                 self._controls.follow()
 
     def _asked(self) -> Asked:
-        return Asked(**{name: getattr(self, name) for name in _ASKED})
+        return Asked(**{name: getattr(self, name) for name in ASKED})
 
     def _ask(self, change: Any = None) -> None:
         """Compute what the traits ask for, and show it when all of it is there."""
@@ -276,7 +185,7 @@ class Explorer(Panel):
         asked, name = self._asked(), change.name if change else ""
 
         def compute(turn: Turn | None) -> Scene:
-            return self._computed(asked, name, turn)
+            return compute_scene(self.comparison, asked, name, self._scene, turn)
 
         try:
             scene = compute(None)
@@ -290,49 +199,6 @@ class Explorer(Panel):
             super().cancel()
             self._show(scene)
             self.error = ""
-
-    def _computed(self, asked: Asked, changed: str, turn: Turn | None) -> Scene:
-        known, question = self.comparison, asked.question
-        order = known.order(
-            asked.students,
-            question,
-            asked.metric,
-            sign=asked.sign,
-            sort=asked.sort,
-            only=asked.only,
-            of_class=asked.of_class,
-            turn=turn,
-        )
-        rearranged = changed in ("sort", "only", "of_class") or (changed == "metric" and asked.sort != "given")
-        image = asked.image
-        if order and changed != "image" and (rearranged or image not in order):
-            image = order[0]
-        if image in order:
-            start = order.index(image)
-            keys: tuple[str, ...] = order[start : start + asked.rows]
-        else:
-            keys = (image,) if changed == "image" else ()
-        rows = []
-        for number, key in enumerate(keys):
-            if turn is not None:
-                turn.report(number / len(keys), question.explainer)
-            rows.append(self._row(asked, known.place(key), turn))
-        return Scene(replace(asked, image=image), order, rows)
-
-    def _row(self, asked: Asked, place: int, turn: Turn | None) -> Row:
-        known, question = self.comparison, asked.question
-        models = (TEACHER, *asked.students)
-        return Row(
-            known.keys[place],
-            known.pixels[place],
-            known.asked(question, place, turn),
-            known.classes[int(known.images.labels[place])] if place < known.labelled else "",
-            {m: tuple(known.prediction(one, place, turn) for one in known.members(m)) for m in models}
-            if known.has_predictions
-            else {},
-            {m: known.map(m, question, place, turn) for m in models},
-            {m: known.score(m, question, asked.metric, asked.sign, place, turn) for m in asked.students},
-        )
 
     def _show(self, scene: Scene) -> None:
         self._scene = scene
@@ -350,7 +216,7 @@ class Explorer(Panel):
         if self._scene is not None:
             before, self._settling = self._settling, True
             try:
-                for name in _ASKED:
+                for name in ASKED:
                     setattr(self, name, getattr(self._scene.asked, name))
             finally:
                 self._settling = before
