@@ -7,17 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xaibench.errors import DataError, UnknownNameError
-from xaibench.report.tables import (
-    FORMATS,
-    ResultTable,
-    best_rows,
-    chosen_columns,
-    csv_table,
-    html_table,
-    latex_table,
-    presented,
-    text_table,
-)
+from xaibench.report.latex import latex_table
+from xaibench.report.result_table import FORMATS, ResultTable
+from xaibench.report.tables import best_rows, chosen_columns, csv_table, html_table, presented, text_table
 
 
 @pytest.fixture

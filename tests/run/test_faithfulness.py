@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.targets import Target
-from xaibench.report.html import faithfulness_lines
+from xaibench.report.sentences import faithfulness_lines
 from xaibench.run import faithfulness
 from xaibench.run.faithfulness import Subject, measure_faithfulness
 from xaibench.run.folder import TEACHER, Run, open_run

@@ -66,17 +66,21 @@ def test_the_page_shows_further_answers_and_says_what_is_a_part(tiny_run, tmp_pa
     monkeypatch.setattr("xaibench.run.page._PANELS", 1)
     present(run)
     page = (run.folder / "report.html").read_text()
-    captions = page.partition("Further questions")[2].partition("How to read")[0]
-    shown = [line.partition(":")[0] for line in captions.split("<figcaption>")[1:]]
+    shown = [line.partition(":")[0] for line in of_further(page).split("<figcaption>")[1:]]
     assert shown == stems
     assert "not shown" not in page
     assert "with chance and nulls: 1 of 2 explainers, " in page
 
 
+def of_further(page):
+    """The section of answers to further questions."""
+    return page.partition('<h2 id="further-questions">')[2].partition("</section>")[0]
+
+
 def further(run):
     """Names of the further answers that the page shows, and command -> what it has to make again."""
     present(run)
-    part = (run.folder / "report.html").read_text().partition("Further questions")[2].partition("How to read")[0]
+    part = of_further((run.folder / "report.html").read_text())
     shown = [line.partition(":")[0] for line in part.split("<figcaption>")[1:]]
     outdated = re.findall(r"<p>(.*?) (?:is|are) not shown: .*?<code>(.*?)</code></p>", part)
     return shown, {html.unescape(command): names for names, command in outdated}

@@ -149,7 +149,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score the students' heatmaps against the teacher's; fail where a mean lies below its threshold."""
-    from xaibench.report.html import faithfulness_lines
+    from xaibench.report.sentences import faithfulness_lines
     from xaibench.run.folder import open_run
     from xaibench.run.scoring import score_models
     from xaibench.run.tables import gap_table

@@ -1,14 +1,11 @@
-"""Result tables as CSV, LaTeX, Markdown for the terminal, and HTML: one rule for how numbers are written."""
+"""Tables as text, HTML and CSV: one rule for how numbers are written, and for what is best."""
 
 from __future__ import annotations
 
 import html
 import io
 import math
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from textwrap import wrap
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -19,87 +16,23 @@ from rich.console import Console
 from rich.table import Table
 
 from xaibench.errors import DataError, unknown_name
-from xaibench.validation import checked
 
 __all__ = [
-    "FORMATS",
-    "ResultTable",
+    "Emphasis",
     "best_rows",
     "chosen_columns",
     "csv_table",
     "html_table",
-    "latex_table",
+    "numeric_columns",
     "presented",
     "side_by_side",
     "text_table",
 ]
 
-FORMATS = ("text", "html", "latex", "csv")
-
-_BOLD = "Bold: the highest mean of those compared, and each whose 95% interval reaches it."
+_NUMBER = ' class="number"'
 
 Emphasis = Mapping[str, Collection[int]]
 """Column -> positions of the rows whose cells are set in bold."""
-
-
-@dataclass(frozen=True, eq=False)
-class ResultTable:
-    """A table with all that its renderings need.
-
-    data     a row a method, say; ends of intervals in columns of their own, see `presented`
-    caption  what it shows, and what its numbers rest on
-    bold     column -> positions of the rows that are set in bold, see `best_rows`
-    """
-
-    data: pd.DataFrame
-    caption: str = ""
-    bold: Emphasis = field(default_factory=dict)
-
-    @property
-    def marked_caption(self) -> str:
-        """The caption, and what bold stands for where there is any."""
-        return (
-            f"{self.caption} {_BOLD}".strip() if any(self.bold.get(str(name)) for name in self.data) else self.caption
-        )
-
-    def render(self, form: str, *, width: int = 100) -> str:
-        """As "text" with the caption below it, "html", "latex" or "csv" (all columns at full precision, no caption).
-
-        width  characters a line of text
-
-        Raises UnknownNameError for another format.
-        """
-        if form == "text":
-            return "\n".join([text_table(self.data, width=width), *wrap(self.caption, width)]).rstrip() + "\n"
-        if form == "html":
-            return html_table(self.data, caption=self.marked_caption, bold=self.bold) + "\n"
-        if form == "latex":
-            return latex_table(self.data, caption=self.marked_caption, bold=self.bold)
-        if form == "csv":
-            return csv_table(self.data)
-        raise unknown_name("format", form, FORMATS)
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "−": r"$-$",
-    "–": "--",
-}
-
-_NUMBER = ' class="number"'
 
 
 def presented(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
@@ -132,44 +65,6 @@ def csv_table(table: pd.DataFrame) -> str:
     text = io.StringIO()
     table.to_csv(text, index=False, lineterminator="\n")
     return text.getvalue()
-
-
-@checked
-def latex_table(
-    table: pd.DataFrame,
-    *,
-    columns: Sequence[str] | None = None,
-    digits: int = 3,
-    caption: str = "",
-    label: str = "",
-    bold: Emphasis = MappingProxyType({}),
-) -> str:
-    """A booktabs table (needs \\usepackage{booktabs}); with a caption or label inside a table environment.
-
-    columns  those to show, in this order; None: all
-    bold     column -> positions of the rows that are set in bold, see `best_rows`
-
-    Minus signs are set as $-$, powers of ten as $10^{-7}$. Raises UnknownNameError for a column that is not there.
-    """
-    table = table if columns is None else chosen_columns(table, columns)
-    shown = presented(table, digits)
-    align = "".join("r" if numeric else "l" for numeric in _numeric(table, shown))
-    lines = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", _latex_row(map(_escaped, shown.columns)), r"\midrule"]
-    for position, row in enumerate(shown.itertuples(index=False)):
-        cells = [_latex_cell(text, numeric) for text, numeric in zip(row, _numeric(table, shown))]
-        marked = [position in bold.get(name, ()) for name in shown.columns]
-        lines.append(_latex_row(rf"\textbf{{{c}}}" if strong else c for c, strong in zip(cells, marked)))
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    if caption or label:
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            *([rf"\caption{{{_escaped(caption)}}}"] if caption else []),
-            *([rf"\label{{{label}}}"] if label else []),
-            *lines,
-            r"\end{table}",
-        ]
-    return "\n".join(lines) + "\n"
 
 
 def chosen_columns(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -245,7 +140,7 @@ def text_table(table: pd.DataFrame, *, digits: int = 3, width: int | None = None
 
 def _drawn(table: pd.DataFrame, shown: pd.DataFrame, width: int | None) -> str:
     drawn = Table(box=box.MARKDOWN, show_edge=True, pad_edge=True)
-    for name, numeric in zip(shown.columns, _numeric(table, shown)):
+    for name, numeric in zip(shown.columns, numeric_columns(table, shown)):
         drawn.add_column(
             _one_line(name), justify="right" if numeric else "left", no_wrap=width is None, overflow="fold"
         )
@@ -267,7 +162,7 @@ def html_table(
     bold  as in `latex_table`
     """
     shown = presented(table, digits)
-    numeric = _numeric(table, shown)
+    numeric = numeric_columns(table, shown)
     head = "".join(
         f'<th scope="col"{_NUMBER * number}>{html.escape(name)}</th>' for name, number in zip(shown.columns, numeric)
     )
@@ -311,24 +206,10 @@ def _undefined(value: object) -> bool:
     return value is None or value is pd.NA or (isinstance(value, (float, np.floating)) and math.isnan(value))
 
 
-def _numeric(table: pd.DataFrame, shown: pd.DataFrame) -> list[bool]:
+def numeric_columns(table: pd.DataFrame, shown: pd.DataFrame) -> list[bool]:
+    """Which columns of the presented table hold numbers."""
     kinds = [table[name].dtype for name in shown.columns]
     return [pd.api.types.is_numeric_dtype(k) and not pd.api.types.is_bool_dtype(k) for k in kinds]
-
-
-def _escaped(text: object) -> str:
-    return "".join(_LATEX.get(character, character) for character in str(text))
-
-
-def _latex_row(cells: Iterable[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def _latex_cell(text: str, numeric: bool) -> str:
-    if not numeric:
-        return _escaped(text)
-    text = _escaped(text.replace("-", "−"))
-    return re.sub(r"([\d.]+)e(\$-\$|\+)0*(\d+)", lambda m: f"${m[1]}\\cdot10^{{{m[2].strip('$+')}{m[3]}}}$", text)
 
 
 def _one_line(text: object) -> str:

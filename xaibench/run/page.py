@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-import torch
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from xaibench.attribution.result import Attribution
@@ -15,14 +13,16 @@ from xaibench.figures.history import history_figure
 from xaibench.figures.league import league_figure
 from xaibench.figures.matrix import score_matrix
 from xaibench.figures.similarity import similarity_figure
-from xaibench.figures.style import explainer_label, metric_label, save_figure
+from xaibench.figures.style import explainer_label, heatmap_colours, metric_label, save_figure
 from xaibench.files import write_text
-from xaibench.report.html import faithfulness_lines, headline, write_report
-from xaibench.report.tables import latex_table
+from xaibench.report.html import Html, Picture, Section, code, colour_key, paragraph, picture, write_report
+from xaibench.report.seen import gallery_seen, means_seen, scores_seen, similarity_seen, training_seen
+from xaibench.report.sentences import headline
 from xaibench.run.answers import command_of, records, up_to_date
 from xaibench.run.folder import TEACHER, Run, file_name
 from xaibench.run.job import StudentKey
-from xaibench.run.tables import gap_table
+from xaibench.run.results import results
+from xaibench.run.sections import after_figures, matched_scores, methods_section
 from xaibench.similarity.metrics.table import DEFAULT_METRICS
 
 __all__ = ["gallery_of", "present", "spread_images", "spread_methods"]
@@ -64,9 +64,63 @@ _FURTHER = {
 
 def present(run: Run) -> None:
     """Draw the run's figures and write its report from what `score_models` left."""
-    summary, table = run.summary(), run.table()
-    first = _first_seed(run)
-    figures: dict[str, Figure] = {}
+    figures, heatmaps = _figures(run), _heatmaps(run)
+    write_text(run.folder / "table.tex", results(run).render("latex"))
+    further, outdated = _further(run)
+    write_report(
+        run.folder / "report.html",
+        title=f"Do the students decide like their teacher? {run.config.data.dataset}: {', '.join(run.classes)}",
+        headline=_headline(run, run.summary()),
+        sections=[
+            methods_section(run),
+            Section("Figures", [picture(one) for one in figures]),
+            Section("Heatmaps", [*map(picture, heatmaps), *_key(run)] if heatmaps else []),
+            Section("Further questions", [*map(picture, further), *(_remade(*one) for one in outdated.items())]),
+            *after_figures(run),
+        ],
+    )
+    run.ledger.record("report.html", source=run.source("report"))
+
+
+def _figures(run: Run) -> list[Picture]:
+    """Methods, similarity, all scores and training, drawn and saved."""
+    summary, table, first = run.summary(), run.table(), _first_seed(run)
+    shown = spread_methods(summary, run.explainers[0], tuple(first), metric=run.metric)
+    chosen = summary[summary["method"].isin(shown)]
+    metrics = _drawn(run.config.similarity.metrics)
+    few = chosen["explainer"].isin(run.explainers[:_PANELS]) & chosen["metric"].isin(metrics)
+    part = _part(run, metrics)
+    explainers = len(run.explainers)
+    note = f"{_PANELS} of {explainers} explainers" if explainers > _PANELS else ""
+    histories = {str(key): run.history(str(key)) for key in run.keys if key.method_name in shown}
+    drawn = {
+        "league": league_figure(table),
+        "similarity": similarity_figure(chosen[few], note=note),
+        "scores": score_matrix(chosen),
+        "history": history_figure(histories, teacher_accuracy=run.manifest.get("teacher_validation_accuracy")),
+    }
+    for stem, figure in drawn.items():
+        save_figure(figure, run.folder / stem)
+    some = _some(shown, first)
+    captions = {
+        "league": "Methods side by side: means with 95% intervals, ordered by their likeness to the teacher",
+        "similarity": f"Similarity to the teacher's heatmaps, with chance and nulls{some}{part}",
+        "scores": f"Every score in one table{some}",
+        "history": f"Training{some}",
+    }
+    seen = {
+        "league": means_seen(table),
+        "similarity": similarity_seen(chosen[few & (summary["metric"] == run.metric)]),
+        "scores": scores_seen(chosen),
+        "history": training_seen(histories),
+    }
+    return [Picture(drawn[stem], captions[stem], seen[stem]) for stem in drawn]
+
+
+def _heatmaps(run: Run) -> list[Picture]:
+    """The gallery of each explainer, drawn and saved."""
+    summary, first = run.summary(), _first_seed(run)
+    pictures = []
     for explainer in run.explainers:
         valid = run.explained(explainer)
         explained = {m: s for m, s in first.items() if s in valid}
@@ -78,47 +132,33 @@ def present(run: Run) -> None:
         stem = "gallery" if explainer == run.explainers[0] else f"gallery-{file_name(explainer)}"
         save_figure(figure, run.folder / stem)
         caption = f"Heatmaps ({explainer}) of teacher and students, images from the most to the least alike"
-        caption += _some(list(names), explained)
-        figures[caption] = figure
-    league = league_figure(table)
-    save_figure(league, run.folder / "league")
-    shown = spread_methods(summary, run.explainers[0], tuple(first), metric=run.metric)
-    chosen = summary[summary["method"].isin(shown)]
-    metrics = _drawn(run.config.similarity.metrics)
-    few = chosen["explainer"].isin(run.explainers[:_PANELS]) & chosen["metric"].isin(metrics)
-    part = _part(run, metrics)
-    explainers = len(run.explainers)
-    note = f"{_PANELS} of {explainers} explainers" if explainers > _PANELS else ""
-    similarity = similarity_figure(chosen[few], note=note)
-    save_figure(similarity, run.folder / "similarity")
-    matrix = score_matrix(chosen)
-    save_figure(matrix, run.folder / "scores")
-    histories = {str(key): run.history(str(key)) for key in run.keys if key.method_name in shown}
-    history = history_figure(histories, teacher_accuracy=run.manifest.get("teacher_validation_accuracy"))
-    save_figure(history, run.folder / "history")
-    write_text(run.folder / "table.tex", latex_table(table))
-    further, outdated = _further(run)
-    write_report(
-        run.folder / "report.html",
-        title=f"Do the students decide like their teacher? {run.config.data.dataset}: {', '.join(run.classes)}",
-        headline=_headline(run, summary),
-        table=table,
-        summary=summary,
-        figures={
-            "Methods side by side: means with 95% intervals, ordered by their likeness to the teacher": league,
-            f"Similarity to the teacher's heatmaps, with chance and nulls{_some(shown, first)}{part}": similarity,
-            f"Every score in one table{_some(shown, first)}": matrix,
-            **figures,
-            f"Training{_some(shown, first)}": history,
-        },
-        validity=run.validity(),
-        manifest=run.manifest,
-        further=further,
-        outdated=outdated,
-        measured=_measured(run),
-        notes=faithfulness_lines(gap_table(run.faithfulness())),
-    )
-    run.ledger.record("report.html", source=run.source("report"))
+        scores = matched_scores(run, explainer)
+        scores = scores[scores["method"].isin(names) & (scores["seed"] == run.config.seeds[0])]
+        seen = gallery_seen(explainer, scores[scores["image"].isin(images)])
+        pictures.append(Picture(figure, caption + _some(list(names), explained), seen))
+    return pictures
+
+
+def _key(run: Run) -> list[Html]:
+    """What the colours of the heatmaps stand for, and on what grid they are compared."""
+    colours, (height, width) = heatmap_colours(), run.images.images.shape[2:]
+    grid = int(run.summary()["grid"].iloc[0])
+    y, x = height / grid, width / grid
+    return [
+        colour_key(
+            {
+                "speaks for the class named under the image, rather than for the other one": to_hex(colours(0.9)),
+                "speaks against it": to_hex(colours(0.1)),
+                "says nothing": to_hex(colours(0.5)),
+            }
+        ),
+        paragraph(
+            "Each map is divided by its own sum of |relevance|, and all panels of a picture share one colour scale. "
+            "The score under a panel compares it with the teacher's after both were averaged over a grid of "
+            f"{grid} by {grid} cells, each {y:.3g} by {x:.3g} pixels: detail finer than a cell does not count.",
+            "note",
+        ),
+    ]
 
 
 def gallery_of(run: Run, explainer: str, students: dict[str, str], images: list[str]) -> Figure:
@@ -131,7 +171,7 @@ def gallery_of(run: Run, explainer: str, students: dict[str, str], images: list[
     rows = [position[key] for key in images]
     teacher = run.attribution(TEACHER, explainer)
     maps = {title: run.attribution(name, explainer) for title, name in students.items()}
-    scores = _matched(run, explainer)
+    scores = matched_scores(run, explainer)
     keys = {title: StudentKey.parse(name) for title, name in students.items()}
     texts = {}
     for title, key in keys.items():
@@ -152,7 +192,7 @@ def gallery_of(run: Run, explainer: str, students: dict[str, str], images: list[
 
 def spread_images(run: Run, explainer: str, count: int = _GALLERY_ROWS) -> list[str]:
     """Keys of `count` images at evenly spaced ranks of their mean score (`Run.metric`), best first."""
-    means = _matched(run, explainer).groupby("image")["value"].mean().dropna()
+    means = matched_scores(run, explainer).groupby("image")["value"].mean().dropna()
     means = means.sort_values(ascending=False, kind="stable")
     ranks = np.linspace(0, len(means) - 1, min(count, len(means))).round().astype(int)
     return [str(means.index[rank]) for rank in ranks]
@@ -181,12 +221,6 @@ def _headline(run: Run, summary: pd.DataFrame) -> str:
     return headline(summary, metric=run.metric)
 
 
-def _matched(run: Run, explainer: str) -> pd.DataFrame:
-    scores = run.scores()
-    kind = (scores["pairing"] == "matched") & (scores["metric"] == run.metric)
-    return scores[kind & (scores["explainer"] == explainer)]
-
-
 def _some(shown: list[str], all_: dict[str, str]) -> str:
     return f" ({len(shown)} of {len(all_)} methods, evenly from most to least alike)" if len(shown) < len(all_) else ""
 
@@ -202,37 +236,25 @@ def _part(run: Run, metrics: tuple[str, ...]) -> str:
     return f": {min(explainers, _PANELS)} of {explainers} explainers, {len(metrics)} of {scores} metrics; all are below"
 
 
-def _further(run: Run) -> tuple[dict[str, Path], dict[str, list[str]]]:
-    """Pictures of further questions that lie in the folder: caption -> file, and of those that are out of date
-    command -> names.
-    """
+def _further(run: Run) -> tuple[list[Picture], dict[str, list[str]]]:
+    """Pictures of further questions that lie in the folder, and of those that are out of date command -> names."""
     made = records(run)
-    shown: dict[str, Path] = {}
+    shown: list[Picture] = []
     outdated: dict[str, list[str]] = {}
     for pattern, (plain, caption) in _FURTHER.items():
         for path in sorted(run.folder.glob(f"{pattern}.png"), key=lambda path: path.stem):
             record = made.get(path.name, {})
             if record and up_to_date(run, record):
-                shown[f"{path.stem}: {caption}"] = path
+                seen = f"Plot {path.stem}; its numbers are in {path.stem}.csv beside this page"
+                shown.append(Picture(path, f"{path.stem}: {caption}", seen))
             else:
                 outdated.setdefault(command_of(run, record, plain.split()), []).append(path.stem)
     return shown, outdated
 
 
-def _measured(run: Run) -> pd.DataFrame:
-    """What each explainer tells about its maps of the teacher and of each method's students, in words."""
-    rows = []
-    for explainer in run.explainers:
-        models = {TEACHER: [TEACHER]}
-        for name in run.explained(explainer):
-            if name in run.students:
-                models.setdefault(StudentKey.parse(name).method_name, []).append(name)
-        for model, names in models.items():
-            maps = [run.attribution(name, explainer) for name in names]
-            measured = {key: torch.cat([one.measured[key] for one in maps]) for key in maps[0].measured}
-            if measured:
-                rows.append({"model": model, "explainer": explainer, "maps": maps[0].explainer.in_words(measured)})
-    return pd.DataFrame(rows, columns=["model", "explainer", "maps"])
+def _remade(command: str, names: list[str]) -> Html:
+    are = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
+    return code(command, f"{are} not shown: made from results that have changed since, or damaged. To make again:")
 
 
 def _first_seed(run: Run) -> dict[str, str]:

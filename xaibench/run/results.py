@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from xaibench.figures.style import explainer_label, metric_label
-from xaibench.report.tables import ResultTable, best_rows, chosen_columns
+from xaibench.report.result_table import ResultTable
+from xaibench.report.tables import best_rows, chosen_columns
 from xaibench.run.costs import STUDENT, costs_of
 from xaibench.run.folder import TEACHER, Run
 from xaibench.validation import checked

@@ -9,7 +9,7 @@ from xaibench.similarity.intervals import Interval, common_images, mean_interval
 from xaibench.similarity.metrics.table import METRICS, main_metric
 from xaibench.similarity.similarity_report import INDEPENDENT, PAIRINGS
 
-__all__ = ["gap_table", "method_table", "summarise"]
+__all__ = ["gap_table", "interval_columns", "method_table", "models_by_method", "summarise"]
 
 _NOTHING = Interval(float("nan"), float("nan"), float("nan"), 0)
 
@@ -42,14 +42,14 @@ def summarise(scores: pd.DataFrame, grid: int, sign: str) -> pd.DataFrame:
         for pairing, column in PAIRINGS.items():
             if column:
                 null = mean_interval(tables[pairing][images]) if pairing in tables else _NOTHING
-                row |= _columns(column, null.within(least, most), "_")
+                row |= interval_columns(column, null.within(least, most), "_")
         lift = _NOTHING
         if INDEPENDENT in tables:
             gains = (own - tables[INDEPENDENT])[images]
             lift = mean_interval(gains).within(least - most, most - least)
             if len(gains.dropna(how="all")) < 2:
                 lift = Interval(lift.mean, float("nan"), float("nan"), lift.n)
-        rows.append(row | _columns("lift", lift, "_"))
+        rows.append(row | interval_columns("lift", lift, "_"))
     return pd.DataFrame(rows)
 
 
@@ -62,17 +62,14 @@ def method_table(summary: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFra
     correct, predicted = (
         predictions.pivot(index="model", columns="image", values=name) for name in ("correct", "predicted")
     )
-    models = pd.Series(predictions["model"].unique())
-    by_method = models.groupby(models.str.rpartition("/seed")[0], sort=False)
     agree = predicted.eq(predicted.loc["teacher"], axis="columns").astype(float)
     metric = main_metric(summary["metric"])
     scores = summary[summary["metric"] == metric].set_index(["method", "explainer"])
-    rows = [{"method": "teacher", **_columns("accuracy", _share(correct, ["teacher"]))}]
-    for method, names in by_method:
-        if not method:  # neither teacher nor untrained student
-            continue
+    rows = [{"method": "teacher", **interval_columns("accuracy", _share(correct, ["teacher"]))}]
+    for method, names in models_by_method(predictions).items():
         row: dict[str, object] = {"method": method, "seeds": len(names)}
-        row |= _columns("accuracy", _share(correct, list(names))) | _columns("agreement", _share(agree, list(names)))
+        row |= interval_columns("accuracy", _share(correct, names))
+        row |= interval_columns("agreement", _share(agree, names))
         for explainer in summary["explainer"].unique():
             found = scores.loc[(method, explainer)] if (method, explainer) in scores.index else None
             for name, column in ((metric, "mean"), ("lift", "lift")):
@@ -105,7 +102,7 @@ def gap_table(faithfulness: pd.DataFrame) -> pd.DataFrame:
             mean = mean_interval(own.loc[:, common])
             row = {"explainer": explainer, "method": method, "seeds": len(own)}
             undefined = own.size - int(own.count().sum())
-            rows.append(row | _columns("faithfulness", mean, "_") | {"n": mean.n, "nan": undefined})
+            rows.append(row | interval_columns("faithfulness", mean, "_") | {"n": mean.n, "nan": undefined})
     return pd.DataFrame(rows)
 
 
@@ -124,5 +121,13 @@ def _share(answers: pd.DataFrame, models: list[str]) -> Interval:
     return mean_interval(answers.loc[models].astype(float)).within(0, 1)
 
 
-def _columns(name: str, interval: Interval, gap: str = " ") -> dict[str, float]:
+def models_by_method(predictions: pd.DataFrame) -> dict[str, list[str]]:
+    """Method -> names of its students ("kd/seed0"), in the order of the predictions."""
+    models = pd.Series(predictions["model"].unique())
+    models = models[models.str.contains("/seed")]
+    return {str(m): list(names) for m, names in models.groupby(models.str.rpartition("/seed")[0], sort=False)}
+
+
+def interval_columns(name: str, interval: Interval, gap: str = " ") -> dict[str, float]:
+    """The columns of a mean and the ends of its interval."""
     return {name: interval.mean, f"{name}{gap}low": interval.low, f"{name}{gap}high": interval.high}

@@ -1,0 +1,119 @@
+"""The page of a run in a real browser: accessible, whole on a phone, on a desk and on paper."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from xaibench.run.folder import open_run
+from xaibench.run.page import present
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MODULES = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
+AXE = Path(os.environ.get("XAIBENCH_AXE", MODULES))
+NARROW, WIDE = 420, 1280
+
+OVERFLOWING = """() => {
+    const root = document.documentElement;
+    if (root.scrollWidth <= root.clientWidth) return [];
+    return [...document.querySelectorAll("body *")]
+        .filter(one => one.getBoundingClientRect().right > root.clientWidth + 1 && !one.closest(".scroll, .wide, pre"))
+        .map(one => one.outerHTML.slice(0, 120));
+}"""
+"""What sticks out of the page, where it can be scrolled sideways."""
+
+CUT = """() => [...document.querySelectorAll("main *")]
+    .filter(one => one.checkVisibility && !one.checkVisibility({contentVisibilityAuto: true})
+        || one.getBoundingClientRect().right > innerWidth + 1)
+    .map(one => one.outerHTML.slice(0, 120))"""
+"""What is hidden or lies beyond the paper's edge."""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium found: install it to look at the report in a browser")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as engine:
+        started = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def report(tiny_run, tmp_path_factory):
+    """The page of the tiny run, drawn by the code as it is."""
+    run = open_run(shutil.copytree(tiny_run, tmp_path_factory.mktemp("report") / "run"))
+    present(run)
+    return run.folder / "report.html"
+
+
+@pytest.fixture
+def page(browser, report):
+    """show(width, **options) -> the report in a window of that width."""
+    opened = []
+
+    def show(width, **options):
+        opened.append(browser.new_page(viewport={"width": width, "height": 900}, bypass_csp=True, **options))
+        opened[-1].goto(report.as_uri())
+        return opened[-1]
+
+    yield show
+    for one in opened:
+        one.close()
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason=f"no axe-core at {AXE}: give the path of axe.min.js in XAIBENCH_AXE")
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_violation(page, width, scheme):
+    shown = page(width, color_scheme=scheme)
+    shown.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    shown.add_script_tag(path=AXE)
+    found = shown.evaluate("axe.run()")["violations"]
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], one["nodes"][0]["html"][:200]) for one in serious] == []
+
+
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+def test_the_page_is_never_scrolled_sideways(page, width, tmp_path):
+    shown = page(width)
+    shown.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    shown.screenshot(path=tmp_path / "report.png", full_page=True)
+    assert shown.evaluate(OVERFLOWING) == []
+    assert shown.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert (tmp_path / "report.png").stat().st_size > 10_000
+
+
+def test_the_contents_lead_to_every_heading(page):
+    shown = page(WIDE)
+    links = shown.locator("nav a")
+    assert links.all_inner_texts() == shown.locator("h2").all_inner_texts()
+    links.last.click()
+    shown.wait_for_function("document.querySelector('h2:last-of-type') && scrollY > 0")
+    for name in shown.locator(".files a").evaluate_all("links => links.map(link => decodeURI(link.href))"):
+        assert Path(name.removeprefix("file://")).is_file()
+
+
+def test_on_paper_nothing_is_hidden_or_cut(page):
+    shown = page(1027)  # A4 landscape less its margins, at 96 pixels an inch
+    shown.emulate_media(media="print")
+    shown.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert shown.evaluate(CUT) == []
+    assert shown.evaluate("[...document.querySelectorAll('details')].every(one => one.open)")
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 1027
+    shown.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not shown.evaluate("[...document.querySelectorAll('details')].some(one => one.open)")
+
+
+def test_a_heading_sorts_its_table_and_says_so(page):
+    shown = page(WIDE)
+    table = shown.locator("table").first
+    table.locator("thead button").first.click()
+    assert table.locator("thead th").first.get_attribute("aria-sort") == "ascending"
+    names = table.locator("tbody th").all_inner_texts()
+    assert names == sorted(names)
