@@ -89,6 +89,19 @@ def test_the_page_is_never_scrolled_sideways(page, width, tmp_path):
     assert (tmp_path / "report.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+def test_what_is_wider_than_the_page_can_be_scrolled_and_says_so(page, width):
+    shown = page(width)
+    shown.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    shown.wait_for_function("document.querySelector('.more')")
+    silent = """() => [...document.querySelectorAll(".scroll, .wide")]
+        .filter(one => one.scrollWidth > one.clientWidth + 1)
+        .filter(one => !getComputedStyle(one.closest("figure").querySelector("figcaption"), "::after")
+            .content.includes("Scroll sideways"))
+        .map(one => one.getAttribute("aria-label"))"""
+    assert shown.evaluate(silent) == []
+
+
 def test_the_contents_lead_to_every_heading(page):
     shown = page(WIDE)
     links = shown.locator("nav a")

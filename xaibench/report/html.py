@@ -97,7 +97,7 @@ def sheet(table: pd.DataFrame | ResultTable, caption: str = "", *, digits: int =
         table = ResultTable(table, caption)
     text = html.escape(table.marked_caption)
     drawn = html_table(table.data, digits=digits, bold=table.bold)
-    label = html.escape(re.split(r"[.:]", table.marked_caption, maxsplit=1)[0])
+    label = html.escape(_first_sentence(table.caption))
     region = f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">{drawn}</div>'
     return Html(f'<figure class="sheet"><figcaption>{text}</figcaption>{region}</figure>')
 
@@ -110,7 +110,7 @@ def picture(shown: Picture) -> Html:
     inches = width / dots
     size = f'width="{width}" height="{height}" style="min-width: {min(80 * inches, 560):.0f}px"'
     image = f'<img alt="{html.escape(shown.alt)}" {size} src="data:image/png;base64,{data}">'
-    label = html.escape(re.split(r"[.:]", shown.caption, maxsplit=1)[0])
+    label = html.escape(_first_sentence(shown.caption))
     return Html(
         f'<figure style="max-width: {120 * inches:.0f}px">'
         f'<div class="wide" role="region" aria-label="{label}" tabindex="0">{image}</div>'
@@ -194,3 +194,7 @@ def _drawn(figure: Figure) -> tuple[bytes, float]:
     with paper_style():
         figure.savefig(buffer, format="png", dpi=_DOTS, metadata={"Software": None})
     return buffer.getvalue(), _DOTS
+
+
+def _first_sentence(text: str) -> str:
+    return text.partition(". ")[0].removesuffix(".")

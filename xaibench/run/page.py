@@ -74,7 +74,9 @@ def present(run: Run) -> None:
         sections=[
             methods_section(run),
             Section("Figures", [picture(one) for one in figures]),
-            Section("Heatmaps", [*map(picture, heatmaps), *_key(run)] if heatmaps else []),
+            Section(
+                "Heatmaps", [*map(picture, heatmaps[:1]), *_key(run), *map(picture, heatmaps[1:])] if heatmaps else []
+            ),
             Section("Further questions", [*map(picture, further), *(_remade(*one) for one in outdated.items())]),
             *after_figures(run),
         ],
@@ -139,12 +141,15 @@ def _heatmaps(run: Run) -> list[Picture]:
     return pictures
 
 
-def _key(run: Run) -> list[Html]:
-    """What the colours of the heatmaps stand for, and on what grid they are compared."""
+def _with_key(run: Run, pictures: list[Html]) -> list[Html]:
+    """Below the first gallery what its colours stand for, and on what grid heatmaps are compared."""
+    if not pictures:
+        return []
     colours, (height, width) = heatmap_colours(), run.images.images.shape[2:]
     grid = int(run.summary()["grid"].iloc[0])
     y, x = height / grid, width / grid
     return [
+        pictures[0],
         colour_key(
             {
                 "speaks for the class named under the image, rather than for the other one": to_hex(colours(0.9)),
@@ -158,6 +163,7 @@ def _key(run: Run) -> list[Html]:
             f"{grid} by {grid} cells, each {y:.3g} by {x:.3g} pixels: detail finer than a cell does not count.",
             "note",
         ),
+        *pictures[1:],
     ]
 
 

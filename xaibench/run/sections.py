@@ -97,14 +97,13 @@ def _classes(run: Run) -> Section:
 
 
 def _departures(run: Run) -> Section:
-    table = departures(run.predictions())
+    title, table = "Where students answer otherwise", departures(run.predictions())
     if table.empty:
-        return Section(
-            "Where students answer otherwise", [paragraph("Every student gives its teacher's answer throughout.")]
-        )
+        return Section(title, [paragraph("Every student gives its teacher's answer throughout.")])
+    shares = table.select_dtypes("number").columns
     part = f" The {_PAIRS} most frequent of {len(table)} pairs." if len(table) > _PAIRS else ""
-    caption = f"Where students answer otherwise: share of all test images, mean over seeds.{part}"
-    return Section("Where students answer otherwise", [sheet(table.head(_PAIRS), caption)])
+    caption = f"Answers other than the teacher's: % of all test images, mean over seeds.{part}"
+    return Section(title, [sheet(table.assign(**100 * table[shares]).head(_PAIRS), caption, digits=2)])
 
 
 def _pairs(run: Run) -> Section:

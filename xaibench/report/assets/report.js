@@ -32,3 +32,8 @@ addEventListener("beforeprint", () => {
 addEventListener("afterprint", () => {
   for (const details of opened.splice(0)) details.open = false;
 });
+
+const regions = document.querySelectorAll(".scroll, .wide");
+const mark = () => regions.forEach((one) => one.classList.toggle("more", one.scrollWidth > one.clientWidth + 1));
+new ResizeObserver(mark).observe(document.body);
+document.addEventListener("toggle", mark, true);
