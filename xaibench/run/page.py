@@ -74,9 +74,7 @@ def present(run: Run) -> None:
         sections=[
             methods_section(run),
             Section("Figures", [picture(one) for one in figures]),
-            Section(
-                "Heatmaps", [*map(picture, heatmaps[:1]), *_key(run), *map(picture, heatmaps[1:])] if heatmaps else []
-            ),
+            Section("Heatmaps", _with_key(run, [picture(one) for one in heatmaps])),
             Section("Further questions", [*map(picture, further), *(_remade(*one) for one in outdated.items())]),
             *after_figures(run),
         ],
