@@ -7,7 +7,7 @@ import pandas as pd
 
 from xaibench.run.folder import TEACHER
 from xaibench.run.tables import interval_columns, models_by_method
-from xaibench.similarity.intervals import common_images, mean_interval
+from xaibench.similarity.intervals import Interval, common_images, curve_interval
 from xaibench.similarity.metrics.table import METRICS
 from xaibench.similarity.paired import paired_differences
 
@@ -25,11 +25,8 @@ def class_accuracy(predictions: pd.DataFrame) -> pd.DataFrame:
     models = {TEACHER: [TEACHER], **models_by_method(predictions)}
     rows = []
     for label, images in _by_class(predictions).items():
-        row: dict[str, object] = {"class": label, "images": len(images)}
-        for name, own in models.items():
-            share = mean_interval(correct.loc[own, images], resamples=_RESAMPLES).within(0, 1)
-            row |= interval_columns(name, share)
-        rows.append(row)
+        own = {name: correct.loc[group, images] for name, group in models.items()}
+        rows.append({"class": label, "images": len(images)} | _means(own, (0, 1)))
     return pd.DataFrame(rows)
 
 
@@ -41,15 +38,12 @@ def class_scores(scores: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFram
     """
     table = scores.pivot(index=["method", "seed"], columns="image", values="value").astype(np.float64)
     table = table.loc[:, common_images(table)]
-    least, most = METRICS[str(scores["metric"].iloc[0])].range
+    methods, bounds = scores["method"].unique(), METRICS[str(scores["metric"].iloc[0])].range
     rows = []
     for label, images in _by_class(predictions).items():
         own = table.loc[:, table.columns.isin(images)]
-        row: dict[str, object] = {"class": label, "images": own.shape[1]}
-        for method in scores["method"].unique():
-            mean = mean_interval(own.loc[method], resamples=_RESAMPLES).within(least, most)
-            row |= interval_columns(method, mean)
-        rows.append(row)
+        means = _means({method: own.loc[method] for method in methods}, bounds)
+        rows.append({"class": label, "images": own.shape[1]} | means)
     return pd.DataFrame(rows)
 
 
@@ -82,6 +76,18 @@ def method_pairs(scores: pd.DataFrame) -> pd.DataFrame:
     methods = list(scores["method"].unique())
     seeds = sorted(set.intersection(*(set(table.loc[method].index) for method in methods)))
     return paired_differences({method: table.loc[method].loc[seeds] for method in methods})
+
+
+def _means(tables: dict[str, pd.DataFrame], bounds: tuple[float, float]) -> dict[str, float]:
+    """Name -> mean of (S, N) values without NaN, with the ends of its 95% interval; equal S share their resamples."""
+    found: dict[str, dict[str, float]] = {}
+    for seeds in {len(table) for table in tables.values()}:
+        names = [name for name, table in tables.items() if len(table) == seeds]
+        values = np.stack([tables[name].to_numpy(np.float64) for name in names], axis=-1)
+        mean, low, high, n = curve_interval(values, resamples=_RESAMPLES)
+        for i, name in enumerate(names):
+            found[name] = interval_columns(name, Interval(mean[i], low[i], high[i], n).within(*bounds))
+    return {column: value for name in tables for column, value in found[name].items()}
 
 
 def _by_class(predictions: pd.DataFrame) -> dict[str, list[str]]:

@@ -110,7 +110,7 @@ def _figures(run: Run) -> list[Picture]:
     }
     seen = {
         "league": means_seen(table),
-        "similarity": similarity_seen(chosen[few & (summary["metric"] == run.metric)]),
+        "similarity": similarity_seen(chosen[chosen["metric"] == run.metric]),
         "scores": scores_seen(chosen),
         "history": training_seen(histories),
     }

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from xaibench.errors import DataError
-from xaibench.similarity.intervals import common_images, mean_interval
+from xaibench.similarity.intervals import common_images, curve_interval
 
 __all__ = ["holm", "paired_differences"]
 
@@ -23,28 +23,29 @@ def paired_differences(scores: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
 
     scores  method -> (S, N): the same S training seeds and the same N images for all
 
-    `difference` is the mean of a - b over seeds and images on the images that all methods have (`common_images`), with
-    the interval of `mean_interval`: for one seed it speaks for these two students, for more for the methods. `p` is of
+    `difference` is the mean of a - b over the seeds and images that all methods have (`common_images`), with the
+    interval of `mean_interval`: for one seed it speaks for these two students, for more for the methods. `p` is of
     Wilcoxon's signed-rank test (1945), two-sided, of each image's mean difference over the seeds: images are the unit,
-    so that it speaks for these students on other images. `p_holm` is corrected for all pairs (`holm`). NaN where no
-    image is left. Raises DataError for scores of different shapes.
+    so that it speaks for these students on other images. `p_holm` is corrected for all pairs (`holm`). A method without
+    any score takes no part: its rows are NaN. Raises DataError for scores of different shapes.
     """
     tables = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
     if len({table.shape for table in tables.values()}) > 1 or any(table.ndim != 2 for table in tables.values()):
         given = ", ".join(f"{name} {table.shape}" for name, table in tables.items())
         raise DataError(f"methods are compared on the same seeds and images (S, N), got {given}")
-    common = common_images(*tables.values()) if tables else np.zeros(0, dtype=bool)
-    rows = []
-    for a, b in combinations(tables, 2):
-        gap = (tables[a] - tables[b])[:, common]
-        gap = gap[~np.isnan(gap).all(axis=1)]
-        mean = mean_interval(gap)
-        rows.append(
-            {"a": a, "b": b, "difference": mean.mean, "low": mean.low, "high": mean.high}
-            | {"images": gap.shape[1] if len(gap) else 0, "p": _signed_rank(gap)}
-        )
-    table = pd.DataFrame(rows, columns=["a", "b", "difference", "low", "high", "images", "p"])
-    return table.assign(p_holm=holm(table["p"]))
+    table = pd.DataFrame(list(combinations(tables, 2)), columns=["a", "b"])
+    columns = ["difference", "low", "high", "images", "p"]
+    table[columns] = np.nan
+    defined = [name for name in tables if not np.isnan(tables[name]).all()]
+    told = table["a"].isin(defined) & table["b"].isin(defined)
+    if told.any():
+        gaps: Array = np.stack([tables[a] - tables[b] for a, b in zip(table["a"][told], table["b"][told])], axis=-1)
+        seeds = np.array([bool((~np.isnan(gap)).any(axis=0).all()) for gap in gaps])  # that all methods have
+        gaps = gaps[seeds][:, common_images(*(tables[name][seeds] for name in defined))]
+        mean, low, high, _ = curve_interval(gaps, resamples=10_000)
+        tests = [_signed_rank(gaps[..., pair]) for pair in range(gaps.shape[-1])]
+        table.loc[told, columns] = np.stack([mean, low, high, np.full(len(mean), gaps.shape[1]), tests], axis=1)
+    return table.fillna({"images": 0}).astype({"images": int}).assign(p_holm=holm(table["p"]))
 
 
 def holm(p: npt.ArrayLike) -> Array:
@@ -62,8 +63,8 @@ def holm(p: npt.ArrayLike) -> Array:
 
 
 def _signed_rank(gaps: Array) -> float:
-    """p of gaps (S, N), images as the unit; 1 where they are all zero."""
-    means = gaps.mean(axis=0) if len(gaps) else np.zeros(0)
-    if not len(means):
+    """p of gaps (S, N), images as the unit; 1 where they are all zero, NaN for none."""
+    if not gaps.size:
         return float("nan")
+    means = gaps.mean(axis=0)
     return float(wilcoxon(means).pvalue) if means.any() else 1.0
