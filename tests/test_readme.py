@@ -66,6 +66,7 @@ def desk(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
                 pixels = torch.randint(0, 150, (32, 32, 3), generator=generator)
                 pixels[16 * label : 16 * label + 16] += 100
                 Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f"{i}.png")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
