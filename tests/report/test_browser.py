@@ -4,8 +4,11 @@ import os
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from xaibench.report import html
+from xaibench.report.html import write_report
 from xaibench.run.folder import open_run
 from xaibench.run.page import present
 
@@ -15,6 +18,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 MODULES = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
 AXE = Path(os.environ.get("XAIBENCH_AXE", MODULES))
 NARROW, WIDE = 420, 1280
+PAPER = 1027  # A4 landscape less its margins, at 96 pixels an inch
 
 OVERFLOWING = """() => {
     const root = document.documentElement;
@@ -54,12 +58,12 @@ def report(tiny_run, tmp_path_factory):
 
 @pytest.fixture
 def page(browser, report):
-    """show(width, **options) -> the report in a window of that width."""
+    """show(width, **options) -> the report, or another file, in a window of that width."""
     opened = []
 
-    def show(width, **options):
+    def show(width, file=report, **options):
         opened.append(browser.new_page(viewport={"width": width, "height": 900}, bypass_csp=True, **options))
-        opened[-1].goto(report.as_uri())
+        opened[-1].goto(file.as_uri())
         return opened[-1]
 
     yield show
@@ -112,15 +116,36 @@ def test_the_contents_lead_to_every_heading(page):
         assert Path(name.removeprefix("file://")).is_file()
 
 
-def test_on_paper_nothing_is_hidden_or_cut(page):
-    shown = page(1027)  # A4 landscape less its margins, at 96 pixels an inch
+def on_paper(page, **options):
+    """The page as it is printed; nothing of it is hidden or cut."""
+    shown = page(PAPER, **options)
     shown.emulate_media(media="print")
     shown.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert shown.evaluate(CUT) == []
     assert shown.evaluate("[...document.querySelectorAll('details')].every(one => one.open)")
-    assert shown.evaluate("document.documentElement.scrollWidth") <= 1027
+    assert shown.evaluate("document.documentElement.scrollWidth") <= PAPER
+    return shown
+
+
+def test_on_paper_nothing_is_hidden_or_cut(page):
+    shown = on_paper(page)
     shown.evaluate("dispatchEvent(new Event('afterprint'))")
     assert not shown.evaluate("[...document.querySelectorAll('details')].some(one => one.open)")
+
+
+def test_long_names_and_wide_tables_keep_to_the_page(page, tmp_path):
+    name = "influence[subdistill:centring=mean,layer_weight=50,basis=prcaposdef]:refresh=3,pseudo=0.5" * 2
+    table = pd.DataFrame({"method": [name] * 3} | {f"{name} {i}": [-0.123] * 3 for i in range(3)})
+    wide = pd.DataFrame({"method": ["kd"]} | {f"score {i}": [-0.123] for i in range(18)})
+    blocks = [
+        html.paragraph(name),
+        html.code(name),
+        html.sheet(table, name),
+        html.folded(name, html.sheet(wide, "Wide")),
+    ]
+    file = write_report(tmp_path / "a.html", title=name, headline=name, sections=[html.Section(name, blocks)])
+    assert page(NARROW, file=file).evaluate(OVERFLOWING) == []
+    on_paper(page, file=file)
 
 
 def test_a_heading_sorts_its_table_and_says_so(page):
