@@ -205,5 +205,12 @@ def test_one_table_in_every_format(table):
     assert "\\caption{Scores of two. Bold: the highest mean" in latex
     assert csv == csv_table(table)
     assert "Bold" not in ResultTable(table, "Scores.").render("latex")
+    named = ResultTable(table, "", {"lrp cosine": [0]}, {"lrp cosine": "LRP", "a_b & c|d [e]": "AB"})
+    assert "method & accuracy & LRP & ssim" in named.render("latex")
+    assert "\nAB & -- & 0.500 & " in named.render("latex")
+    assert "\\textbf{0.710" in named.render("latex")
+    assert '<th scope="row" data-value="AB">AB</th>' in named.render("html")
+    assert named.render("csv") == csv
+    assert named.render("text") == text_table(table, width=100)
     with pytest.raises(UnknownNameError, match="unknown format 'latx': did you mean 'latex'"):
         result.render("latx")

@@ -96,7 +96,8 @@ def sheet(table: pd.DataFrame | ResultTable, caption: str = "", *, digits: int =
     if isinstance(table, pd.DataFrame):
         table = ResultTable(table, caption)
     text = html.escape(table.marked_caption)
-    drawn = html_table(table.data, digits=digits, bold=table.bold)
+    data, bold = table.labelled()
+    drawn = html_table(data, digits=digits, bold=bold)
     label = html.escape(_first_sentence(table.caption))
     region = f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">{drawn}</div>'
     return Html(f'<figure class="sheet"><figcaption>{text}</figcaption>{region}</figure>')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from textwrap import wrap
 
@@ -15,6 +16,8 @@ __all__ = ["FORMATS", "ResultTable"]
 
 FORMATS = ("text", "html", "latex", "csv")
 
+_ENDS = ("", " low", " high", "_low", "_high")
+
 _BOLD = "Bold: the highest mean of those compared, and each whose 95% interval reaches it."
 
 
@@ -25,11 +28,21 @@ class ResultTable:
     data     a row a method, say; ends of intervals in columns of their own, see `presented`
     caption  what it shows, and what its numbers rest on
     bold     column -> positions of the rows that are set in bold, see `best_rows`
+    labels   name of a column or in a cell of text -> how it is written for readers, in HTML and LaTeX
     """
 
     data: pd.DataFrame
     caption: str = ""
     bold: Emphasis = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def labelled(self) -> tuple[pd.DataFrame, Emphasis]:
+        """Data and bold with `labels` in place of names, also of the ends of intervals."""
+        written = {f"{name}{end}": f"{label}{end}" for name, label in self.labels.items() for end in _ENDS}
+        data = self.data.rename(columns=written)
+        for name in data.select_dtypes(exclude="number"):
+            data[name] = [self.labels.get(cell, cell) if isinstance(cell, str) else cell for cell in data[name]]
+        return data, {self.labels.get(name, name): rows for name, rows in self.bold.items()}
 
     @property
     def marked_caption(self) -> str:
@@ -48,9 +61,11 @@ class ResultTable:
         if form == "text":
             return "\n".join([text_table(self.data, width=width), *wrap(self.caption, width)]).rstrip() + "\n"
         if form == "html":
-            return html_table(self.data, caption=self.marked_caption, bold=self.bold) + "\n"
+            data, bold = self.labelled()
+            return html_table(data, caption=self.marked_caption, bold=bold) + "\n"
         if form == "latex":
-            return latex_table(self.data, caption=self.marked_caption, bold=self.bold)
+            data, bold = self.labelled()
+            return latex_table(data, caption=self.marked_caption, bold=bold)
         if form == "csv":
             return csv_table(self.data)
         raise unknown_name("format", form, FORMATS)
