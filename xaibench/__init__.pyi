@@ -18,6 +18,9 @@ from .attribution.store.store import AttributionStore as AttributionStore
 from .attribution.store.store import default_store as default_store
 from .attribution.targets import Target as Target
 from .attribution.targets import make_target as make_target
+from .data.cues import contaminate as contaminate
+from .data.cues import mark as mark
+from .data.cues import parse_cue as parse_cue
 from .data.datasets import embedded as embedded
 from .data.datasets import load_dataset as load_dataset
 from .data.images import ImageSet as ImageSet
@@ -66,6 +69,7 @@ from .models.pair import LayerPair as LayerPair
 from .models.pair import ModelPair as ModelPair
 from .progress import show_progress as show_progress
 from .report.latex import latex_table as latex_table
+from .questions.cues import cue_study as cue_study
 from .report.tables import presented as presented
 from .run.config import RunConfig as RunConfig
 from .run.folder import Run as Run
