@@ -68,8 +68,8 @@ from .models.cost import model_cost as model_cost
 from .models.pair import LayerPair as LayerPair
 from .models.pair import ModelPair as ModelPair
 from .progress import show_progress as show_progress
-from .report.latex import latex_table as latex_table
 from .questions.cues import cue_study as cue_study
+from .report.latex import latex_table as latex_table
 from .report.tables import presented as presented
 from .run.config import RunConfig as RunConfig
 from .run.folder import Run as Run
