@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from xaibench.errors import DataError, unknown_name
-from xaibench.figures.gallery import fitting
+from xaibench.figures.layout import fitting
 from xaibench.figures.style import (
     MUTED,
     MethodStyle,

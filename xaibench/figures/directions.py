@@ -12,7 +12,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from xaibench.errors import DataError
-from xaibench.figures.gallery import fitting, pixels, symmetric_limit
+from xaibench.figures.gallery import pixels, symmetric_limit
+from xaibench.figures.layout import fitting
 from xaibench.figures.style import INK, MUTED, figure_width, heatmap_colours, new_figure, paper_style
 from xaibench.validation import checked
 

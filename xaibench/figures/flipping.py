@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from xaibench.errors import DataError
-from xaibench.figures.gallery import fitting
+from xaibench.figures.layout import fitting
 from xaibench.figures.style import MUTED, figure_width, new_figure, paper_style
 from xaibench.validation import checked
 

@@ -13,10 +13,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from xaibench.errors import DataError, unknown_name
+from xaibench.figures.layout import fitting
 from xaibench.figures.style import MUTED, figure_width, heatmap_colours, new_figure, paper_style
 from xaibench.validation import checked
 
-__all__ = ["CLIP_QUANTILE", "NORMALISATIONS", "displayed", "fitting", "gallery", "pixels", "symmetric_limit"]
+__all__ = ["CLIP_QUANTILE", "NORMALISATIONS", "displayed", "gallery", "pixels", "symmetric_limit"]
 
 CLIP_QUANTILE = 0.995
 """Share of the displayed |relevance| that lies within the colour scale."""
@@ -161,12 +162,6 @@ def _label_bar(axes: Axes, limit: float, normalise: str) -> None:
     axes.set_xticks([-limit, 0.0, limit], [f"−{end}", "0", f"+{end}"])
     axes.tick_params(length=1.5, pad=1.5, labelsize=6)
     axes.set_xlabel(f"{NORMALISATIONS[normalise]}\ncolours clipped beyond ±{end}", labelpad=1.5, fontsize=6.5)
-
-
-def fitting(text: str, points: float, inches: float) -> float:
-    # A letter of DejaVu Sans is about 0.57 em wide.
-    longest = max(len(line) for line in text.split("\n"))
-    return min(points, 72 * inches / (0.57 * longest)) if longest else points
 
 
 def _title_below(axes: Axes, title: str, inches: float) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xaibench.errors import DataError
-from xaibench.figures.gallery import fitting
+from xaibench.figures.layout import fitting
 from xaibench.figures.style import MUTED, MethodStyle, figure_width, method_styles, new_figure, paper_style
 from xaibench.validation import checked
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xaibench.errors import ConfigError, DataError
-from xaibench.figures.gallery import fitting, pixels
+from xaibench.figures.gallery import pixels
+from xaibench.figures.layout import fitting
 from xaibench.figures.style import INK, MUTED, figure_width, new_figure, paper_style
 from xaibench.validation import checked
 

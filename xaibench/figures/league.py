@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xaibench.errors import DataError
-from xaibench.figures.gallery import fitting
+from xaibench.figures.layout import fitting
 from xaibench.figures.style import INK, MUTED, explainer_label, figure_width, metric_label, new_figure, paper_style
 from xaibench.validation import checked
 

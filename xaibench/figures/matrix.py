@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from xaibench.errors import DataError
-from xaibench.figures.gallery import fitting
+from xaibench.figures.layout import fitting
 from xaibench.figures.style import (
     INK,
     MUTED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from xaibench.errors import DataError
-from xaibench.figures.style import (
-    INK,
-    MUTED,
-    MethodStyle,
-    explainer_label,
-    figure_width,
-    method_styles,
-    metric_label,
-    new_figure,
-    paper_style,
-)
+from xaibench.figures.fonts import text_width
+from xaibench.figures.layout import add_legend, axes_at, fitting, legend_height
+from xaibench.figures.names import explainer_label, method_label, metric_label
+from xaibench.figures.style import INK, MUTED, MethodStyle, figure_width, method_styles, new_figure, paper_style
 from xaibench.validation import checked
 
 __all__ = ["similarity_figure"]
@@ -37,16 +32,25 @@ _NULLS = {
 _CHANCE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (3, 2)}
 _BAND: dict[str, Any] = {"facecolor": "#000000", "alpha": 0.12, "linewidth": 0}
 _STEP, _PAD = 0.115, 0.11  # inches between methods, and between metrics
+_RIGHT, _BETWEEN, _TITLE, _TICKS, _AXIS, _NARROW = 0.08, 0.16, 0.24, 0.2, 0.16, 1.05  # inches; the last of a panel
+_XLABEL = "likeness to the teacher's heatmap"
 
 
 @checked
-def similarity_figure(summary: pd.DataFrame, *, note: str = "", width: str | float = "double") -> Figure:
+def similarity_figure(
+    summary: pd.DataFrame,
+    *,
+    note: str = "",
+    names: Mapping[str, str] | None = None,
+    width: str | float = "double",
+) -> Figure:
     """Dot plot of similarity scores: a panel an explainer, a group a metric, a row a method.
 
     summary  columns method, explainer, metric, mean, low, high, n, chance, chance_sd; where present also seeds, and
              independent, random_student, mismatched and shifted (means of the nulls). One row a method, explainer and
              metric.
     note     a line below the panels ("3 of 7 explainers"), "" for none
+    names    method, explainer or metric -> what to write in place of its label
     width    "single", "double" or inches
 
     Filled markers with bars are means with 95% intervals. The dashed line is the score of random maps, its band +-2
@@ -65,43 +69,43 @@ def similarity_figure(summary: pd.DataFrame, *, note: str = "", width: str | flo
     nulls = [name for name in _NULLS if name in summary and summary[name].notna().any()]
 
     inches = figure_width(width)
-    group = _STEP * len(methods) + _PAD
-    per_line = max(1, int(inches / 1.3))
-    lines = -(-(len(methods) + len(nulls) + 1) // per_line)
-    top, bottom, left, right, between = 0.24 + 0.15 * lines, 0.36 + 0.14 * bool(note), 0.85, 0.06, 0.14
-    height = top + group * len(metrics) + bottom
-    panel = (inches - left - right - between * (len(explainers) - 1)) / len(explainers)
     with paper_style():
+        entries = _legend(styles, nulls, names)
+        rows = [metric_label(metric, names) for metric in metrics]
+        size = min(fitting(row, 7, inches / 3) for row in rows)
+        left = 0.1 + max(text_width(row, size) for row in rows)
+        room = inches - left - _RIGHT + _BETWEEN
+        across = min(len(explainers), max(1, int(room / (_NARROW + _BETWEEN))))
+        down = -(-len(explainers) // across)
+        panel = room / across - _BETWEEN
+        group = _STEP * len(methods) + _PAD
+        tall = group * len(metrics)
+        top = legend_height(list(entries), inches)
+        height = top + down * (_TITLE + tall + _TICKS) + _AXIS + 0.14 * bool(note)
         figure = new_figure(inches, height)
         limits = _limits(summary, nulls)
+        titles = {explainer: explainer_label(explainer, names) for explainer in explainers}
+        title_size = min(fitting(title, 8, panel + 0.8 * _BETWEEN) for title in titles.values())
         for place, explainer in enumerate(explainers):
-            x = left + place * (panel + between)
-            axes = figure.add_axes(
-                (x / inches, bottom / height, panel / inches, group * len(metrics) / height), xlim=limits
-            )
-            axes.set_ylim(group * len(metrics), 0)
-            axes.set_title(explainer_label(explainer), pad=4)
-            axes.set_yticks([group * (i + 0.5) for i in range(len(metrics))], map(metric_label, metrics))
-            axes.tick_params(axis="y", length=0, labelleft=place == 0)
+            line, column = divmod(place, across)
+            x, y = left + column * (panel + _BETWEEN), top + line * (_TITLE + tall + _TICKS) + _TITLE
+            axes = axes_at(figure, x, y, panel, tall, xlim=limits)
+            axes.set_ylim(tall, 0)
+            axes.set_title(titles[explainer], pad=4, fontsize=title_size)
+            axes.set_yticks([group * (i + 0.5) for i in range(len(metrics))], rows, fontsize=size)
+            axes.tick_params(axis="y", length=0, labelleft=column == 0)
+            axes.xaxis.set_major_locator(MaxNLocator(max(2, int(panel / 0.36)), steps=[1, 2, 2.5, 5, 10]))
             axes.spines["left"].set_visible(False)
             axes.xaxis.grid(color="#e4e4e4", linewidth=0.5)
             axes.set_axisbelow(True)
-            axes.set_xlabel("likeness to the teacher's heatmap", labelpad=2)
             chosen = summary[summary["explainer"] == explainer]
             for row, metric in enumerate(metrics):
                 _draw_metric(axes, chosen[chosen["metric"] == metric], methods, styles, nulls, row * group, group)
-        figure.text(0.5, 0.04 / height, note, ha="center", fontsize=6.5, color=MUTED)
-        entries = _legend(styles, nulls)
-        figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc="upper center",
-            ncols=min(per_line, len(entries)),
-            handletextpad=0.5,
-            columnspacing=1.3,
-            borderpad=0,
-            borderaxespad=0.3,
-        )
+        middle = (left + inches - _RIGHT) / 2 / inches
+        below = (0.06 + 0.14 * bool(note)) / height
+        figure.text(middle, below, _XLABEL, ha="center", va="bottom", fontsize=fitting(_XLABEL, 7, inches - 0.1))
+        figure.text(0.5, 0.04 / height, note, ha="center", fontsize=fitting(note, 6.5, inches - 0.1), color=MUTED)
+        add_legend(figure, entries)
     return figure
 
 
@@ -150,9 +154,9 @@ def _limits(summary: pd.DataFrame, nulls: list[str]) -> tuple[float, float]:
     return min(low - 0.05, -0.05), min(max(high + 0.08, 0.5), 1.03)
 
 
-def _legend(styles: dict[str, MethodStyle], nulls: list[str]) -> dict[str, Any]:
+def _legend(styles: dict[str, MethodStyle], nulls: list[str], names: Mapping[str, str] | None) -> dict[str, Any]:
     entries: dict[str, Any] = {
-        name: Line2D([], [], color=s.colour, marker=s.marker, markersize=4.2, mew=0, linewidth=1.4)
+        method_label(name, names): Line2D([], [], color=s.colour, marker=s.marker, markersize=4.2, mew=0, linewidth=1.4)
         for name, s in styles.items()
     }
     for null in nulls:

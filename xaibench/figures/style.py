@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from xaibench.errors import ConfigError, unknown_name
-from xaibench.figures.scripts import FAMILY, any_script
+from xaibench.figures.fonts import any_script, families
+from xaibench.figures.names import explainer_label, metric_label
 from xaibench.files import write_atomically
-from xaibench.similarity.metrics.table import METRICS
 from xaibench.validation import checked
 
 __all__ = [
@@ -41,8 +42,9 @@ WIDTHS = {"single": 3.35, "double": 6.9}
 
 INK, MUTED = "#1a1a1a", "#6b6b6b"
 
+_font: ContextVar[str] = ContextVar("font", default="sans")
+
 _RC: Any = {
-    "font.family": FAMILY,
     "font.size": 7.0,
     "axes.titlesize": 8.0,
     "axes.labelsize": 7.0,
@@ -76,14 +78,6 @@ _PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 _FIXED = {"subdistill": 0, "kd": 1, "student-only": 2, "at": 3, "vid": 4, "vkd": 5}
 
-_EXPLAINER_LABELS = {
-    "lrp": "LRP",
-    "ig": "integrated gradients",
-    "input-x-gradient": "input × gradient",
-    "smoothgrad": "SmoothGrad",
-    "gradcam": "Grad-CAM",
-    "shapley": "Shapley sampling",
-}
 _UNDATED = {
     "pdf": {"CreationDate": None},
     "svg": {"Date": None},
@@ -126,17 +120,6 @@ def _slot_style(slot: int) -> MethodStyle:
     return MethodStyle(_PALETTE[place], _MARKERS[(place + turn) % len(_MARKERS)])
 
 
-def metric_label(name: str) -> str:
-    """A metric's name as it is written in figures and tables ("topk_iou" -> "top-10% IoU")."""
-    return METRICS[name].label if name in METRICS else name.replace("_", " ")
-
-
-def explainer_label(name: str) -> str:
-    """An explainer's name as it is written in figures ("lrp" -> "LRP"); options after the colon are kept."""
-    base, colon, options = name.partition(":")
-    return _EXPLAINER_LABELS.get(base, base) + (f" ({options})" if colon else "")
-
-
 def heatmap_colours() -> Colormap:
     """The diverging map of all heatmaps: blue negative, exactly white zero, red positive, grey undefined."""
     # 257 colours, so that one of them is the middle: with seismic's own 256, zero is a shade of pink.
@@ -144,24 +127,34 @@ def heatmap_colours() -> Colormap:
 
 
 def figure_width(width: str | float) -> float:
-    """Inches of a preset ("single", "double") or of a number given in inches (1 to 20)."""
+    """Inches of a preset ("single", "double") or of a number given in inches (1 to 20), also as text ("3.5")."""
     if isinstance(width, str):
-        if width not in WIDTHS:
-            raise unknown_name("figure width", width, WIDTHS)
-        return WIDTHS[width]
+        if width in WIDTHS:
+            return WIDTHS[width]
+        try:
+            width = float(width)
+        except ValueError as error:
+            raise unknown_name("figure width", width, [*WIDTHS, "inches"]) from error
     if not 1 <= width <= 20:
-        raise ConfigError(f"figure width {width} in is out of range: give 1 to 20 inches, 'single' or 'double'")
+        raise ConfigError(f"figure width {width:g} in is out of range: give 1 to 20 inches, 'single' or 'double'")
     return float(width)
 
 
 @contextmanager
-def paper_style() -> Iterator[None]:
+def paper_style(font: str | None = None) -> Iterator[None]:
     """Within the block matplotlib draws and writes in the house style; its settings are restored after.
 
-    A class may have any name: $ is a dollar, and letters that DejaVu Sans lacks are drawn as `any_script` does.
+    A class may have any name: $ is a dollar, and letters that the font lacks are drawn as `any_script` does.
+
+    font  of figures that are made within the block: a name in `fonts.FONTS`; None: that of the block around, else sans
     """
-    with matplotlib.rc_context(_RC):
-        yield
+    font = font or _font.get()
+    with matplotlib.rc_context(_RC | {"font.family": list(families(font))}):
+        token = _font.set(font)
+        try:
+            yield
+        finally:
+            _font.reset(token)
 
 
 class _Canvas(FigureCanvasAgg):
@@ -174,42 +167,61 @@ class _Canvas(FigureCanvasAgg):
 
 
 class _Figure(Figure):
-    """A figure whose own methods draw and save text in any script, without a warning."""
+    """A figure whose own methods draw and save text in any script and in its own font, without a warning."""
+
+    font = "sans"
 
     def draw(self, renderer: Any) -> None:
-        if isinstance(self.canvas, FigureCanvasSVG):  # its text stays as it is: who shows it has other fonts
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        with paper_style(self.font):  # ticks are made when they are drawn
+            if isinstance(self.canvas, FigureCanvasSVG):  # its text stays as it is: who shows it has other fonts
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+                    super().draw(renderer)
+            else:
+                any_script(renderer)
                 super().draw(renderer)
-        else:
-            any_script(renderer)
-            super().draw(renderer)
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty white figure (inches) on an Agg canvas, unknown to pyplot."""
+    """An empty white figure (inches) on an Agg canvas, unknown to pyplot, in the font of `paper_style`."""
     figure = _Figure(figsize=(width, height), dpi=150, facecolor="white")
+    figure.font = _font.get()
     _Canvas(figure)
     return figure
 
 
 @checked
-def save_figure(figure: Figure, path_stem: Path | str, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:
-    """Write `figure` as path_stem.pdf, path_stem.png, ...; return the paths.
+def save_figure(figure: Figure, path: Path | str, formats: Sequence[str] | None = None) -> list[Path]:
+    """Write `figure` as path.pdf and path.png, or in the formats that are given; return the paths.
+
+    path     without suffix, or with that of a format ("fig.pdf"), which then is the one that is written
+    formats  pdf, png, svg
 
     Text stays text (TrueType in PDF, <text> in SVG), PNG has 300 dots an inch, and no file holds a date: the
-    same figure gives the same bytes. Each file is written atomically. Formats: pdf, png, svg.
+    same figure gives the same bytes. Each file is written atomically. Raises UnknownNameError for other formats,
+    ConfigError where path and formats contradict each other.
     """
-    for suffix in formats:
-        if suffix not in _UNDATED:
-            raise unknown_name("figure format", suffix, _UNDATED)
-    stem = Path(path_stem)
+    stem, formats = _stem_and_formats(Path(path), figure, formats)
     paths = []
     for suffix in formats:
 
         def write(partial: Path, suffix: str = suffix) -> None:
             figure.savefig(partial, format=suffix, metadata=_UNDATED[suffix])
 
-        with paper_style():
+        with paper_style(getattr(figure, "font", None)):
             paths.append(write_atomically(stem.with_name(f"{stem.name}.{suffix}"), write))
     return paths
+
+
+def _stem_and_formats(path: Path, figure: Figure, formats: Sequence[str] | None) -> tuple[Path, Sequence[str]]:
+    for suffix in formats or ():
+        if suffix not in _UNDATED:
+            raise unknown_name("figure format", suffix, _UNDATED)
+    suffix = path.suffix.removeprefix(".").lower()
+    if suffix not in figure.canvas.get_supported_filetypes():
+        return path, ("pdf", "png") if formats is None else formats
+    if suffix not in _UNDATED:
+        raise unknown_name("figure format", suffix, _UNDATED)
+    if formats is not None and list(formats) != [suffix]:
+        raise ConfigError(f"{path.name} is a {suffix} file, but the formats are {', '.join(formats)}: leave one out")
+    return path.with_suffix(""), (suffix,)

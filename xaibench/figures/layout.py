@@ -1,0 +1,68 @@
+"""Where things stand on a figure, in inches: panels, legends, and texts that fit their room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+
+from xaibench.figures.fonts import text_width
+
+__all__ = ["PAGE", "add_legend", "axes_at", "fitting", "legend_columns", "legend_height"]
+
+PAGE = 9.5
+"""Inches that a page has for a figure above its caption."""
+
+_LEGEND_LINE, _LEGEND_KEY, _LEGEND_GAP = 0.135, 0.24, 0.14  # inches: a line, a key with its gap, between columns
+
+
+def axes_at(figure: Figure, left: float, top: float, width: float, height: float, **options: Any) -> Axes:
+    """Axes by the place of their upper left corner and their size, in inches."""
+    wide, high = figure.get_size_inches()
+    return figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high), **options)
+
+
+def fitting(text: str, points: float, inches: float, *, bold: bool = False) -> float:
+    """The font size, at most `points`, at which the longest line of `text` takes at most `inches`."""
+    wide = text_width(text, points, bold=bold)
+    return points if wide <= inches else points * inches / wide
+
+
+def legend_columns(labels: Iterable[str], inches: float, points: float = 6.5) -> int:
+    """How many columns of a legend with these labels, filled downwards one after another, fit into a width."""
+    wide = [_LEGEND_KEY + text_width(label, points) for label in labels]
+    for columns in range(len(wide), 1, -1):
+        down, longer = divmod(len(wide), columns)
+        starts = [column * down + min(column, longer) for column in range(columns + 1)]
+        room = sum(max(wide[a:b]) for a, b in zip(starts, starts[1:])) + _LEGEND_GAP * (columns - 1)
+        if room <= inches - 0.1:
+            return columns
+    return 1
+
+
+def legend_height(labels: Sequence[str], inches: float) -> float:
+    """Inches that `add_legend` takes; 0 for no labels."""
+    return _LEGEND_LINE * -(-len(labels) // legend_columns(labels, inches)) + 0.06 if labels else 0.0
+
+
+def add_legend(figure: Figure, entries: Mapping[str, Any], **options: Any) -> Legend:
+    """A legend at the top of the figure, label -> what is drawn, in as many columns as fit its width."""
+    inches = figure.get_size_inches()[0]
+    widest = max(text_width(label, 6.5) for label in entries)
+    return figure.legend(
+        list(entries.values()),
+        list(entries),
+        loc="upper center",
+        ncols=legend_columns(entries, inches),
+        fontsize=min(6.5, 6.5 * (inches - 0.1 - _LEGEND_KEY) / widest),
+        handlelength=1.8,
+        handletextpad=0.5,
+        columnspacing=1.3,
+        labelspacing=0.4,
+        borderpad=0,
+        borderaxespad=0.4,
+        **options,
+    )
