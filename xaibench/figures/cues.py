@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,16 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from xaibench.errors import DataError, unknown_name
-from xaibench.figures.layout import fitting
-from xaibench.figures.style import (
-    MUTED,
-    MethodStyle,
-    explainer_label,
-    figure_width,
-    method_styles,
-    new_figure,
-    paper_style,
-)
+from xaibench.figures.layout import add_legend, axes_at, fitting, legend_height, wrapped
+from xaibench.figures.names import explainer_label, label, method_label
+from xaibench.figures.style import MUTED, MethodStyle, figure_width, method_styles, new_figure, paper_style
 from xaibench.validation import checked
 
 __all__ = ["QUANTITIES", "cues_figure"]
@@ -43,17 +36,33 @@ _SHOWN = ("mass", "net_mass", "attack_success", "accuracy")
 _NEEDED = ("contamination", "method", "explainer", "quantity", "mean", "low", "high", "chance")
 _TEACHER: dict[str, Any] = {"color": MUTED, "linewidth": 1.0, "dashes": (4, 2)}
 _CHANCE: dict[str, Any] = {"linewidth": 0.8, "linestyle": (0, (1, 1.5))}
-_ACROSS, _HIGH, _TOP, _BOTTOM, _LEFT, _RIGHT, _LINE = 4, 1.15, 0.2, 0.2, 0.44, 0.08, 0.15  # inches, but the first
+_ACROSS, _HIGH, _TOP, _BOTTOM, _LEFT, _RIGHT, _LINE, _TITLE = (
+    4,
+    1.15,
+    0.2,
+    0.2,
+    0.44,
+    0.12,
+    0.15,
+    0.11,
+)  # inches, but the first
 
 
 @checked(error=DataError)
-def cues_figure(table: pd.DataFrame, *, quantities: Iterable[str] = _SHOWN, width: str | float = "double") -> Figure:
+def cues_figure(
+    table: pd.DataFrame,
+    *,
+    quantities: Iterable[str] = _SHOWN,
+    names: Mapping[str, str] | None = None,
+    width: str | float = "double",
+) -> Figure:
     """Draw the table of a cue study: contamination across, each quantity's mean with its 95% interval upwards.
 
     table       columns contamination, method, explainer, quantity, mean, low, high, chance: one row each; the rows of
                 method "teacher" have no contamination (NaN) and are drawn as a dashed line with its interval as a band
     quantities  names in QUANTITIES, a panel each; of explanations a panel for each explainer. Those that the table does
                 not have are left out
+    names       method or explainer -> what to write in place of its label
     width       "single", "double" or inches
 
     Dotted is what the quantity would be by chance or without the mark (the column chance); in a student's own colour
@@ -77,39 +86,35 @@ def cues_figure(table: pd.DataFrame, *, quantities: Iterable[str] = _SHOWN, widt
     inches = figure_width(width)
     across = min(_ACROSS, len(panels), max(1, int(inches / 1.6)))
     down = -(-len(panels) // across)
-    per_line = max(1, int(inches / 1.1))
-    legend = _LINE * -(-(len(styles) + 2) // per_line)
-    cell, pitch = inches / across, _TOP + _HIGH + _BOTTOM
-    height = legend + down * pitch + _LINE
     with paper_style():
+        entries: dict[str, Any] = {
+            method_label(name, names): Line2D([], [], color=s.colour, marker=s.marker, markersize=3.6, mew=0)
+            for name, s in styles.items()
+        }
+        entries[label("teacher", names)] = Line2D([], [], **_TEACHER)
+        entries["chance, no mark"] = Line2D([], [], color=MUTED, **_CHANCE)
+        legend = legend_height(list(entries), inches)
+        cell = inches / across
+        titles = [wrapped(_title(*key, names), 6, cell - 0.1) for key in panels]
+        top = _TOP + _TITLE * max(title.count("\n") for title in titles)
+        pitch = top + _HIGH + _BOTTOM
+        height = legend + down * pitch + _LINE
         figure = new_figure(inches, height)
         for place, key in enumerate(panels):
             row, column = divmod(place, across)
-            x, top = column * cell + _LEFT, legend + row * pitch + _TOP
             room = cell - _LEFT - _RIGHT
-            axes = figure.add_axes((x / inches, 1 - (top + _HIGH) / height, room / inches, _HIGH / height))
-            _draw(axes, present[key], styles)
-            title = _title(*key)
-            axes.set_title(title, pad=4, fontsize=fitting(title, 7.5, cell - 0.1), x=0.5 - (_LEFT - _RIGHT) / room / 2)
-        figure.text(0.5, 0.04 / height, _XLABEL, ha="center", va="bottom", fontsize=6.5)
-        entries: dict[str, Any] = {
-            name: Line2D([], [], color=s.colour, marker=s.marker, markersize=3.6, mew=0) for name, s in styles.items()
-        }
-        entries["teacher"] = Line2D([], [], **_TEACHER)
-        entries["chance, no mark"] = Line2D([], [], color=MUTED, **_CHANCE)
-        figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc="upper center",
-            ncols=min(per_line, len(entries)),
-            columnspacing=1.3,
-            borderpad=0,
-            borderaxespad=0.3,
-        )
+            axes = axes_at(figure, column * cell + _LEFT, legend + row * pitch + top, room, _HIGH)
+            _draw(axes, present[key], styles, room)
+            size = fitting(titles[place], 7.5, cell - 0.1)
+            middle = 0.5 - (_LEFT - _RIGHT) / room / 2
+            axes.set_title(titles[place], pad=4, fontsize=size, x=middle, linespacing=1.0)
+        size = fitting(_XLABEL, 6.5, inches - 0.1)
+        figure.text(0.5, 0.04 / height, _XLABEL, ha="center", va="bottom", fontsize=size)
+        add_legend(figure, entries)
     return figure
 
 
-def _draw(axes: Axes, rows: pd.DataFrame, styles: dict[str, MethodStyle]) -> None:
+def _draw(axes: Axes, rows: pd.DataFrame, styles: dict[str, MethodStyle], inches: float) -> None:
     teacher, students = rows[rows["method"] == "teacher"], rows[rows["method"] != "teacher"]
     levels = students["contamination"].to_numpy(dtype=float)
     apart = 0.012 * (max(levels, default=1) - min(levels, default=0) or 1)
@@ -127,8 +132,9 @@ def _draw(axes: Axes, rows: pd.DataFrame, styles: dict[str, MethodStyle]) -> Non
         axes.plot(x, mean, marker=style.marker, color=style.colour, markersize=3.6, mew=0, linewidth=1.0)
         if len(shared) > 1:
             axes.plot(x, line["chance"].to_numpy(dtype=float), color=style.colour, **_CHANCE)
-    axes.set_xticks(sorted(set(levels)))
-    axes.xaxis.set_major_formatter(_percent)
+    ticks = sorted(set(levels))
+    every = -(-len(ticks) // max(2, int(inches / 0.28)))
+    axes.set_xticks(ticks, [_percent(tick) if place % every == 0 else "" for place, tick in enumerate(ticks)])
     axes.yaxis.set_major_formatter(_percent)
     axes.yaxis.grid(color="#e4e4e4", linewidth=0.5)
     axes.set_axisbelow(True)
@@ -140,6 +146,6 @@ def _percent(value: float, _position: float = 0) -> str:
     return f"{100 * value:.4g}%".replace("-", "\N{MINUS SIGN}")
 
 
-def _title(quantity: str, explainer: str) -> str:
-    label = QUANTITIES[quantity]
-    return label if explainer == "-" else f"{explainer_label(explainer)}: {label}"
+def _title(quantity: str, explainer: str, names: Mapping[str, str] | None) -> str:
+    what = QUANTITIES[quantity]
+    return what if explainer == "-" else f"{explainer_label(explainer, names)}: {what}"

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from xaibench.errors import DataError
-from xaibench.figures.gallery import pixels, symmetric_limit
-from xaibench.figures.layout import fitting
-from xaibench.figures.style import INK, MUTED, figure_width, heatmap_colours, new_figure, paper_style
+from xaibench.figures.gallery import FRAME, colour_bar, lines_below, pixels, symmetric_limit, write_below
+from xaibench.figures.layout import axes_at, fitting, wrapped
+from xaibench.figures.style import figure_width, heatmap_colours, new_figure, paper_style
 from xaibench.validation import checked
 
 __all__ = ["directions_figure", "of_one_model"]
 
-_GAP, _GROUP, _LINE, _HEADER, _FOOTER, _MARGIN, _LARGEST = 0.05, 0.12, 0.12, 0.36, 0.56, 0.03, 1.3  # inches
-_FRAME = "#9a9a9a"
+_GAP, _GROUP, _LINE, _HEADER, _FOOTER, _MARGIN, _LARGEST = 0.05, 0.12, 0.12, 0.36, 0.6, 0.03, 1.3  # inches
 
 
 @checked(error=DataError)
@@ -64,47 +62,44 @@ def directions_figure(
     panel = min((figure_width(width) - gaps) / across, _LARGEST)
     inches = panel * across + gaps
     high = panel * pictures.shape[1] / pictures.shape[2]
-    pitch = high + _LINE * max(1, *(title.count("\n") + 1 for title in titles)) + 0.07
-    height = _HEADER + n * pitch + _FOOTER
     starts = [_MARGIN + column * (panel + _GAP) + (_GROUP - _GAP) * _groups(column, k) for column in range(across)]
     with paper_style():
+        below = [lines_below(title, panel) for title in titles]
+        headings = [wrapped(f"direction {j + 1}", 5.5, panel) for j in range(k)]
+        texts = [[wrapped(_cosine(value), 5.5, panel) for value in row] for row in likeness]
+        lines = max(max(map(len, below)), max(text.count("\n") + 1 for row in texts for text in row), 1)
+        heads = [wrapped(name, 6, (panel + _GAP) * k - _GAP) for name in names]
+        header = _HEADER + _LINE * max(head.count("\n") for head in heads)
+        header += _LINE * max(heading.count("\n") for heading in headings)
+        pitch = high + _LINE * lines + 0.07
+        height = header + n * pitch + _FOOTER
         figure = new_figure(inches, height)
-
-        def place(x: float, top: float, w: float, h: float) -> Axes:
-            axes = figure.add_axes((x / inches, 1 - (top + h) / height, w / inches, h / height), xticks=[], yticks=[])
-            axes.spines[:].set(visible=True, linewidth=0.4, color=_FRAME)
-            return axes
-
-        for row in range(n):
-            top = _HEADER + row * pitch
-            axes = place(starts[0], top, panel, high)
-            axes.imshow(pictures[row], interpolation="nearest", aspect="auto")
-            _write_below(axes, titles[row], panel)
-            for group, values in enumerate(maps):
-                for j in range(k):
-                    axes = place(starts[1 + group * k + j], top, panel, high)
-                    axes.imshow(values[row, j], cmap=colours, norm=norm, interpolation="nearest", aspect="auto")
-                    if row == 0:
-                        axes.set_title(f"direction {j + 1}", pad=3, fontsize=fitting(f"direction {j + 1}", 7, panel))
-                    if group == 1:
-                        text = f"cosine {likeness[row, j]:.2f}" if np.isfinite(likeness[row, j]) else "cosine -"
-                        axes.set_xlabel(text, labelpad=2, fontsize=fitting(text, 6.5, panel))
-        for group, name in enumerate(names):
+        for row, column in product(range(n), range(across)):
+            axes = axes_at(figure, starts[column], header + row * pitch, panel, high, xticks=[], yticks=[])
+            axes.spines[:].set(visible=True, linewidth=0.4, color=FRAME)
+            if column == 0:
+                axes.imshow(pictures[row], interpolation="nearest", aspect="auto")
+                write_below(axes, below[row], panel)
+                continue
+            group, j = divmod(column - 1, k)
+            axes.imshow(maps[group][row, j], cmap=colours, norm=norm, interpolation="nearest", aspect="auto")
+            if row == 0:
+                axes.set_title(headings[j], pad=3, fontsize=fitting(headings[j], 7, panel), linespacing=1.0)
+            if group == 1:
+                axes.set_xlabel(texts[row][j], labelpad=2, fontsize=fitting(texts[row][j], 6.5, panel))
+        for group, name in enumerate(heads):
             left, right = starts[1 + group * k], starts[(group + 1) * k] + panel
             size = fitting(name, 8, right - left)
             figure.text((left + right) / 2 / inches, 1 - 0.04 / height, name, ha="center", va="top", fontsize=size)
         long = min(2.4, 0.6 * inches)
-        bar = place((inches - long) / 2, height - _FOOTER + 0.08, long, 0.07)
-        colourbar = figure.colorbar(
-            ScalarMappable(norm, colours), cax=bar, orientation="horizontal", extend="both", extendfrac=0.03
-        )
-        colourbar.outline.set(linewidth=0.4, edgecolor=_FRAME)
-        end = f"{100 * limit:.2g}%"
-        bar.set_xticks([-limit, 0.0, limit], [f"−{end}", "0", f"+{end}"])
-        bar.tick_params(length=1.5, pad=1.5, labelsize=6)
+        bar = axes_at(figure, (inches - long) / 2, height - _FOOTER + 0.08, long, 0.07)
         unit = "share of the model's |relevance| in these directions"
-        bar.set_xlabel(f"{unit}\ncolours clipped beyond ±{end}", labelpad=1.5, fontsize=6.5)
+        colour_bar(bar, limit, f"{100 * limit:.2g}%", unit, inches - 0.1)
     return figure
+
+
+def _cosine(value: float) -> str:
+    return f"cosine {value:.2f}" if np.isfinite(value) else "cosine -"
 
 
 def of_one_model(maps: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -119,20 +114,3 @@ def of_one_model(maps: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 def _groups(column: int, k: int) -> int:
     return (column > 0) + (column > k)
-
-
-def _write_below(axes: Axes, title: str, inches: float) -> None:
-    first, _, rest = title.partition("\n")
-    for line, (text, weight, colour) in enumerate(((first, "bold", INK), (rest, "normal", MUTED))):
-        axes.annotate(
-            text,
-            (0.5, 0),
-            (0, -2.5 - 72 * _LINE * line),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=fitting(text, 6, inches),
-            fontweight=weight,
-            color=colour,
-        )

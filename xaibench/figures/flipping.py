@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,15 +12,34 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from xaibench.errors import DataError
-from xaibench.figures.layout import fitting
+from xaibench.figures.layout import (
+    add_legend,
+    add_note,
+    axes_at,
+    fitting,
+    legend_height,
+    note_height,
+    panels_across,
+    wrapped,
+)
+from xaibench.figures.names import method_label
 from xaibench.figures.style import MUTED, figure_width, new_figure, paper_style
 from xaibench.validation import checked
 
 __all__ = ["flip_figure"]
 
 _NEEDED = ("model", "order", "measure", "fraction", "mean", "low", "high")
-_LEFT, _RIGHT, _TOP, _BOTTOM, _ACROSS, _DOWN, _UNEVEN = 0.66, 0.12, 0.46, 0.5, 0.14, 0.16, 0.28  # inches
-_MOST = 8  # panels that can be read side by side
+_LEFT, _RIGHT, _TITLE, _LINE, _BOTTOM, _ACROSS, _DOWN, _UNEVEN = (
+    0.66,
+    0.12,
+    0.22,
+    0.11,
+    0.34,
+    0.14,
+    0.16,
+    0.28,
+)  # inches
+_NARROW, _BAND = 0.68, 0.2  # inches of the narrowest panel, and below each band of models
 
 
 @dataclass(frozen=True)
@@ -45,7 +65,11 @@ _SHARES = ("unchanged", "with teacher")
 
 @checked(error=DataError)
 def flip_figure(
-    curves: pd.DataFrame, *, measures: tuple[str, ...] | None = None, width: str | float = "double"
+    curves: pd.DataFrame,
+    *,
+    measures: tuple[str, ...] | None = None,
+    names: Mapping[str, str] | None = None,
+    width: str | float = "double",
 ) -> Figure:
     """Draw flip curves with their 95% bands: a column a model, a row a measure, a line an order.
 
@@ -53,10 +77,11 @@ def flip_figure(
               `cross_flip.curve_table` makes them
     measures  rows to draw, by name; None: all there are. A logit difference has one axis for all models and a line at
               0; shares run from 0 to 100%
+    names     model -> what to write in place of its label
     width     "single", "double" or inches
 
-    Models, and measures where None, stand in the order of their first row; at most 8 models. Where every value of a
-    curve is undefined (NaN), its panel lacks that line.
+    Models, and measures where None, stand in the order of their first row, models in as many bands as they need.
+    Where every value of a curve is undefined (NaN), its panel lacks that line.
     """
     missing = [name for name in _NEEDED if name not in curves]
     if missing:
@@ -69,50 +94,48 @@ def flip_figure(
         raise DataError(f"the curves hold {', '.join(curves['measure'].unique())}, not '{''.join(absent[:1])}'")
     has = {str(model): set(part["measure"]) & set(rows) for model, part in curves.groupby("model", sort=False)}
     models = {model: [row for row in rows if row in mine] for model, mine in has.items() if mine}
-    if len(models) > _MOST:
-        raise DataError(f"{len(models)} models do not fit side by side: choose up to {_MOST}")
     inches = figure_width(width)
-    panel = (inches - _LEFT - _RIGHT - _ACROSS * (len(models) - 1)) / len(models)
+    room = inches - _LEFT - _RIGHT
+    across = panels_across(len(models), room, _ACROSS, _NARROW)
+    panel = (room + _ACROSS) / across - _ACROSS
     tall = min(max(0.85 * panel, 0.75), 1.7)
     apart = _DOWN if all(mine == rows for mine in models.values()) else _UNEVEN
-    height = _TOP + tall * len(rows) + apart * (len(rows) - 1) + _BOTTOM
+    note = _note(curves)
+    limits = {measure: _limits(curves[curves["measure"] == measure], measure) for measure in rows}
     with paper_style():
+        orders = [name for name in _ORDERS if name in set(curves["order"])]
+        entries = {_ORDERS[name].label: _line(_ORDERS[name]) for name in orders}
+        titles = {model: wrapped(method_label(model, names), 6, panel) for model in models}
+        size = min(fitting(title, 8, panel + 0.8 * _ACROSS) for title in titles.values())
+        top = legend_height(list(entries), inches)
+        title = _TITLE + _LINE * max(text.count("\n") for text in titles.values())
+        band = title + tall * len(rows) + apart * (len(rows) - 1) + _BAND
+        height = top + band * -(-len(models) // across) + _BOTTOM + note_height(note, inches)
         figure = new_figure(inches, height)
-        for down, measure in enumerate(rows):
-            shown = curves[curves["measure"] == measure]
-            limits = _limits(shown, measure)
-            for across, (model, mine) in enumerate(models.items()):
+        for place, (model, mine) in enumerate(models.items()):
+            line, column = divmod(place, across)
+            beside = list(models.values())[line * across : (line + 1) * across]
+            for down, measure in enumerate(rows):
                 if measure not in mine:
                     continue
-                x, top = _LEFT + across * (panel + _ACROSS), _TOP + down * (tall + apart)
-                axes = figure.add_axes(
-                    (x / inches, 1 - (top + tall) / height, panel / inches, tall / height), xlim=(0, 1), ylim=limits
+                y = top + line * band + title + down * (tall + apart)
+                axes = axes_at(
+                    figure, _LEFT + column * (panel + _ACROSS), y, panel, tall, xlim=(0, 1), ylim=limits[measure]
                 )
-                _draw(axes, shown[shown["model"] == model], measure, panel)
-                first = model == shown["model"].iloc[0]
+                shown = curves[(curves["measure"] == measure) & (curves["model"] == model)]
+                _draw(axes, shown, measure, panel)
+                first = not any(measure in other for other in beside[:column])
                 axes.tick_params(labelleft=first, labelbottom=measure == mine[-1])
                 if first:
                     axes.set_ylabel(_MEASURES.get(measure, measure), labelpad=2, linespacing=1.15)
                 if measure == mine[0]:
-                    axes.set_title(model, pad=4, fontsize=fitting(model, 8, panel))
+                    axes.set_title(titles[model], pad=4, fontsize=size, linespacing=1.0)
         middle = (_LEFT + inches - _RIGHT) / 2 / inches
-        figure.supxlabel("share of patches removed", x=middle, y=0.17 / height, fontsize=7)
-        note = _note(curves)
-        figure.text(middle, 0.04 / height, note, ha="center", fontsize=fitting(note, 6.5, inches - 0.7), color=MUTED)
-        orders = [name for name in _ORDERS if name in set(curves["order"])]
-        lines = [_line(_ORDERS[name]) for name in orders]
-        labels = [_ORDERS[name].label for name in orders]
-        figure.legend(
-            lines,
-            labels,
-            loc="upper center",
-            ncols=len(lines),
-            handlelength=2.4,
-            handletextpad=0.5,
-            columnspacing=1.3,
-            borderpad=0,
-            borderaxespad=0.6,
+        figure.supxlabel(
+            "share of patches removed", x=middle, y=(0.04 + note_height(note, inches)) / height, fontsize=7
         )
+        add_note(figure, note)
+        add_legend(figure, entries)
     return figure
 
 

@@ -159,7 +159,8 @@ def _add_computer_modern() -> None:
 
 def _repaired(source: str, style: str, path: Path) -> None:
     log = logging.getLogger("fontTools.ttLib.tables._h_e_a_d")  # warns of the date 1970
-    level, _ = log.level, log.setLevel(logging.ERROR)
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         font = TTFont(findfont(source), recalcTimestamp=False)
         for table in font["cmap"].tables:

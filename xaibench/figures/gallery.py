@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,23 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from xaibench.errors import DataError, unknown_name
-from xaibench.figures.layout import fitting
-from xaibench.figures.style import MUTED, figure_width, heatmap_colours, new_figure, paper_style
+from xaibench.figures.layout import axes_at, fitting, panels_across, wrapped
+from xaibench.figures.names import label, method_label
+from xaibench.figures.style import INK, MUTED, figure_width, heatmap_colours, new_figure, paper_style
 from xaibench.validation import checked
 
-__all__ = ["CLIP_QUANTILE", "NORMALISATIONS", "displayed", "gallery", "pixels", "symmetric_limit"]
+__all__ = [
+    "CLIP_QUANTILE",
+    "FRAME",
+    "NORMALISATIONS",
+    "colour_bar",
+    "displayed",
+    "gallery",
+    "lines_below",
+    "pixels",
+    "symmetric_limit",
+    "write_below",
+]
 
 CLIP_QUANTILE = 0.995
 """Share of the displayed |relevance| that lies within the colour scale."""
@@ -25,9 +37,12 @@ CLIP_QUANTILE = 0.995
 NORMALISATIONS = {"share": "share of the map's total |relevance|", "none": "relevance (logits)"}
 """How maps are brought onto one scale -> the unit on the colour bar."""
 
-_GAP, _LINE, _HEADER, _FOOTER, _MARGIN = 0.05, 0.11, 0.2, 0.5, 0.03  # inches
+_GAP, _LINE, _HEADER, _FOOTER, _MARGIN = 0.05, 0.11, 0.2, 0.54, 0.03  # inches
+_NARROW = 0.45  # inches of the smallest panel
 _LARGEST = 1.6  # inches of a panel: with few columns the figure becomes narrower, not its panels huge
-_FRAME = "#9a9a9a"
+FRAME = "#9a9a9a"
+"""The colour of lines around images."""
+
 _INCOMPLETE = "undefined: incomplete"
 
 
@@ -82,6 +97,7 @@ def gallery(
     scores: Mapping[str, Sequence[str]] | None = None,
     heading: str = "",
     normalise: str = "share",
+    names: Mapping[str, str] | None = None,
     width: str | float = "double",
 ) -> Figure:
     """Draw images and their heatmaps: a row an image; columns input, teacher, each student.
@@ -93,7 +109,9 @@ def gallery(
     scores     column name ("teacher" or a student) -> N texts under its panels
     heading    a line above all columns ("LRP, seed 0"), "" for none
     normalise  "share" or "none", see `displayed`
-    width      "single", "double" or inches: the most that the figure takes
+    names      column -> what to write in place of its method's label
+    width      "single", "double" or inches: the most that the figure takes; students that do not fit beside each other
+               stand in bands below, with input and teacher again
 
     A map with a NaN, as an `Attribution.scored_heatmaps` has them for images that the validity checks flagged, is drawn
     grey, with "undefined: incomplete" under it in place of its score.
@@ -110,71 +128,91 @@ def gallery(
         for row in np.flatnonzero(np.isnan(maps).any(axis=(1, 2))).tolist():
             texts.setdefault(name, [""] * len(pictures))[row] = _INCOMPLETE
     limit = symmetric_limit(np.stack(list(columns.values())))
-
-    rows, across = len(pictures), len(columns) + 1
-    gaps = 2 * _MARGIN + _GAP * (across - 1)
-    panel = min((figure_width(width) - gaps) / across, _LARGEST)
-    inches = panel * across + gaps
-    header = _HEADER + _LINE * max(name.count(":") for name in columns) + 0.14 * bool(heading)
-    high = panel * pictures.shape[1] / pictures.shape[2]
-    lines = max((text.count("\n") + 1 for part in (titles, *texts.values()) for text in part if text), default=0)
-    pitch = high + (_LINE * lines + 0.09 if lines else _GAP)
-    height = header + rows * pitch + _FOOTER
     colours, norm = heatmap_colours(), Normalize(-limit, limit)
+
+    widest = figure_width(width)
+    beside = panels_across(len(students), widest - 2 * (_MARGIN + _NARROW + _GAP), _GAP, _NARROW) if students else 0
+    bands = [list(students)[i : i + beside] for i in range(0, len(students), beside)] if students else [[]]
+    across = beside + 2
+    gaps = 2 * _MARGIN + _GAP * (across - 1)
+    panel = min((widest - gaps) / across, _LARGEST)
+    inches = panel * across + gaps
+    high = panel * pictures.shape[1] / pictures.shape[2]
     with paper_style():
+        below = [lines_below(title, panel) for title in titles]
+        texts = {name: [wrapped(text, 5.5, panel) for text in own] for name, own in texts.items()}
+        lines = max(map(len, below), default=0)
+        lines = max([lines, *(text.count("\n") + 1 for own in texts.values() for text in own if text)])
+        pitch = high + (_LINE * lines + 0.09 if lines else _GAP)
+        labels = {name: wrapped(method_label(name, names), 5.5, panel) for name in columns}
+        labels |= {"input": label("input", names)}
+        size = min(fitting(text, 7.5, panel + 0.8 * _GAP) for text in labels.values())
+        header = _HEADER + _LINE * max(text.count("\n") for text in labels.values())
+        above = 0.14 * bool(heading)
+        height = above + len(bands) * (header + len(pictures) * pitch) + _FOOTER
         figure = new_figure(inches, height)
-
-        def place(x: float, top: float, w: float, h: float) -> Axes:
-            return figure.add_axes((x / inches, 1 - (top + h) / height, w / inches, h / height))
-
-        size = fitting(heading, 7.5, inches)
-        figure.text(0.5, 1 - 0.03 / height, heading, ha="center", va="top", fontsize=size, color=MUTED)
-        for row in range(rows):
-            top = header + row * pitch
-            for column, name in enumerate(("input", *columns)):
-                axes = place(_MARGIN + column * (panel + _GAP), top, panel, high)
+        heading_size = fitting(heading, 7.5, inches - 0.1)
+        figure.text(0.5, 1 - 0.03 / height, heading, ha="center", va="top", fontsize=heading_size, color=MUTED)
+        for band, shown in enumerate(bands):
+            start = above + band * (header + len(pictures) * pitch) + header
+            for row, column in product(range(len(pictures)), range(2 + len(shown))):
+                name = ("input", "teacher", *shown)[column]
+                axes = axes_at(figure, _MARGIN + column * (panel + _GAP), start + row * pitch, panel, high)
                 axes.set(xticks=[], yticks=[])
-                axes.spines[:].set(visible=True, linewidth=0.4, color=_FRAME)
+                axes.spines[:].set(visible=True, linewidth=0.4, color=FRAME)
                 if name == "input":
                     axes.imshow(pictures[row], interpolation="nearest", aspect="auto")
-                    _title_below(axes, titles[row], panel)
+                    write_below(axes, below[row], panel)
                 else:
                     axes.imshow(columns[name][row], cmap=colours, norm=norm, interpolation="nearest", aspect="auto")
                 if row == 0:
-                    heading = name.replace(":", ":\n")
-                    axes.set_title(heading, pad=3, fontsize=fitting(heading, 7.5, panel), linespacing=1.1)
+                    axes.set_title(labels[name], pad=3, fontsize=size, linespacing=1.1)
                 if name in texts:
                     text = texts[name][row]
                     axes.set_xlabel(text, labelpad=2.5, fontsize=fitting(text, 6.5, panel), linespacing=1.2)
-        start, room = _MARGIN + panel + _GAP, inches - panel - _GAP - 2 * _MARGIN
+        left, room = _MARGIN + panel + _GAP, inches - panel - _GAP - 2 * _MARGIN
         long = min(2.4, 0.85 * room)
-        bar = place(start + (room - long) / 2, height - _FOOTER + 0.04, long, 0.07)
-        colourbar = figure.colorbar(
-            ScalarMappable(norm, colours), cax=bar, orientation="horizontal", extend="both", extendfrac=0.03
-        )
-        colourbar.outline.set(linewidth=0.4, edgecolor=_FRAME)
-        _label_bar(colourbar.ax, limit, normalise)
+        bar = axes_at(figure, left + (room - long) / 2, height - _FOOTER + 0.04, long, 0.07)
+        unit = NORMALISATIONS[normalise]
+        end = f"{100 * limit:.2g}%" if normalise == "share" else f"{limit:.2g}"
+        colour_bar(bar, limit, end, unit, min(room, 2 * (inches - left - room / 2)))
     return figure
 
 
-def _label_bar(axes: Axes, limit: float, normalise: str) -> None:
-    end = f"{100 * limit:.2g}%" if normalise == "share" else f"{limit:.2g}"
+def colour_bar(axes: Axes, limit: float, end: str, unit: str, inches: float) -> None:
+    """Fill axes with the scale of heatmaps, [-limit, limit], written `end`; below, in at most `inches`, the unit."""
+    bar = ScalarMappable(Normalize(-limit, limit), heatmap_colours())
+    colourbar = axes.figure.colorbar(bar, cax=axes, orientation="horizontal", extend="both", extendfrac=0.03)
+    colourbar.outline.set(linewidth=0.4, edgecolor=FRAME)
     axes.set_xticks([-limit, 0.0, limit], [f"−{end}", "0", f"+{end}"])
     axes.tick_params(length=1.5, pad=1.5, labelsize=6)
-    axes.set_xlabel(f"{NORMALISATIONS[normalise]}\ncolours clipped beyond ±{end}", labelpad=1.5, fontsize=6.5)
+    text = f"{unit}\ncolours clipped beyond ±{end}"
+    axes.set_xlabel(text, labelpad=1.5, fontsize=fitting(text, 6.5, inches))
 
 
-def _title_below(axes: Axes, title: str, inches: float) -> None:
-    first, _, rest = title.partition("\n")
-    points: dict[str, Any] = {
-        "xycoords": "axes fraction",
-        "textcoords": "offset points",
-        "ha": "center",
-        "va": "top",
-    }
-    axes.annotate(first, (0.5, 0), (0, -2.5), fontsize=fitting(first, 6, inches), fontweight="bold", **points)
-    size = fitting(rest, 6.5, inches)
-    axes.annotate(rest, (0.5, 0), (0, -2.5 - 72 * _LINE), fontsize=size, color=MUTED, linespacing=1.2, **points)
+def lines_below(title: str, inches: float) -> list[tuple[str, bool]]:
+    """The lines of a title under a panel of this width, each with whether it is bold: those of the first line are."""
+    if not title:
+        return []
+    first, _, rest = (wrapped(part, 5, inches) for part in title.partition("\n"))
+    return [(line, True) for line in first.split("\n")] + [(line, False) for line in rest.split("\n") if line]
+
+
+def write_below(axes: Axes, lines: Sequence[tuple[str, bool]], inches: float) -> None:
+    """Write what `lines_below` gave."""
+    for place, (text, bold) in enumerate(lines):
+        axes.annotate(
+            text,
+            (0.5, 0),
+            (0, -2.5 - 72 * _LINE * place),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=fitting(text, 6, inches, bold=bold),
+            fontweight="bold" if bold else "normal",
+            color=INK if bold else MUTED,
+        )
 
 
 def _check(

@@ -11,18 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xaibench.errors import ConfigError, DataError
-from xaibench.figures.gallery import pixels
-from xaibench.figures.layout import fitting
+from xaibench.figures.gallery import FRAME, pixels
+from xaibench.figures.layout import axes_at, fitting, wrapped
 from xaibench.figures.style import INK, MUTED, figure_width, new_figure, paper_style
 from xaibench.validation import checked
 
 __all__ = ["influence_figure"]
 
 _GAP, _MARGIN, _HEADING, _TEXT = 0.06, 0.05, 0.2, 0.27  # inches
-_LARGEST = 0.9  # inches of an image
+_NARROW, _LARGEST, _LINE = 0.5, 0.9, 0.11  # inches of an image, and of a line below it
 _PLOT, _LEFT, _BOTTOM, _ABOVE = 1.05, 0.45, 0.34, 0.22  # inches: height of the histogram, room around it
 _BINS = 40
-_FRAME = "#9a9a9a"
 
 
 @checked(error=DataError)
@@ -43,7 +42,7 @@ def influence_figure(
     labels  N texts, set under the images with their weights
     scores  (N,) influences, positive = harmful, by which the images are chosen; None: by weight, where a large weight
             is taken for helpful (true for all transforms but "exp_minmax")
-    count   images a row, at most N // 2, so that none is in both rows
+    count   images a row, at most N // 2, so that none is in both rows, and at most as many as fit the width
     title   above the figure; "" for none
     width   "single", "double" or inches
     """
@@ -51,42 +50,43 @@ def influence_figure(
     values = np.asarray(weights, dtype=np.float64)
     harm = -values if scores is None else np.asarray(scores, dtype=np.float64)
     _check(len(given), values, harm, labels, count)
+    inches = figure_width(width)
+    fit = int((inches - 2 * _MARGIN + _GAP) / (_NARROW + _GAP))
     order = np.argsort(harm, kind="stable")
-    count = min(count, len(order) // 2)
+    count = min(count, fit, len(order) // 2)
     rows = {"most helpful": order[:count], "most harmful": order[::-1][:count]}
     shown = np.concatenate(list(rows.values()))
     part = given[shown]
     pictures = dict(zip(shown.tolist(), pixels(part / 255 if part.dtype == np.uint8 else part)))
 
-    inches = figure_width(width)
     panel = min((inches - 2 * _MARGIN - _GAP * (count - 1)) / count, _LARGEST)
     high = panel * given.shape[2] / given.shape[3]
-    pitch = _HEADING + high + _TEXT
     header = 0.2 if title else 0.0
-    height = header + len(rows) * pitch + _ABOVE + _PLOT + _BOTTOM
     with paper_style():
+        texts = {i: wrapped(f"{labels[i]}\nweight {values[i]:.2f}", 5.5, panel) for i in shown.tolist()}
+        pitch = _HEADING + high + _TEXT + _LINE * (max(text.count("\n") for text in texts.values()) - 1)
+        height = header + len(rows) * pitch + _ABOVE + _PLOT + _BOTTOM
         figure = new_figure(inches, height)
 
-        def place(x: float, top: float, w: float, h: float) -> Axes:
-            return figure.add_axes((x / inches, 1 - (top + h) / height, w / inches, h / height))
-
-        def write(text: str, top: float, size: float, weight: str = "normal") -> None:
+        def write(text: str, top: float, size: float, bold: bool = False) -> None:
+            size = fitting(text, size, inches - 2 * _MARGIN, bold=bold)
+            weight = "bold" if bold else "normal"
             figure.text(_MARGIN / inches, 1 - top / height, text, fontsize=size, fontweight=weight, va="top")
 
         if title:
             write(title, 0.06, 8)
         for row, (heading, chosen) in enumerate(rows.items()):
             top = header + row * pitch
-            write(heading, top + 0.06, 7, "bold")
-            for column, index in enumerate(chosen):
-                axes = place(_MARGIN + column * (panel + _GAP), top + _HEADING, panel, high)
+            write(heading, top + 0.06, 7, bold=True)
+            for column, index in enumerate(chosen.tolist()):
+                axes = axes_at(figure, _MARGIN + column * (panel + _GAP), top + _HEADING, panel, high)
                 axes.imshow(pictures[index], interpolation="nearest", aspect="auto")
                 axes.set(xticks=[], yticks=[])
-                axes.spines[:].set(visible=True, linewidth=0.4, color=_FRAME)
-                text = f"{labels[index]}\nweight {values[index]:.2f}"
+                axes.spines[:].set(visible=True, linewidth=0.4, color=FRAME)
+                text = texts[index]
                 axes.set_xlabel(text, labelpad=2, fontsize=fitting(text, 6.5, panel), linespacing=1.15)
         top = header + len(rows) * pitch + _ABOVE
-        _histogram(place(_LEFT, top, inches - _LEFT - 2 * _MARGIN, _PLOT), values)
+        _histogram(axes_at(figure, _LEFT, top, inches - _LEFT - 2 * _MARGIN, _PLOT), values)
     return figure
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from xaibench.errors import DataError
-from xaibench.figures.layout import fitting
-from xaibench.figures.style import INK, MUTED, figure_width, method_styles, new_figure, paper_style
+from xaibench.figures.fonts import text_width
+from xaibench.figures.layout import (
+    add_legend,
+    add_note,
+    axes_at,
+    fitting,
+    legend_height,
+    note_height,
+    panels_across,
+    wrapped,
+)
+from xaibench.figures.names import label, method_label
+from xaibench.figures.style import INK, MUTED, MethodStyle, figure_width, method_styles, new_figure, paper_style
 from xaibench.validation import checked
 
 __all__ = ["inside_figure"]
@@ -25,17 +38,25 @@ _BASES: dict[str, dict[str, Any]] = {
     "pca subspace": {"color": "#0072B2", "linewidth": 1.0, "dashes": (4, 1.5)},
     "random subspace": {"color": MUTED, "linewidth": 0.8, "dashes": (1, 1.5)},
 }
-_STEP, _PAD, _CURVE = 0.095, 0.12, 1.0  # inches: between methods, between layers, a curve's panel
-_RIGHT, _BETWEEN, _TITLE, _LABEL, _NOTE, _LETTER = 0.06, 0.11, 0.22, 0.33, 0.12, 0.062
+_STEP, _PAD, _CURVE, _NARROW = 0.095, 0.12, 1.0, 0.8  # inches: between methods, layers; a curve's panel: high, wide
+_RIGHT, _BETWEEN, _TITLE, _LABEL = 0.08, 0.12, 0.3, 0.31  # inches
 
 
 @checked(error=DataError)
-def inside_figure(table: pd.DataFrame, *, width: str | float = "double") -> Figure:
-    """Two rows of panels: the teacher's relevance against the subspace's dimension; the students' likeness.
+def inside_figure(
+    table: pd.DataFrame,
+    *,
+    students: bool = True,
+    names: Mapping[str, str] | None = None,
+    width: str | float = "double",
+) -> Figure:
+    """The teacher's relevance against the subspace's dimension; below, the students' likeness.
 
-    table  columns layer, method, measure, pairing, k, value, low, high, and n for the note below, as
-           `questions.inside.inside_run` makes it
-    width  "single", "double" or inches
+    table     columns layer, method, measure, pairing, k, value, low, high, and n for the note below, as
+              `questions.inside.inside_run` makes it
+    students  whether the second part is drawn
+    names     method or layer -> what to write in place of its label
+    width     "single", "double" or inches
 
     Above, a panel a layer: the share of the teacher's relevance in the first k directions of its subspace, of PCA and
     of a random subspace, with its 95% interval; the vertical line is the student's width. Below, a panel a measure:
@@ -46,49 +67,46 @@ def inside_figure(table: pd.DataFrame, *, width: str | float = "double") -> Figu
         raise DataError(f"the table lacks {', '.join(missing) or 'rows'}: pass what inside_run returned")
     curves = table[table["measure"] == _SHARE]
     dots = table[(table["method"] != "teacher") & (table["measure"] != "direction cosine")]
+    widths = {str(layer): part["k"].iloc[0] for layer, part in dots.groupby("layer")}
+    dots = dots if students else dots[:0]
     layers = list(dict.fromkeys(table["layer"]))
     measures, methods = (list(dict.fromkeys(dots[name])) for name in ("measure", "method"))
     styles = method_styles(methods)
-    inches = figure_width(width)
-    names = [_layer_name(layer) for layer in layers]
-    titles = [name.replace("\n", "") for name in names]
-    left = max(0.5, 0.12 + _LETTER * max(len(line) for name in names for line in name.split("\n")))
     group = _STEP * len(methods) + _PAD
-    across = max(1, int(inches / 1.25))
-    legend = 0.06 + 0.15 * -(-(len(methods) + len(_CONTROLS) + len(_BASES)) // across)
-    block = group * len(layers)
-    height = legend + _TITLE + _CURVE + _LABEL + (_TITLE + block + _LABEL if measures else 0) + _NOTE
+    note = "bands and bars: 95% intervals" if measures else "bands: 95% intervals"
+    note += f", {curves['n'].max()} images" if "n" in curves else ""
+    note += "; vertical line: the student's width" if widths else ""
+    inches = figure_width(width)
     with paper_style():
+        entries = _entries(styles, names)
+        rows = [_layer_name(layer, names) for layer in layers]
+        row_size = min(fitting(name, 7, inches / 3) for name in rows)
+        left = max(0.5, 0.12 + max(text_width(name, row_size) for name in rows))
+        room = inches - left - _RIGHT
+        blocks = [_Block(len(layers), room, _CURVE)]
+        blocks += [_Block(len(measures), room, group * len(layers))] if measures else []
+        titles = [wrapped(name.replace("\n", " "), 6, blocks[0].panel) for name in rows]
+        measured = [wrapped(measure, 6, blocks[-1].panel) for measure in measures]
+        headed = zip((titles, measured), blocks)
+        size = min(fitting(title, 7.5, block.panel + 0.8 * _BETWEEN) for part, block in headed for title in part)
+        top = legend_height(list(entries), inches)
+        height = top + sum(block.height for block in blocks) + note_height(note, inches)
         figure = new_figure(inches, height)
-
-        def room(count: int) -> float:
-            return (inches - left - _RIGHT - _BETWEEN * (count - 1)) / count
-
-        size = min(fitting(title, 7.5, room(len(row))) for row in (titles, measures) for title in row)
-
-        def row(count: int, top: float, high: float) -> list[Axes]:
-            wide = room(count)
-            return [
-                figure.add_axes(
-                    ((left + i * (wide + _BETWEEN)) / inches, 1 - (top + high) / height, wide / inches, high / height)
-                )
-                for i in range(count)
-            ]
-
-        top = legend + _TITLE
-        for place, (axes, layer) in enumerate(zip(row(len(layers), top, _CURVE), layers)):
-            _draw_curves(axes, curves[curves["layer"] == layer], dots[dots["layer"] == layer]["k"])
-            axes.set_title(titles[place], pad=4, fontsize=size)
-            axes.tick_params(axis="y", labelleft=place == 0)
-            if place == 0:
+        for place, layer in enumerate(layers):
+            axes = blocks[0].axes(figure, place, left, top)
+            _draw_curves(axes, curves[curves["layer"] == layer], widths.get(layer))
+            axes.set_title(titles[place], pad=4, fontsize=size, linespacing=1.0)
+            axes.tick_params(axis="y", labelleft=blocks[0].first(place))
+            if blocks[0].first(place):
                 axes.set_ylabel("share of relevance", labelpad=2)
-        top += _CURVE + _LABEL + _TITLE
-        for place, (axes, measure) in enumerate(zip(row(len(measures), top, block), measures) if measures else ()):
+        top += blocks[0].height
+        for place, measure in enumerate(measures):
+            axes = blocks[1].axes(figure, place, left, top)
             chosen = dots[dots["measure"] == measure]
-            axes.set_title(measure, pad=4, fontsize=size)
-            axes.set_ylim(block, 0)
-            axes.set_yticks([group * (i + 0.5) for i in range(len(layers))], names)
-            axes.tick_params(axis="y", length=0, labelleft=place == 0)
+            axes.set_title(measured[place], pad=4, fontsize=size, linespacing=1.0)
+            axes.set_ylim(blocks[1].high, 0)
+            axes.set_yticks([group * (i + 0.5) for i in range(len(layers))], rows, fontsize=row_size)
+            axes.tick_params(axis="y", length=0, labelleft=blocks[1].first(place))
             axes.spines["left"].set_visible(False)
             axes.xaxis.grid(color="#e4e4e4", linewidth=0.5)
             axes.set_axisbelow(True)
@@ -98,35 +116,57 @@ def inside_figure(table: pd.DataFrame, *, width: str | float = "double") -> Figu
                 _draw_dots(axes, chosen[chosen["layer"] == layer], methods, styles, number * group)
             axes.set_xlim(min(axes.get_xlim()[0], -0.05), 1.03)
             axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        note = "bands and bars: 95% intervals" + (f", {curves['n'].max()} images" if "n" in curves else "")
-        note += "; vertical line: the student's width" if measures else ""
-        figure.text(0.5, 0.03 / height, note, ha="center", fontsize=fitting(note, 6.5, inches - 0.1), color=MUTED)
-        entries = {
-            **{
-                name: Line2D([], [], color=s.colour, marker=s.marker, markersize=4, mew=0, linewidth=1.2)
-                for name, s in styles.items()
-            },
-            **{
-                name: Line2D([], [], linestyle="", marker=marker, markersize=3, mfc="white", mec=INK, mew=0.7)
-                for name, marker in _CONTROLS.items()
-            },
-            **{_curve_name(name): Line2D([], [], **look) for name, look in _BASES.items()},
-        }
-        figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc="upper center",
-            ncols=min(len(entries), across),
-            handletextpad=0.5,
-            columnspacing=1.2,
-            borderpad=0,
-            borderaxespad=0.3,
-        )
+        add_note(figure, note)
+        add_legend(figure, entries)
     return figure
 
 
-def _layer_name(pair: str) -> str:
+@dataclass(frozen=True)
+class _Block:
+    """`count` panels of one height, in as many lines as they need in a room (inches)."""
+
+    count: int
+    room: float
+    high: float
+
+    @property
+    def across(self) -> int:
+        return panels_across(self.count, self.room, _BETWEEN, _NARROW)
+
+    @property
+    def panel(self) -> float:
+        return (self.room + _BETWEEN) / self.across - _BETWEEN
+
+    @property
+    def height(self) -> float:
+        return -(-self.count // self.across) * (_TITLE + self.high + _LABEL)
+
+    def first(self, place: int) -> bool:
+        """Whether a panel begins a line."""
+        return place % self.across == 0
+
+    def axes(self, figure: Figure, place: int, left: float, top: float) -> Axes:
+        line, column = divmod(place, self.across)
+        y = top + _TITLE + line * (_TITLE + self.high + _LABEL)
+        return axes_at(figure, left + column * (self.panel + _BETWEEN), y, self.panel, self.high)
+
+
+def _entries(styles: dict[str, MethodStyle], names: Mapping[str, str] | None) -> dict[str, Any]:
+    hollow: dict[str, Any] = {"linestyle": "", "markersize": 3, "mfc": "white", "mec": INK, "mew": 0.7}
+    of_methods = {
+        method_label(name, names): Line2D([], [], color=s.colour, marker=s.marker, markersize=4, mew=0, linewidth=1.2)
+        for name, s in styles.items()
+    }
+    controls = {name: Line2D([], [], marker=marker, **hollow) for name, marker in _CONTROLS.items()}
+    bases = {_curve_name(name): Line2D([], [], **look) for name, look in _BASES.items()}
+    return of_methods | (controls if styles else {}) | bases
+
+
+def _layer_name(pair: str, names: Mapping[str, str] | None) -> str:
     teacher, _, student = pair.partition(":")
+    if names and pair in names:
+        return names[pair]
+    teacher, student = label(teacher, names), label(student, names)
     return teacher if teacher == student else f"{teacher}:\n{student}"
 
 
@@ -134,7 +174,7 @@ def _curve_name(pairing: str) -> str:
     return "the teacher's subspace" if pairing == "matched" else pairing.replace("pca", "PCA")
 
 
-def _draw_curves(axes: Axes, rows: pd.DataFrame, widths: pd.Series) -> None:
+def _draw_curves(axes: Axes, rows: pd.DataFrame, width: float | None) -> None:
     axes.set_xscale("log")
     for pairing, look in _BASES.items():
         line = rows[rows["pairing"] == pairing].sort_values("k")
@@ -142,8 +182,8 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, widths: pd.Series) -> None:
         if pairing == "matched" and line["low"].notna().any():
             axes.fill_between(line["k"], line["low"], line["high"], color=INK, alpha=0.15, linewidth=0)
     axes.axhline(1, color="#cfcfcf", linewidth=0.5)
-    if len(widths):
-        axes.axvline(float(widths.iloc[0]), color=MUTED, linewidth=0.6)
+    if width is not None:
+        axes.axvline(width, color=MUTED, linewidth=0.6)
     axes.set_ylim(min(0.0, rows["value"].min()) - 0.03, max(1.12, rows["value"].max() + 0.05))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()

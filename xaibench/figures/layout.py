@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,13 +11,26 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
 from xaibench.figures.fonts import text_width
+from xaibench.figures.style import MUTED
 
-__all__ = ["PAGE", "add_legend", "axes_at", "fitting", "legend_columns", "legend_height"]
+__all__ = [
+    "PAGE",
+    "add_legend",
+    "add_note",
+    "axes_at",
+    "fitting",
+    "legend_columns",
+    "legend_height",
+    "note_height",
+    "panels_across",
+    "wrapped",
+]
 
 PAGE = 9.5
 """Inches that a page has for a figure above its caption."""
 
-_LEGEND_LINE, _LEGEND_KEY, _LEGEND_GAP = 0.135, 0.24, 0.14  # inches: a line, a key with its gap, between columns
+_NOTE, _NOTE_LINE = 6.2, 0.115  # points, inches
+_LEGEND_LINE, _LEGEND_KEY, _LEGEND_GAP = 0.13, 0.24, 0.14  # inches: a line, a key with its gap, between columns
 
 
 def axes_at(figure: Figure, left: float, top: float, width: float, height: float, **options: Any) -> Axes:
@@ -25,10 +39,44 @@ def axes_at(figure: Figure, left: float, top: float, width: float, height: float
     return figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high), **options)
 
 
+def panels_across(count: int, room: float, between: float, least: float) -> int:
+    """How many of `count` panels, each at least `least` inches wide, stand side by side, in lines of like length."""
+    fit = max(1, int((room + between + 1e-9) / (least + between)))
+    return -(-count // -(-count // fit))
+
+
 def fitting(text: str, points: float, inches: float, *, bold: bool = False) -> float:
     """The font size, at most `points`, at which the longest line of `text` takes at most `inches`."""
     wide = text_width(text, points, bold=bold)
     return points if wide <= inches else points * inches / wide
+
+
+def wrapped(text: str, points: float, inches: float) -> str:
+    """`text` in lines of at most `inches` where it can be broken: at spaces, and behind any of ",=_-:/+"."""
+    return "\n".join(part for line in text.split("\n") for part in _broken(line, points, inches))
+
+
+def _broken(line: str, points: float, inches: float) -> list[str]:
+    if text_width(line, points) <= inches:
+        return [line]
+    lines = [""]
+    for part in re.split(r"(?<= )|(?<=[,=_:/+-])(?=[^ ])", line):
+        if lines[-1] and text_width((lines[-1] + part).rstrip(), points) > inches:
+            lines.append("")
+        lines[-1] += part
+    return [text.rstrip() for text in lines]
+
+
+def note_height(note: str, inches: float) -> float:
+    """Inches that `add_note` takes; 0 for no note."""
+    return 0.05 + _NOTE_LINE * (wrapped(note, _NOTE, inches - 0.1).count("\n") + 1) if note else 0.0
+
+
+def add_note(figure: Figure, note: str) -> None:
+    """A note at the bottom of the figure, in as many lines as it needs."""
+    inches, height = figure.get_size_inches()
+    text = wrapped(note, _NOTE, inches - 0.1)
+    figure.text(0.5, 0.04 / height, text, ha="center", va="bottom", fontsize=_NOTE, color=MUTED, linespacing=1.15)
 
 
 def legend_columns(labels: Iterable[str], inches: float, points: float = 6.5) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from textwrap import wrap
 
 import numpy as np
@@ -10,25 +11,29 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xaibench.errors import DataError
-from xaibench.figures.layout import fitting
-from xaibench.figures.style import INK, MUTED, explainer_label, figure_width, metric_label, new_figure, paper_style
+from xaibench.figures.fonts import text_width
+from xaibench.figures.layout import add_note, axes_at, fitting, note_height, wrapped
+from xaibench.figures.names import explainer_label, label, method_label, metric_label
+from xaibench.figures.style import INK, MUTED, figure_width, new_figure, paper_style
 from xaibench.validation import checked
 
 __all__ = ["league_figure"]
 
-_ROW, _LEAST_ROW, _TALL, _TITLE, _TICKS, _NOTE = 0.155, 0.105, 9.0, 0.115, 0.26, 0.2  # inches
+_ROW, _LEAST_ROW, _TALL, _TITLE, _TICKS = 0.155, 0.105, 8.8, 0.115, 0.26  # inches
 _RIGHT, _BETWEEN, _PANEL, _MOST = 0.14, 0.2, 0.66, 6  # inches, but the last: panels side by side
-_SMALLEST = 5.5  # points
-_LETTER = 0.062
+_SMALLEST, _SMALL = 5.5, 6.0  # points
 _READING = "mean with its 95% interval; filled: the highest"
 
 
 @checked(error=DataError)
-def league_figure(table: pd.DataFrame, *, width: str | float = "double") -> Figure:
+def league_figure(
+    table: pd.DataFrame, *, names: Mapping[str, str] | None = None, width: str | float = "double"
+) -> Figure:
     """Dot plot of a run's table: a row a method, a panel each for accuracy, agreement and the explainers' scores.
 
     table  column method, and columns X with their 95% intervals "X low", "X high"; one row a method. A row "teacher" is
            drawn as a dashed line where it has a value
+    names  method, explainer or quantity -> what to write in place of its label
     width  "single", "double" or inches
 
     Panels stand in rows of at most 6. Methods are ordered by the first explainer's score that all of them have, else by
@@ -43,32 +48,35 @@ def league_figure(table: pd.DataFrame, *, width: str | float = "double") -> Figu
         raise DataError("the table has no method besides the teacher: score at least one student first")
     scores = [q for q in quantities if " " in q and rows[q].notna().all()]
     rows = rows.sort_values((scores or quantities)[0], ascending=False, kind="stable")
-    names = [str(name) for name in rows["method"]]
     inches = figure_width(width)
-    left = min(0.1 + _LETTER * max(map(len, names)), max(0.24 * inches, 1.4))
-    room = inches - left - _RIGHT
-    fit = max(1, min(_MOST, int((room + _BETWEEN) / (_PANEL + _BETWEEN))))
-    down = -(-len(quantities) // fit)
-    across = min(fit, 2 * -(-len(quantities) // (2 * down)))  # an explainer's cosine and lift stand side by side
-    panel = (room - _BETWEEN * (across - 1)) / across
-    titles = [_title(quantity, panel) for quantity in quantities]
-    title_size = min(fitting(title, 7.5, panel + _BETWEEN / 2) for title in titles)
-    head = 0.09 + _TITLE * max(title.count("\n") + 1 for title in titles)
-    line = max(_LEAST_ROW, min(_ROW, ((_TALL - _NOTE) / down - head - _TICKS) / len(names)))
-    tall = line * len(names)
-    pitch = head + tall + _TICKS
-    height = down * pitch + _NOTE
-    size = min(7, 60 * line, fitting(max(names, key=len), 7, 0.92 * left - 0.06))
     goals = teacher[quantities].to_numpy(dtype=float)[:1].reshape(-1)
+    note = _READING + ("; dashed: the teacher" if np.isfinite(goals).any() else "")
     with paper_style():
+        most = 0.3 * inches
+        labels = [wrapped(method_label(str(name), names), _SMALL, most) for name in rows["method"]]
+        size = min(fitting(text, 7, most) for text in labels)
+        left = 0.1 + max(text_width(text, size) for text in labels)
+        room = inches - left - _RIGHT
+        fit = max(1, min(_MOST, int((room + _BETWEEN) / (_PANEL + _BETWEEN))))
+        down = -(-len(quantities) // fit)
+        across = min(fit, 2 * -(-len(quantities) // (2 * down)))  # an explainer's cosine and lift stand side by side
+        panel = (room - _BETWEEN * (across - 1)) / across
+        titles = [_title(quantity, panel, names) for quantity in quantities]
+        title_size = min(fitting(title, 7.5, panel + 0.8 * _BETWEEN) for title in titles)
+        head = 0.09 + _TITLE * max(title.count("\n") + 1 for title in titles)
+        lines = max(text.count("\n") + 1 for text in labels)
+        line = max(_LEAST_ROW * lines, min(_ROW * lines, (_TALL / down - head - _TICKS) / len(labels)))
+        tall = line * len(labels)
+        pitch = head + tall + _TICKS
+        height = down * pitch + note_height(note, inches)
+        size = min(size, 60 * line / lines)
         figure = new_figure(inches, height)
         for place, (quantity, title) in enumerate(zip(quantities, titles)):
             row, column = divmod(place, across)
-            x, top = left + column * (panel + _BETWEEN), row * pitch + head
-            axes = figure.add_axes((x / inches, 1 - (top + tall) / height, panel / inches, tall / height))
+            axes = axes_at(figure, left + column * (panel + _BETWEEN), row * pitch + head, panel, tall)
             axes.set_title(title, pad=4, fontsize=title_size, linespacing=1.1)
-            axes.set_ylim(len(names) - 0.4, -0.6)
-            axes.set_yticks(range(len(names)), names, fontsize=size)
+            axes.set_ylim(len(labels) - 0.4, -0.6)
+            axes.set_yticks(range(len(labels)), labels, fontsize=size, linespacing=1.0)
             axes.tick_params(axis="y", length=0, labelleft=column == 0)
             axes.tick_params(axis="x", labelsize=6)
             axes.spines["left"].set_visible(False)
@@ -85,15 +93,14 @@ def league_figure(table: pd.DataFrame, *, width: str | float = "double") -> Figu
                     axes.plot(value, y, "o", markersize=3.6, markerfacecolor=face, markeredgecolor=INK, mew=0.8)
             if len(goals) and np.isfinite(goals[place]):
                 axes.axvline(goals[place], color=MUTED, linewidth=0.8, dashes=(3, 2))
-        note = _READING + ("; dashed: the teacher" if np.isfinite(goals).any() else "")
-        figure.text(0.5, 0.05 / height, note, ha="center", fontsize=fitting(note, 6.5, inches), color=MUTED)
+        add_note(figure, note)
     return figure
 
 
-def _title(quantity: str, inches: float) -> str:
+def _title(quantity: str, inches: float, names: Mapping[str, str] | None) -> str:
     """What stands over a panel of this width: the explainer, in two lines where it needs them, and the metric."""
     explainer, _, metric = quantity.rpartition(" ")
     if not explainer:
-        return quantity
+        return label(quantity, names)
     letters = max(8, int(72 * (inches + _BETWEEN / 2) / (0.57 * _SMALLEST)))
-    return "\n".join([*wrap(explainer_label(explainer), letters), metric_label(metric)])
+    return "\n".join([*wrap(explainer_label(explainer, names), letters), metric_label(metric, names)])

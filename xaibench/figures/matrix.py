@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -13,25 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from xaibench.errors import DataError
-from xaibench.figures.layout import fitting
-from xaibench.figures.style import (
-    INK,
-    MUTED,
-    explainer_label,
-    figure_width,
-    heatmap_colours,
-    metric_label,
-    new_figure,
-    paper_style,
-)
+from xaibench.figures.fonts import text_width
+from xaibench.figures.layout import add_note, axes_at, fitting, note_height, wrapped
+from xaibench.figures.names import explainer_label, method_label, metric_label
+from xaibench.figures.style import INK, figure_width, heatmap_colours, new_figure, paper_style
 from xaibench.validation import checked
 
 __all__ = ["score_matrix"]
 
 _NEEDED = ("method", "explainer", "metric", "mean", "chance")
-_ROW, _TOP, _LEFT, _RIGHT, _BETWEEN, _LINE = 0.17, 0.2, 1.15, 0.05, 0.06, 0.115  # inches
+_ROW, _TOP, _RIGHT, _BETWEEN, _LINE = 0.17, 0.2, 0.05, 0.06, 0.115  # inches
 _CELL = 0.2  # inches of the narrowest cell in which a score can be read
-_LETTER = 0.052
+_WIDEST = 0.6  # inches of the widest cell
 _TOP_SCORE = 1.0
 _UNDEFINED = 1 / 3  # share of undefined scores beyond which a cell is starred
 
@@ -39,11 +31,14 @@ Rgba = tuple[float, float, float, float]
 
 
 @checked(error=DataError)
-def score_matrix(summary: pd.DataFrame, *, width: str | float = "double") -> Figure:
+def score_matrix(
+    summary: pd.DataFrame, *, names: Mapping[str, str] | None = None, width: str | float = "double"
+) -> Figure:
     """A table in colour: a row a metric, a block an explainer, in it a column a method, in each cell the mean score.
 
     summary  columns method, explainer, metric, mean, chance; where present also shifted (the mean of shifted maps), n
              and nan (defined and undefined scores), and lift_low; one row a method, explainer and metric
+    names    method, explainer or metric -> what to write in place of its label
     width    "single", "double" or inches
 
     The colour is (mean - zero) / (1 - zero): white at zero, deep red for identical maps, blue below zero, which is what
@@ -60,30 +55,35 @@ def score_matrix(summary: pd.DataFrame, *, width: str | float = "double") -> Fig
     methods, explainers, metrics = (list(dict.fromkeys(summary[c])) for c in ("method", "explainer", "metric"))
     rows = summary.set_index(["explainer", "method", "metric"]).to_dict("index")
     inches = figure_width(width)
-    names = 0.1 + _LETTER * max(map(len, methods))
-    room = inches - _LEFT - _RIGHT + _BETWEEN
-    fit = max(1, int(room / (_CELL * len(methods) + _BETWEEN)))
-    down = -(-len(explainers) // fit)
-    across = -(-len(explainers) // down)
-    block = room / across - _BETWEEN
-    pitch = _TOP + _ROW * len(metrics) + names
-    note = "\n".join(wrap(_note(summary), int(72 * (inches - 0.1) / (0.57 * 6))))
-    height = down * pitch + _LINE * (note.count("\n") + 1) + 0.06
     colours, scale = heatmap_colours(), Normalize(-1, 1)
     with paper_style():
+        lines = [metric_label(metric, names) for metric in metrics]
+        line_size = min(fitting(line, 6.5, 0.3 * inches) for line in lines)
+        left = 0.08 + max(text_width(line, line_size) for line in lines)
+        columns = [method_label(method, names) for method in methods]
+        below = 0.08 + max(text_width(text, 6.5) for text in columns)
+        room = inches - left - _RIGHT + _BETWEEN
+        fit = max(1, int(room / (_CELL * len(methods) + _BETWEEN)))
+        down = -(-len(explainers) // fit)
+        across = -(-len(explainers) // down)
+        block = min(room / across - _BETWEEN, _WIDEST * len(methods))
+        titles = {explainer: wrapped(explainer_label(explainer, names), 5.5, block) for explainer in explainers}
+        above = _TOP + _LINE * max(title.count("\n") for title in titles.values())
+        pitch = above + _ROW * len(metrics) + below
+        note = _note(summary)
+        height = down * pitch + note_height(note, inches)
         figure = new_figure(inches, height)
-        titles = {explainer: explainer_label(explainer) for explainer in explainers}
-        title_size = min(fitting(title, 7.5, block) for title in titles.values())
-        size = fitting("0.00", 6.0, block / len(methods))
+        title_size = min(fitting(title, 7.5, block + 0.8 * _BETWEEN) for title in titles.values())
+        size = fitting(".00*" if "*:" in note else "-.00", 6.0, 0.95 * block / len(methods))
         for place, explainer in enumerate(explainers):
-            line, turn = divmod(place, across)
-            x, bottom = _LEFT + turn * (block + _BETWEEN), height - (line + 1) * pitch + names
-            area = (x / inches, bottom / height, block / inches, _ROW * len(metrics) / height)
-            axes = figure.add_axes(area, xlim=(0, len(methods)), ylim=(len(metrics), 0))
-            axes.set_title(titles[explainer], pad=3, fontsize=title_size)
-            axes.set_xticks(np.arange(len(methods)) + 0.5, methods, rotation=90)
-            axes.set_yticks(np.arange(len(metrics)) + 0.5, map(metric_label, metrics))
-            axes.tick_params(length=0, labelleft=turn == 0, pad=2, labelsize=6.5)
+            turn = place % across
+            x, y = left + turn * (block + _BETWEEN), place // across * pitch + above
+            axes = axes_at(figure, x, y, block, _ROW * len(metrics), xlim=(0, len(methods)), ylim=(len(metrics), 0))
+            axes.set_title(titles[explainer], pad=3, fontsize=title_size, linespacing=1.0)
+            axes.set_xticks(np.arange(len(methods)) + 0.5, columns, rotation=90)
+            axes.set_yticks(np.arange(len(metrics)) + 0.5, lines, fontsize=line_size)
+            axes.tick_params(length=0, labelleft=turn == 0, pad=2)
+            axes.tick_params(axis="x", labelsize=6.5)
             axes.spines[:].set_visible(False)
             for row, metric in enumerate(metrics):
                 for column, method in enumerate(methods):
@@ -98,7 +98,7 @@ def score_matrix(summary: pd.DataFrame, *, width: str | float = "double") -> Fig
                             (column + 0.07, row + 0.07), 0.86, 0.86, fill=False, edgecolor=INK, linewidth=0.7
                         )
                         axes.add_patch(frame)
-        figure.text(0.5, 0.04 / height, note, ha="center", va="bottom", fontsize=6, color=MUTED, linespacing=1.2)
+        add_note(figure, note)
     return figure
 
 

@@ -140,7 +140,10 @@ def _base(part: str) -> str:
 
 
 def _kind(value: object) -> str:
-    return {dict: "table", list: "list", str: "text"}.get(type(value), type(value).__name__)
+    return next(
+        (word for kind, word in ((dict, "table"), (list, "list"), (str, "text")) if isinstance(value, kind)),
+        type(value).__name__,
+    )
 
 
 def _reason(error: Exception) -> str:

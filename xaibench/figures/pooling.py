@@ -13,7 +13,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from xaibench.errors import DataError
-from xaibench.figures.style import INK, MUTED, figure_width, method_styles, metric_label, new_figure, paper_style
+from xaibench.figures.layout import add_legend, legend_height
+from xaibench.figures.names import method_label, metric_label
+from xaibench.figures.style import INK, MUTED, figure_width, method_styles, new_figure, paper_style
 from xaibench.validation import checked
 
 __all__ = ["pooling_figure"]
@@ -30,11 +32,18 @@ _APART = 1.035  # between the places of two methods on the same grid
 
 
 @checked(error=DataError)
-def pooling_figure(curves: Mapping[str, pd.DataFrame], metric: str, *, width: str | float = "single") -> Figure:
+def pooling_figure(
+    curves: Mapping[str, pd.DataFrame],
+    metric: str,
+    *,
+    names: Mapping[str, str] | None = None,
+    width: str | float = "single",
+) -> Figure:
     """Score against cells a side, a line a method.
 
     curves  method -> its `pooling_curve`, or its part of `questions.pooling.pool_run`'s table
     metric  the metric's name, for the axis
+    names   method or metric -> what to write in place of its label
     width   "single", "double" or inches
 
     Lines with bars are means with 95% intervals, methods a little apart; dotted with hollow markers the same student's
@@ -56,14 +65,14 @@ def pooling_figure(curves: Mapping[str, pd.DataFrame], metric: str, *, width: st
     grids = sorted(together["grid"].unique())
     with paper_style():
         entries: dict[str, Any] = {
-            name: Line2D([], [], color=s.colour, marker=s.marker, markersize=4.2, mew=0) for name, s in styles.items()
+            method_label(name, names): Line2D([], [], color=s.colour, marker=s.marker, markersize=4.2, mew=0)
+            for name, s in styles.items()
         }
         nulls = [name for name in _NULLS if name in together and together[name].notna().any()]
         for label, look in (_NULLS[name] for name in nulls):
             entries[label] = Line2D([], [], color=INK, **look, **_NULL)
         entries["random maps ± 2 SE of the mean"] = (Patch(**_BAND), Line2D([], [], **_CHANCE))
-        per_line = max(1, int(inches / 1.6))
-        top, bottom, left, right = 0.1 + 0.135 * -(-len(entries) // per_line), 0.36, 0.46, 0.1
+        top, bottom, left, right = 0.08 + legend_height(list(entries), inches), 0.36, 0.46, 0.1
         height = top + 0.55 * min(inches, 3.6) + bottom
         figure = new_figure(inches, height)
         box = (left / inches, bottom / height, 1 - (left + right) / inches, 1 - (top + bottom) / height)
@@ -73,7 +82,7 @@ def pooling_figure(curves: Mapping[str, pd.DataFrame], metric: str, *, width: st
         aside = 1.08 * _APART ** (len(curves) / 2)
         axes.set_xlim(grids[0] / aside, grids[-1] * aside)
         axes.set_xlabel("cells of the compared heatmaps", labelpad=2)
-        axes.set_ylabel(metric_label(metric), labelpad=2)
+        axes.set_ylabel(metric_label(metric, names), labelpad=2)
         axes.yaxis.grid(color="#e4e4e4", linewidth=0.5)
         axes.set_axisbelow(True)
         axes.yaxis.set_major_locator(MaxNLocator(6))
@@ -94,14 +103,5 @@ def pooling_figure(curves: Mapping[str, pd.DataFrame], metric: str, *, width: st
             axes.plot(rows["x"], rows["mean"], style.marker + "-", color=style.colour, markersize=3.6, mew=0, lw=1.0)
         left += max(0.0, 0.03 - figure.get_tightbbox().x0)  # for long tick labels
         axes.set_position((left / inches, bottom / height, 1 - (left + right) / inches, 1 - (top + bottom) / height))
-        figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc="upper center",
-            ncols=min(per_line, len(entries)),
-            handletextpad=0.5,
-            columnspacing=1.3,
-            borderpad=0,
-            borderaxespad=0.3,
-        )
+        add_legend(figure, entries)
     return figure

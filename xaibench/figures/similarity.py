@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from xaibench.errors import DataError
 from xaibench.figures.fonts import text_width
-from xaibench.figures.layout import add_legend, axes_at, fitting, legend_height
+from xaibench.figures.layout import add_legend, add_note, axes_at, fitting, legend_height, note_height, wrapped
 from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.figures.style import INK, MUTED, MethodStyle, figure_width, method_styles, new_figure, paper_style
 from xaibench.validation import checked
@@ -32,7 +32,15 @@ _NULLS = {
 _CHANCE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (3, 2)}
 _BAND: dict[str, Any] = {"facecolor": "#000000", "alpha": 0.12, "linewidth": 0}
 _STEP, _PAD = 0.115, 0.11  # inches between methods, and between metrics
-_RIGHT, _BETWEEN, _TITLE, _TICKS, _AXIS, _NARROW = 0.08, 0.16, 0.24, 0.2, 0.16, 1.05  # inches; the last of a panel
+_RIGHT, _BETWEEN, _TITLE, _LINE, _TICKS, _AXIS, _NARROW = (
+    0.08,
+    0.16,
+    0.24,
+    0.11,
+    0.2,
+    0.16,
+    1.05,
+)  # inches; the last of a panel
 _XLABEL = "likeness to the teacher's heatmap"
 
 
@@ -80,18 +88,19 @@ def similarity_figure(
         panel = room / across - _BETWEEN
         group = _STEP * len(methods) + _PAD
         tall = group * len(metrics)
+        titles = {explainer: wrapped(explainer_label(explainer, names), 6, panel) for explainer in explainers}
+        title_size = min(fitting(title, 8, panel + 0.8 * _BETWEEN) for title in titles.values())
+        title = _TITLE + _LINE * max(text.count("\n") for text in titles.values())
         top = legend_height(list(entries), inches)
-        height = top + down * (_TITLE + tall + _TICKS) + _AXIS + 0.14 * bool(note)
+        height = top + down * (title + tall + _TICKS) + _AXIS + note_height(note, inches)
         figure = new_figure(inches, height)
         limits = _limits(summary, nulls)
-        titles = {explainer: explainer_label(explainer, names) for explainer in explainers}
-        title_size = min(fitting(title, 8, panel + 0.8 * _BETWEEN) for title in titles.values())
         for place, explainer in enumerate(explainers):
             line, column = divmod(place, across)
-            x, y = left + column * (panel + _BETWEEN), top + line * (_TITLE + tall + _TICKS) + _TITLE
+            x, y = left + column * (panel + _BETWEEN), top + line * (title + tall + _TICKS) + title
             axes = axes_at(figure, x, y, panel, tall, xlim=limits)
             axes.set_ylim(tall, 0)
-            axes.set_title(titles[explainer], pad=4, fontsize=title_size)
+            axes.set_title(titles[explainer], pad=4, fontsize=title_size, linespacing=1.0)
             axes.set_yticks([group * (i + 0.5) for i in range(len(metrics))], rows, fontsize=size)
             axes.tick_params(axis="y", length=0, labelleft=column == 0)
             axes.xaxis.set_major_locator(MaxNLocator(max(2, int(panel / 0.36)), steps=[1, 2, 2.5, 5, 10]))
@@ -102,9 +111,9 @@ def similarity_figure(
             for row, metric in enumerate(metrics):
                 _draw_metric(axes, chosen[chosen["metric"] == metric], methods, styles, nulls, row * group, group)
         middle = (left + inches - _RIGHT) / 2 / inches
-        below = (0.06 + 0.14 * bool(note)) / height
+        below = (0.06 + note_height(note, inches)) / height
         figure.text(middle, below, _XLABEL, ha="center", va="bottom", fontsize=fitting(_XLABEL, 7, inches - 0.1))
-        figure.text(0.5, 0.04 / height, note, ha="center", fontsize=fitting(note, 6.5, inches - 0.1), color=MUTED)
+        add_note(figure, note)
         add_legend(figure, entries)
     return figure
 
