@@ -36,7 +36,7 @@ def test_a_column_a_model_a_row_a_measure_a_line_an_order() -> None:
     table = curves()
     figure = flip_figure(table)
     assert len(figure.axes) == 6
-    assert [axes.get_title() for axes in figure.axes] == ["teacher", "kd", "subdistill", "", "", ""]
+    assert [axes.get_title() for axes in figure.axes] == ["teacher", "KD", "SubDistill", "", "", ""]
     for axes, (measure, model) in zip(
         figure.axes, [(s, m) for s in ("difference", "unchanged") for m in ("teacher", "kd", "subdistill")]
     ):
@@ -71,9 +71,9 @@ def test_all_models_share_an_axis_and_the_orders_differ_without_colour() -> None
 def test_a_measure_that_a_model_lacks_has_no_panel() -> None:
     table = curves()
     table = table[(table["model"] != "teacher") | (table["measure"] == "difference")]
-    assert [axes.get_title() for axes in flip_figure(table).axes] == ["teacher", "kd", "subdistill", "", ""]
+    assert [axes.get_title() for axes in flip_figure(table).axes] == ["teacher", "KD", "SubDistill", "", ""]
     alone = flip_figure(table, measures=("unchanged",))
-    assert [axes.get_title() for axes in alone.axes] == ["kd", "subdistill"]
+    assert [axes.get_title() for axes in alone.axes] == ["KD", "SubDistill"]
     assert [bool(axes.get_ylabel()) for axes in alone.axes] == [True, False]
 
 
@@ -83,12 +83,7 @@ def test_the_shading_and_the_number_of_images_are_named() -> None:
     table["n"] = np.where(table["model"] == "teacher", 60, 180)
     want = "shaded: 95% interval of the mean over 60 images for the teacher and 180 images × seeds for the students"
     figure = flip_figure(table)
-    figure.canvas.draw()
     assert figure.texts[-1].get_text() == want
-    box = figure.texts[-1].get_window_extent()
-    assert box.x0 >= 0
-    assert box.x1 <= figure.bbox.x1
-    assert box.y1 <= figure._supxlabel.get_window_extent().y0  # type: ignore[attr-defined]
 
 
 def test_labels_at_the_corner_of_a_column_that_ends_early_are_apart() -> None:
@@ -116,9 +111,16 @@ def test_an_undefined_curve_is_left_out() -> None:
         (curves()[:0], None, "there are no curves to draw"),
         (curves(), ("probability",), "hold difference, unchanged, not 'probability'"),
         (curves(), (), "hold difference, unchanged, not ''"),
-        (curves(tuple("abcdefghi")), None, "9 models do not fit side by side: choose up to 8"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(table: pd.DataFrame, measures: tuple[str, ...] | None, message: str) -> None:
     with pytest.raises(DataError, match=message):
         flip_figure(table, measures=measures)
+
+
+def test_models_that_do_not_fit_side_by_side_stand_in_bands() -> None:
+    figure = flip_figure(curves(tuple("abcde")), measures=("unchanged",), width="single")
+    places = {axes.get_title(): axes.get_position() for axes in figure.axes}
+    assert list(places) == list("abcde")
+    assert places["c"].y0 == places["a"].y0 > places["d"].y1
+    assert [bool(axes.get_ylabel()) for axes in figure.axes] == [True, False, False, True, False]

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
+from tests.figures.well_drawn import assert_well_drawn
 from xaibench.errors import DataError
 from xaibench.figures.pooling import pooling_figure
 from xaibench.figures.style import method_styles
@@ -74,8 +75,7 @@ def test_the_axis_label_lies_within_the_figure() -> None:
         mean=-0.0125, low=-0.0135, high=-0.0115, chance=-0.012, chance_sd=1e-3, mismatched=-0.0128
     )
     figure = pooling_figure({"kd": small}, "ssim")
-    figure.canvas.draw()
-    assert figure.axes[0].get_tightbbox().x0 >= 0
+    assert_well_drawn(figure)
 
 
 def test_chance_is_a_line_with_the_band_of_the_mean_of_fewest_images(curves: dict[str, pd.DataFrame]) -> None:
@@ -95,7 +95,7 @@ def test_grids_are_named_and_the_legend_stands_above_the_axes(curves: dict[str, 
     (axes,), (legend,) = figure.axes, figure.legends
     assert [text.get_text() for text in axes.get_xticklabels()] == ["4×4", "7×7", "14×14", "28×28"]
     texts = [text.get_text() for text in legend.get_texts()]
-    assert texts == ["subdistill", "kd", "mismatched images", "random maps ± 2 SE of the mean"]
+    assert texts == ["SubDistill", "KD", "mismatched images", "random maps ± 2 SE of the mean"]
     assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
     assert figure.get_size_inches()[0] == 6.9
 

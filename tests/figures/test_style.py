@@ -6,8 +6,10 @@ import matplotlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.font_manager import FontProperties
 
 from xaibench.errors import ConfigError, RunFolderError, UnknownNameError
+from xaibench.figures.fonts import FONTS, _readable, families
 from xaibench.figures.style import (
     explainer_label,
     figure_width,
@@ -77,6 +79,7 @@ def test_widths():
     assert figure_width("single") == 3.35
     assert figure_width("double") == 6.9
     assert figure_width(5) == 5.0
+    assert figure_width("4.5") == 4.5
     with pytest.raises(UnknownNameError, match="unknown figure width 'duoble': did you mean 'double'"):
         figure_width("duoble")
     with pytest.raises(ConfigError, match=r"0\.2 in is out of range: give 1 to 20 inches"):
@@ -117,6 +120,43 @@ def test_text_stays_text(tmp_path):
     assert b"/Subtype /Type3" not in pdf.read_bytes()
     assert b"TrueType" in pdf.read_bytes() or b"CIDFontType2" in pdf.read_bytes()
     assert "likeness of café</text>" in svg.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("path", "formats"), [("fig.pdf", None), ("fig.PDF", None), ("fig.pdf", ("pdf",))])
+def test_a_known_suffix_of_the_path_decides_the_format(tmp_path, path, formats):
+    assert save_figure(drawing(), tmp_path / path, formats) == [tmp_path / "fig.pdf"]
+    assert [file.name for file in tmp_path.iterdir()] == ["fig.pdf"]
+
+
+def test_a_suffix_that_contradicts_the_formats_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"fig\.pdf is a pdf file, but the formats are png, svg: leave one out"):
+        save_figure(drawing(), tmp_path / "fig.pdf", ("png", "svg"))
+    with pytest.raises(UnknownNameError, match="unknown figure format 'eps'"):
+        save_figure(drawing(), tmp_path / "fig.eps")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("font", "embedded"), [("sans", b"DejaVuSans"), ("serif", b"STIXGeneral"), ("latex", b"ComputerModern")]
+)
+def test_a_figure_keeps_the_font_that_it_was_made_in(tmp_path, font, embedded):
+    with paper_style(font):
+        figure = drawing()
+    pdf, svg = save_figure(figure, tmp_path / "figure", ("pdf", "svg"))
+    assert b"+" + embedded in pdf.read_bytes()
+    assert b"/Subtype /Type3" not in pdf.read_bytes()
+    assert FONTS[font][0] in svg.read_text()
+
+
+def test_fonts_have_true_minus_signs_and_an_unknown_one_is_refused():
+    for font in FONTS:
+        family = families(font)
+        with paper_style(font):
+            assert list(family) == matplotlib.rcParams["font.family"]
+        for sign in "\N{MINUS SIGN}±×–|":
+            assert _readable(sign, FontProperties(family=list(family)))[0] == sign
+    with pytest.raises(UnknownNameError, match="unknown font 'serfi': did you mean 'serif'"), paper_style("serfi"):
+        pass
 
 
 def test_an_unknown_format_is_refused_before_anything_is_written(tmp_path):

@@ -96,6 +96,7 @@ def cues_figure(
         legend = legend_height(list(entries), inches)
         cell = inches / across
         titles = [wrapped(_title(*key, names), 6, cell - 0.1) for key in panels]
+        title_size = min(fitting(title, 7.5, cell - 0.1) for title in titles)
         top = _TOP + _TITLE * max(title.count("\n") for title in titles)
         pitch = top + _HIGH + _BOTTOM
         height = legend + down * pitch + _LINE
@@ -105,9 +106,8 @@ def cues_figure(
             room = cell - _LEFT - _RIGHT
             axes = axes_at(figure, column * cell + _LEFT, legend + row * pitch + top, room, _HIGH)
             _draw(axes, present[key], styles, room)
-            size = fitting(titles[place], 7.5, cell - 0.1)
             middle = 0.5 - (_LEFT - _RIGHT) / room / 2
-            axes.set_title(titles[place], pad=4, fontsize=size, x=middle, linespacing=1.0)
+            axes.set_title(titles[place], pad=4, fontsize=title_size, x=middle, linespacing=1.0)
         size = fitting(_XLABEL, 6.5, inches - 0.1)
         figure.text(0.5, 0.04 / height, _XLABEL, ha="center", va="bottom", fontsize=size)
         add_legend(figure, entries)

@@ -69,7 +69,7 @@ def directions_figure(
         texts = [[wrapped(_cosine(value), 5.5, panel) for value in row] for row in likeness]
         lines = max(max(map(len, below)), max(text.count("\n") + 1 for row in texts for text in row), 1)
         heads = [wrapped(name, 6, (panel + _GAP) * k - _GAP) for name in names]
-        header = _HEADER + _LINE * max(head.count("\n") for head in heads)
+        header = _HEADER + 0.15 * max(head.count("\n") for head in heads)
         header += _LINE * max(heading.count("\n") for heading in headings)
         pitch = high + _LINE * lines + 0.07
         height = header + n * pitch + _FOOTER
@@ -99,7 +99,7 @@ def directions_figure(
 
 
 def _cosine(value: float) -> str:
-    return f"cosine {value:.2f}" if np.isfinite(value) else "cosine -"
+    return f"cosine {value:.2f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else "cosine -"
 
 
 def of_one_model(maps: npt.ArrayLike) -> npt.NDArray[np.float64]:

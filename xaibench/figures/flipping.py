@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -112,23 +113,19 @@ def flip_figure(
         band = title + tall * len(rows) + apart * (len(rows) - 1) + _BAND
         height = top + band * -(-len(models) // across) + _BOTTOM + note_height(note, inches)
         figure = new_figure(inches, height)
-        for place, (model, mine) in enumerate(models.items()):
-            line, column = divmod(place, across)
-            beside = list(models.values())[line * across : (line + 1) * across]
-            for down, measure in enumerate(rows):
-                if measure not in mine:
-                    continue
+        bands = [list(models)[i : i + across] for i in range(0, len(models), across)]
+        for (line, beside), (down, measure) in product(enumerate(bands), enumerate(rows)):
+            having = [model for model in beside if measure in models[model]]
+            for model in having:
+                x = _LEFT + beside.index(model) * (panel + _ACROSS)
                 y = top + line * band + title + down * (tall + apart)
-                axes = axes_at(
-                    figure, _LEFT + column * (panel + _ACROSS), y, panel, tall, xlim=(0, 1), ylim=limits[measure]
-                )
-                shown = curves[(curves["measure"] == measure) & (curves["model"] == model)]
-                _draw(axes, shown, measure, panel)
-                first = not any(measure in other for other in beside[:column])
-                axes.tick_params(labelleft=first, labelbottom=measure == mine[-1])
+                axes = axes_at(figure, x, y, panel, tall, xlim=(0, 1), ylim=limits[measure])
+                _draw(axes, curves[(curves["measure"] == measure) & (curves["model"] == model)], measure, panel)
+                first = model == having[0]
+                axes.tick_params(labelleft=first, labelbottom=measure == models[model][-1])
                 if first:
                     axes.set_ylabel(_MEASURES.get(measure, measure), labelpad=2, linespacing=1.15)
-                if measure == mine[0]:
+                if measure == models[model][0]:
                     axes.set_title(titles[model], pad=4, fontsize=size, linespacing=1.0)
         middle = (_LEFT + inches - _RIGHT) / 2 / inches
         figure.supxlabel(

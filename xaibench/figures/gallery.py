@@ -200,6 +200,7 @@ def lines_below(title: str, inches: float) -> list[tuple[str, bool]]:
 
 def write_below(axes: Axes, lines: Sequence[tuple[str, bool]], inches: float) -> None:
     """Write what `lines_below` gave."""
+    size = min((fitting(text, 6, inches, bold=bold) for text, bold in lines), default=6)
     for place, (text, bold) in enumerate(lines):
         axes.annotate(
             text,
@@ -209,7 +210,7 @@ def write_below(axes: Axes, lines: Sequence[tuple[str, bool]], inches: float) ->
             textcoords="offset points",
             ha="center",
             va="top",
-            fontsize=fitting(text, 6, inches, bold=bold),
+            fontsize=size,
             fontweight="bold" if bold else "normal",
             color=INK if bold else MUTED,
         )

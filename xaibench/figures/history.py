@@ -65,7 +65,7 @@ def history_figure(
         direct = widest <= 0.3 * inches and len(labels) * _APART <= _HIGHEST
         entries = {} if direct else _entries(styles, labels, teacher_accuracy is not None)
         top = 0.08 + legend_height(list(entries), inches)
-        left, right = 0.42, 0.1 + widest if direct else 0.1
+        left, right = 0.52, 0.1 + widest if direct else 0.1
         bottom = 0.32 + note_height(note, inches)
         tall = max(min(0.5 * inches, _HIGHEST), _APART * len(labels) if direct else 0)
         height = top + tall + bottom

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ _BASES: dict[str, dict[str, Any]] = {
     "random subspace": {"color": MUTED, "linewidth": 0.8, "dashes": (1, 1.5)},
 }
 _STEP, _PAD, _CURVE, _NARROW = 0.095, 0.12, 1.0, 0.8  # inches: between methods, layers; a curve's panel: high, wide
-_RIGHT, _BETWEEN, _TITLE, _LABEL = 0.08, 0.12, 0.3, 0.31  # inches
+_RIGHT, _BETWEEN, _TITLE, _LINE, _LABEL, _TICKS = 0.08, 0.12, 0.22, 0.11, 0.31, 0.2  # inches
 
 
 @checked(error=DataError)
@@ -83,19 +83,17 @@ def inside_figure(
         row_size = min(fitting(name, 7, inches / 3) for name in rows)
         left = max(0.5, 0.12 + max(text_width(name, row_size) for name in rows))
         room = inches - left - _RIGHT
-        blocks = [_Block(len(layers), room, _CURVE)]
-        blocks += [_Block(len(measures), room, group * len(layers))] if measures else []
-        titles = [wrapped(name.replace("\n", " "), 6, blocks[0].panel) for name in rows]
-        measured = [wrapped(measure, 6, blocks[-1].panel) for measure in measures]
-        headed = zip((titles, measured), blocks)
-        size = min(fitting(title, 7.5, block.panel + 0.8 * _BETWEEN) for part, block in headed for title in part)
+        titles = [name.replace("\n", "") for name in rows]
+        blocks = [_Block(titles, room, _CURVE, _LABEL)]
+        blocks += [_Block(measures, room, group * len(layers), _TICKS)] if measures else []
+        size = min(fitting(title, 7.5, block.panel + 0.8 * _BETWEEN) for block in blocks for title in block.titles)
         top = legend_height(list(entries), inches)
         height = top + sum(block.height for block in blocks) + note_height(note, inches)
         figure = new_figure(inches, height)
         for place, layer in enumerate(layers):
             axes = blocks[0].axes(figure, place, left, top)
             _draw_curves(axes, curves[curves["layer"] == layer], widths.get(layer))
-            axes.set_title(titles[place], pad=4, fontsize=size, linespacing=1.0)
+            axes.set_title(blocks[0].titles[place], pad=4, fontsize=size, linespacing=1.0)
             axes.tick_params(axis="y", labelleft=blocks[0].first(place))
             if blocks[0].first(place):
                 axes.set_ylabel("share of relevance", labelpad=2)
@@ -103,7 +101,7 @@ def inside_figure(
         for place, measure in enumerate(measures):
             axes = blocks[1].axes(figure, place, left, top)
             chosen = dots[dots["measure"] == measure]
-            axes.set_title(measured[place], pad=4, fontsize=size, linespacing=1.0)
+            axes.set_title(blocks[1].titles[place], pad=4, fontsize=size, linespacing=1.0)
             axes.set_ylim(blocks[1].high, 0)
             axes.set_yticks([group * (i + 0.5) for i in range(len(layers))], rows, fontsize=row_size)
             axes.tick_params(axis="y", length=0, labelleft=blocks[1].first(place))
@@ -123,23 +121,40 @@ def inside_figure(
 
 @dataclass(frozen=True)
 class _Block:
-    """`count` panels of one height, in as many lines as they need in a room (inches)."""
+    """Panels of one height, in as many lines as they need in a room (inches).
 
-    count: int
+    names   what stands above the panels
+    below   inches below each panel, for its ticks and label
+    """
+
+    names: Sequence[str]
     room: float
     high: float
+    below: float
 
     @property
     def across(self) -> int:
-        return panels_across(self.count, self.room, _BETWEEN, _NARROW)
+        return panels_across(len(self.names), self.room, _BETWEEN, _NARROW)
 
     @property
     def panel(self) -> float:
         return (self.room + _BETWEEN) / self.across - _BETWEEN
 
     @property
+    def titles(self) -> list[str]:
+        return [wrapped(name, 6, self.panel) for name in self.names]
+
+    @property
+    def above(self) -> float:
+        return _TITLE + _LINE * max(title.count("\n") for title in self.titles)
+
+    @property
+    def pitch(self) -> float:
+        return self.above + self.high + self.below
+
+    @property
     def height(self) -> float:
-        return -(-self.count // self.across) * (_TITLE + self.high + _LABEL)
+        return -(-len(self.names) // self.across) * self.pitch
 
     def first(self, place: int) -> bool:
         """Whether a panel begins a line."""
@@ -147,7 +162,7 @@ class _Block:
 
     def axes(self, figure: Figure, place: int, left: float, top: float) -> Axes:
         line, column = divmod(place, self.across)
-        y = top + _TITLE + line * (_TITLE + self.high + _LABEL)
+        y = top + line * self.pitch + self.above
         return axes_at(figure, left + column * (self.panel + _BETWEEN), y, self.panel, self.high)
 
 

@@ -52,19 +52,19 @@ def fitting(text: str, points: float, inches: float, *, bold: bool = False) -> f
 
 
 def wrapped(text: str, points: float, inches: float) -> str:
-    """`text` in lines of at most `inches` where it can be broken: at spaces, and behind any of ",=_-:/+"."""
-    return "\n".join(part for line in text.split("\n") for part in _broken(line, points, inches))
-
-
-def _broken(line: str, points: float, inches: float) -> list[str]:
-    if text_width(line, points) <= inches:
-        return [line]
-    lines = [""]
-    for part in re.split(r"(?<= )|(?<=[,=_:/+-])(?=[^ ])", line):
-        if lines[-1] and text_width((lines[-1] + part).rstrip(), points) > inches:
-            lines.append("")
-        lines[-1] += part
-    return [text.rstrip() for text in lines]
+    """`text` in lines of at most `inches` where it can be broken: at spaces, in long words behind any of ",=_-:/+"."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        lines.append("")
+        for word in line.split(" "):
+            whole = text_width(word, points) <= inches
+            for i, part in enumerate([word] if whole else re.split(r"(?<=[,=_:/+-])", word)):
+                longer = f"{lines[-1]}{'' if i or not lines[-1] else ' '}{part}"
+                if lines[-1] and text_width(longer, points) > inches:
+                    lines.append(part)
+                else:
+                    lines[-1] = longer
+    return "\n".join(lines)
 
 
 def note_height(note: str, inches: float) -> float:
