@@ -72,6 +72,7 @@ from .questions.cues import cue_study as cue_study
 from .report.latex import latex_table as latex_table
 from .report.tables import presented as presented
 from .run.config import RunConfig as RunConfig
+from .run.figures import figure as figure
 from .run.folder import Run as Run
 from .run.folder import open_run as open_run
 from .run.pipeline import run_config as run_config

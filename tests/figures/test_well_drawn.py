@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from tests.figures.well_drawn import assert_well_drawn
 from xaibench.figures.cues import QUANTITIES, cues_figure
+from xaibench.figures.dimension import dimension_figure
 from xaibench.figures.directions import directions_figure
 from xaibench.figures.flipping import flip_figure
 from xaibench.figures.gallery import gallery
@@ -21,7 +22,9 @@ from xaibench.figures.league import league_figure
 from xaibench.figures.matrix import score_matrix
 from xaibench.figures.pooling import pooling_figure
 from xaibench.figures.similarity import similarity_figure
+from xaibench.figures.spectra import spectra_figure
 from xaibench.figures.style import paper_style
+from xaibench.subspace.bases import BASES
 
 METHODS = (
     "subdistill",
@@ -183,6 +186,23 @@ def of_directions(methods: tuple[str, ...], width: str) -> Figure:
     return directions_figure(images, teacher, student, titles=titles, cosines=cosines, names=names, width=width)
 
 
+def of_spectra(methods: tuple[str, ...], width: str) -> Figure:
+    names = ("layer1:layer1", "features.4:blocks.1.2", "layer3:layer3", "layer4:layer4")[: len(methods)]
+    spectra = {name: np.geomspace(1, 1e-7, 2**place * 8) for place, name in enumerate(names)}
+    return spectra_figure(spectra, widths=dict.fromkeys(names, 8), width=width)
+
+
+def of_dimension(methods: tuple[str, ...], width: str) -> Figure:
+    rows = []
+    for layer in ("layer1:layer1", "features.4:blocks.1.2", "layer3:layer3", "layer4:layer4"):
+        rows.append({"layer": layer, "basis": "none", "k": 512, "accuracy": 0.9})
+        for basis in list(BASES)[: len(methods)]:
+            rows += [{"layer": layer, "basis": basis, "k": 2**i, "accuracy": 0.9 - 0.6 / 2**i} for i in range(10)]
+    table = pd.DataFrame(rows).assign(width=56, chance=0.2, n=500)
+    table = table.assign(low=table["accuracy"] - 0.02, high=table["accuracy"] + 0.02)
+    return dimension_figure(table, width=width)
+
+
 FIGURES: dict[str, Callable[[tuple[str, ...], str], Figure]] = {
     "gallery": of_gallery,
     "similarity": of_similarity,
@@ -196,6 +216,8 @@ FIGURES: dict[str, Callable[[tuple[str, ...], str], Figure]] = {
     "influence": of_influence,
     "directions": of_directions,
     "cues": of_cues,
+    "spectra": of_spectra,
+    "dimension": of_dimension,
 }
 
 

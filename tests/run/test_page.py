@@ -16,10 +16,11 @@ from xaibench.questions.flipping import flip_run
 from xaibench.questions.pooling import pool_run
 from xaibench.questions.question import Question
 from xaibench.run.answers import facts, read_record, up_to_date
+from xaibench.run.drawing import spread_methods
 from xaibench.run.explaining import explain_models
 from xaibench.run.folder import open_run
 from xaibench.run.manifest import extend_manifest
-from xaibench.run.page import present, spread_methods
+from xaibench.run.page import present
 from xaibench.run.pipeline import reopen
 from xaibench.run.scoring import score_models
 
@@ -63,7 +64,7 @@ def test_the_page_shows_further_answers_and_says_what_is_a_part(tiny_run, tmp_pa
     stems = ["flipping-lrp-blur", "flipping-lrp-blur-2x2", "inside", "directions", "pooling-lrp-cosine", "cues"]
     for stem in stems:
         Question(run.folder, stem, {}, {}).keep({}, {stem: new_figure(1, 1)})
-    monkeypatch.setattr("xaibench.run.page._PANELS", 1)
+    monkeypatch.setattr("xaibench.run.page.PANELS", 1)
     present(run)
     page = (run.folder / "report.html").read_text()
     shown = [line.partition(":")[0] for line in of_further(page).split("<figcaption>")[1:]]

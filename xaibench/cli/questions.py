@@ -80,6 +80,30 @@ def inside(
 
 
 @app.command()
+def dimension(
+    folder: RunFolder,
+    bases: Annotated[
+        list[str] | None, typer.Option("--basis", help="Basis; repeat for more. prcaposdef, pca and random.")
+    ] = None,
+    layers: Annotated[list[str] | None, typer.Option("--layer", help="Layer pair; repeat for more.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="How many test images; 500 if not given.")] = None,
+    accelerator: Accelerator = "auto",
+    as_json: Json = False,
+) -> None:
+    """Project the teacher's layers on few directions: how many does it need?"""
+    from xaibench.distillation.distill import make_fabric
+    from xaibench.questions.dimension import dimension_run
+    from xaibench.report.tables import side_by_side
+    from xaibench.run.folder import open_run
+
+    run = open_run(folder)
+    device = make_fabric(run.config.train, accelerator).device
+    table = dimension_run(run, bases=bases, layers=layers, images=images, device=device)
+    shown = table[table["basis"] != "none"]
+    show(table if as_json else side_by_side(shown, ["layer", "k"], "basis", "accuracy"), as_json)
+
+
+@app.command()
 def pooling(
     folder: RunFolder,
     explainer: Explainer = None,

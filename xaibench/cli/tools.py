@@ -1,4 +1,4 @@
-"""Pictures, teachers, and what there is."""
+"""Teachers, and what there is."""
 
 from __future__ import annotations
 
@@ -9,36 +9,8 @@ from typing import Annotated
 
 import typer
 
-from xaibench.cli.app import Accelerator, Json, RunFolder, app, command_line, say, show
-from xaibench.errors import ConfigError, RunFolderError, unknown_name
-
-
-@app.command()
-def figure(
-    folder: RunFolder,
-    out: Annotated[Path, typer.Option(help="Where to write it: .pdf, .svg or .png.")] = Path("gallery.pdf"),
-    explainer: Annotated[str | None, typer.Option(help="Explainer of the run; the first if not given.")] = None,
-    images: Annotated[list[str] | None, typer.Option("--image", help="Image key; repeat for more rows.")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Number of images where none are named, most to least alike.")] = 6,
-    methods: Annotated[list[str] | None, typer.Option("--method", help="Method to draw; repeat for more.")] = None,
-) -> None:
-    """Draw the comparison figure of a scored run."""
-    from xaibench.figures.style import save_figure
-    from xaibench.run.folder import open_run
-    from xaibench.run.page import gallery_of, spread_images
-
-    this = open_run(folder)
-    chosen = explainer or this.explainers[0]
-    for key in images or []:
-        if key not in this.images.keys:
-            raise unknown_name("image", key, this.images.keys)
-    for method in methods or []:
-        if method not in this.config.methods:
-            raise unknown_name("method of this run", method, this.config.methods)
-    students = {m: f"{m}/seed{this.config.seeds[0]}" for m in methods or this.config.methods}
-    drawn = gallery_of(this, chosen, students, images or spread_images(this, chosen, rows))
-    for path in save_figure(drawn, out.with_suffix(""), (out.suffix.removeprefix(".") or "pdf",)):
-        say(path)
+from xaibench.cli.app import Accelerator, Json, app, command_line, say, show
+from xaibench.errors import ConfigError, RunFolderError
 
 
 @app.command("train-teacher")

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from xaibench.errors import DataError, unknown_name
-from xaibench.figures.layout import axes_at, fitting, panels_across, wrapped
+from xaibench.figures.layout import PAGE, axes_at, fitting, panels_across, wrapped
 from xaibench.figures.names import label, method_label
 from xaibench.figures.style import INK, MUTED, figure_width, heatmap_colours, new_figure, paper_style
 from xaibench.validation import checked
@@ -38,7 +38,7 @@ NORMALISATIONS = {"share": "share of the map's total |relevance|", "none": "rele
 """How maps are brought onto one scale -> the unit on the colour bar."""
 
 _GAP, _LINE, _HEADER, _FOOTER, _MARGIN = 0.05, 0.11, 0.2, 0.54, 0.03  # inches
-_NARROW = 0.45  # inches of the smallest panel
+_NARROW, _TEXTS = 0.45, 0.42  # inches of the smallest panel, around each panel with a heading and two lines below
 _LARGEST = 1.6  # inches of a panel: with few columns the figure becomes narrower, not its panels huge
 FRAME = "#9a9a9a"
 """The colour of lines around images."""
@@ -135,7 +135,8 @@ def gallery(
     bands = [list(students)[i : i + beside] for i in range(0, len(students), beside)] if students else [[]]
     across = beside + 2
     gaps = 2 * _MARGIN + _GAP * (across - 1)
-    panel = min((widest - gaps) / across, _LARGEST)
+    fit = ((PAGE - _FOOTER) / (len(bands) * len(pictures)) - _TEXTS) * pictures.shape[2] / pictures.shape[1]
+    panel = min((widest - gaps) / across, _LARGEST, max(fit, _NARROW))
     inches = panel * across + gaps
     high = panel * pictures.shape[1] / pictures.shape[2]
     with paper_style():

@@ -24,7 +24,7 @@ from xaibench.figures.layout import (
     panels_across,
     wrapped,
 )
-from xaibench.figures.names import label, method_label
+from xaibench.figures.names import layer_label, method_label
 from xaibench.figures.style import INK, MUTED, MethodStyle, figure_width, method_styles, new_figure, paper_style
 from xaibench.validation import checked
 
@@ -79,11 +79,11 @@ def inside_figure(
     inches = figure_width(width)
     with paper_style():
         entries = _entries(styles, names)
-        rows = [_layer_name(layer, names) for layer in layers]
+        titles = [layer_label(layer, names) for layer in layers]
+        rows = [title.replace(":", ":\n") for title in titles]
         row_size = min(fitting(name, 7, inches / 3) for name in rows)
         left = max(0.5, 0.12 + max(text_width(name, row_size) for name in rows))
         room = inches - left - _RIGHT
-        titles = [name.replace("\n", "") for name in rows]
         blocks = [_Block(titles, room, _CURVE, _LABEL)]
         blocks += [_Block(measures, room, group * len(layers), _TICKS)] if measures else []
         size = min(fitting(title, 7.5, block.panel + 0.8 * _BETWEEN) for block in blocks for title in block.titles)
@@ -175,14 +175,6 @@ def _entries(styles: dict[str, MethodStyle], names: Mapping[str, str] | None) ->
     controls = {name: Line2D([], [], marker=marker, **hollow) for name, marker in _CONTROLS.items()}
     bases = {_curve_name(name): Line2D([], [], **look) for name, look in _BASES.items()}
     return of_methods | (controls if styles else {}) | bases
-
-
-def _layer_name(pair: str, names: Mapping[str, str] | None) -> str:
-    teacher, _, student = pair.partition(":")
-    if names and pair in names:
-        return names[pair]
-    teacher, student = label(teacher, names), label(student, names)
-    return teacher if teacher == student else f"{teacher}:\n{student}"
 
 
 def _curve_name(pairing: str) -> str:

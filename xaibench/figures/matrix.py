@@ -23,7 +23,7 @@ __all__ = ["score_matrix"]
 _NEEDED = ("method", "explainer", "metric", "mean", "chance")
 _ROW, _TOP, _RIGHT, _BETWEEN, _LINE = 0.17, 0.2, 0.05, 0.06, 0.115  # inches
 _CELL = 0.2  # inches of the narrowest cell in which a score can be read
-_WIDEST = 0.6  # inches of the widest cell
+_WIDEST = 1.0  # inches of the widest cell
 _TOP_SCORE = 1.0
 _UNDEFINED = 1 / 3  # share of undefined scores beyond which a cell is starred
 

@@ -12,7 +12,7 @@ from typing import Any
 from xaibench.errors import ConfigError
 from xaibench.similarity.metrics.table import METRICS
 
-__all__ = ["METHOD_LABELS", "explainer_label", "label", "method_label", "metric_label", "read_names"]
+__all__ = ["METHOD_LABELS", "explainer_label", "label", "layer_label", "method_label", "metric_label", "read_names"]
 
 METHOD_LABELS = {
     "student-only": "Student only",
@@ -102,6 +102,15 @@ def metric_label(name: str, names: Mapping[str, str] | None = None) -> str:
 def label(name: str, names: Mapping[str, str] | None = None) -> str:
     """What `names` says for a class, a layer or anything else that has no label of its own."""
     return (names or {}).get(name, name)
+
+
+def layer_label(pair: str, names: Mapping[str, str] | None = None) -> str:
+    """A layer pair "teacher:student" as it is written in figures: one name where both are the same."""
+    teacher, _, student = pair.partition(":")
+    if names and pair in names:
+        return names[pair]
+    teacher, student = label(teacher, names), label(student, names)
+    return teacher if student in ("", teacher) else f"{teacher}:{student}"
 
 
 def read_names(path: Path | str) -> dict[str, str]:

@@ -35,6 +35,7 @@ __all__ = [
     "new_figure",
     "paper_style",
     "save_figure",
+    "stem_and_formats",
 ]
 
 WIDTHS = {"single": 3.35, "double": 6.9}
@@ -201,9 +202,9 @@ def save_figure(figure: Figure, path: Path | str, formats: Sequence[str] | None 
     same figure gives the same bytes. Each file is written atomically. Raises UnknownNameError for other formats,
     ConfigError where path and formats contradict each other.
     """
-    stem, formats = _stem_and_formats(Path(path), figure, formats)
+    stem, suffixes = stem_and_formats(Path(path), formats)
     paths = []
-    for suffix in formats:
+    for suffix in suffixes:
 
         def write(partial: Path, suffix: str = suffix) -> None:
             figure.savefig(partial, format=suffix, metadata=_UNDATED[suffix])
@@ -213,13 +214,19 @@ def save_figure(figure: Figure, path: Path | str, formats: Sequence[str] | None 
     return paths
 
 
-def _stem_and_formats(path: Path, figure: Figure, formats: Sequence[str] | None) -> tuple[Path, Sequence[str]]:
+def stem_and_formats(
+    path: Path, formats: Sequence[str] | None = None, usual: Sequence[str] = ("pdf", "png")
+) -> tuple[Path, Sequence[str]]:
+    """What `save_figure` writes: a path without the suffix of a format, and the formats; None: the path's, or `usual`.
+
+    Raises as `save_figure` does.
+    """
     for suffix in formats or ():
         if suffix not in _UNDATED:
             raise unknown_name("figure format", suffix, _UNDATED)
     suffix = path.suffix.removeprefix(".").lower()
-    if suffix not in figure.canvas.get_supported_filetypes():
-        return path, ("pdf", "png") if formats is None else formats
+    if suffix not in FigureCanvasAgg.get_supported_filetypes():  # of matplotlib
+        return path, usual if formats is None else formats
     if suffix not in _UNDATED:
         raise unknown_name("figure format", suffix, _UNDATED)
     if formats is not None and list(formats) != [suffix]:

@@ -9,16 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 from xaibench.errors import unknown_name
-from xaibench.figures.flipping import flip_figure
 from xaibench.progress import progress
 from xaibench.questions.question import Question, attributions, choose, choose_students, command
 from xaibench.run.answers import facts
+from xaibench.run.drawing import flipping_of
 from xaibench.run.folder import TEACHER, Run, file_name
 from xaibench.run.job import StudentKey
-from xaibench.run.page import spread_methods
 from xaibench.run.pipeline import reopen
 from xaibench.similarity.cross_flip import CrossFlip, cross_flip, cross_ratio, curve_table
 from xaibench.similarity.fills import FILLS
@@ -29,7 +27,6 @@ from xaibench.validation import checked
 
 __all__ = ["flip_footnote", "flip_run", "flip_table"]
 
-_SHOWN = 5  # students in the figure, beside the teacher
 _ORDERS = ("own", "teacher", "random")
 
 
@@ -118,7 +115,7 @@ def flip_run(
         flips = _flip(run, keys, explainer, rows, fill=fill, grid=grid, steps=steps, device=device)
         curves = _curves(flips)
         tables = {question.stem: curves, f"{question.stem}-auc": _aucs(flips, keys, names)}
-        answer = question.keep(tables, {question.stem: _figure(run, curves, explainer)})
+        answer = question.keep(tables, {question.stem: flipping_of(run, curves, explainer)})
     return flip_table(answer[f"{question.stem}-auc"], seed=run.config.data.seed)
 
 
@@ -215,13 +212,6 @@ def _aucs(flips: Mapping[StudentKey, CrossFlip], students: Sequence[StudentKey],
     columns = ("method", "seed", "order", "auc")
     tables = [pd.DataFrame(dict(zip(columns, part)), index=pd.Index(images, name="image")) for part in parts]
     return pd.concat(tables).reset_index()
-
-
-def _figure(run: Run, curves: pd.DataFrame, explainer: str) -> Figure:
-    methods = [name for name in curves["model"].unique() if name != TEACHER]
-    if len(methods) > _SHOWN:
-        methods = spread_methods(run.summary(), explainer, tuple(methods), _SHOWN, metric=run.metric)
-    return flip_figure(curves[curves["model"].isin([TEACHER, *methods])])
 
 
 def _matrix(part: pd.DataFrame, images: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -19,16 +19,17 @@ from xaibench.attribution.layers import LayerRelevance, direction_heatmaps, laye
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target, make_target
 from xaibench.data.images import ImageSet
-from xaibench.errors import ConfigError, unknown_name
+from xaibench.errors import ConfigError
 from xaibench.figures.directions import directions_figure
 from xaibench.figures.inside import inside_figure
+from xaibench.figures.names import method_label
 from xaibench.models.layer_outputs import evaluating, forward_with_layers
 from xaibench.models.layer_pairs import LayerPair, parse_layers
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import as_device, predict_logits
 from xaibench.progress import progress
 from xaibench.questions.inside_rows import BASIS, Seen, likeness_rows, share_rows
-from xaibench.questions.question import Question, choose, choose_students, command
+from xaibench.questions.question import Question, choose_layers, choose_students, command
 from xaibench.run.answers import facts
 from xaibench.run.folder import TEACHER, UNTRAINED, Run, file_name
 from xaibench.run.inputs import Assets
@@ -99,7 +100,7 @@ def inside_run(
     run.require_images(images)
     students = choose_students(run, methods)
     known = parse_layers(run.manifest["layers"])
-    pairs = _chosen(known, layers)
+    pairs = choose_layers(run, layers)
     pictures = run.images if images is None else run.images.sample(images, run.config.data.seed)
     if len(pictures) < _LEAST:
         raise ConfigError(f"{len(pictures)} images are too few to compare features over images: take {_LEAST} or more")
@@ -234,16 +235,8 @@ def _directions(
         *maps,
         titles=titles,
         cosines=likeness,
-        names=(f"teacher, {layers.teacher}", f"{name}, {layers.student}"),
+        names=(f"teacher, {layers.teacher}", f"{method_label(name)}, {layers.student}"),
     )
-
-
-def _chosen(pairs: tuple[LayerPair, ...], names: Sequence[str] | None) -> list[LayerPair]:
-    known = {name: pair for pair in pairs for name in (pair.student, pair.teacher, str(pair))}
-    for name in names or ():
-        if name not in known:
-            raise unknown_name("layer pair of this run", name, known)
-    return choose("layer pair of this run", None if names is None else [known[name] for name in names], pairs)
 
 
 def _rule(run: Run) -> LRP:

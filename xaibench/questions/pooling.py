@@ -15,9 +15,9 @@ from xaibench.errors import ConfigError, unknown_name
 from xaibench.figures.pooling import pooling_figure
 from xaibench.questions.question import Question, attributions, choose, choose_students, command
 from xaibench.run.answers import facts
+from xaibench.run.drawing import spread_methods
 from xaibench.run.folder import TEACHER, Run, file_name
 from xaibench.run.job import StudentKey
-from xaibench.run.page import spread_methods
 from xaibench.similarity.intervals import common_images, mean_interval
 from xaibench.similarity.metrics.table import METRICS, pool, with_sign
 from xaibench.similarity.nulls import derangement, shifted

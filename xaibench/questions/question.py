@@ -17,16 +17,15 @@ from xaibench.attribution.result import Attribution
 from xaibench.errors import ConfigError, ExplanationError, UnknownNameError, unknown_name
 from xaibench.figures.style import save_figure
 from xaibench.files import sha256_of_file, write_json, write_text
-from xaibench.run.answers import damaged_files, read_record
+from xaibench.models.layer_pairs import LayerPair, parse_layers
+from xaibench.run.answers import damaged_files, read_answer, read_record
 from xaibench.run.folder import TEACHER, Run, file_name
 from xaibench.run.job import StudentKey
 from xaibench.run.manifest import library_versions
 
-__all__ = ["Question", "attributions", "choose", "choose_students", "command", "variant"]
+__all__ = ["Question", "attributions", "choose", "choose_layers", "choose_students", "command", "variant"]
 
 _log = logging.getLogger(__name__)
-
-_TEXT = dict.fromkeys(("model", "method", "explainer", "image", "layer"), str)
 
 T = TypeVar("T")
 
@@ -75,7 +74,7 @@ class Question:
             _log.warning("%s is missing or not what was written: the answer is made again", damaged)
             return None
         tables = [name for name in record["files"] if name.endswith(".csv")]
-        return {name.removesuffix(".csv"): _read(self.folder / name) for name in tables}
+        return {name.removesuffix(".csv"): read_answer(self.folder / name) for name in tables}
 
     def keep(self, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Figure]) -> dict[str, pd.DataFrame]:
         """Write an answer, name -> contents, its record last; return its tables as `answer` does."""
@@ -86,7 +85,7 @@ class Question:
             paths += save_figure(figure, self.folder / name)
         files = {path.name: sha256_of_file(path) for path in paths}
         write_json(record, {"command": list(self.command), **self._about(), "files": files})
-        return {name: _read(self.folder / f"{name}.csv") for name in tables}
+        return {name: read_answer(self.folder / f"{name}.csv") for name in tables}
 
     def _about(self) -> dict[str, Any]:
         about = {"options": self.options, "made_from": self.made_from, "versions": library_versions()}
@@ -120,6 +119,16 @@ def choose(kind: str, given: Iterable[T] | None, have: Sequence[T]) -> list[T]:
     if not wanted:
         raise ConfigError(f"no {kind} is given: choose from {', '.join(map(str, have))}, or give None for all")
     return [one for one in have if one in wanted]
+
+
+def choose_layers(run: Run, names: Sequence[str] | None) -> list[LayerPair]:
+    """Layer pairs of a run by the teacher's or the student's name or as "teacher:student"; None: all."""
+    pairs = parse_layers(run.manifest["layers"])
+    known = {name: pair for pair in pairs for name in (pair.student, pair.teacher, str(pair))}
+    for name in names or ():
+        if name not in known:
+            raise unknown_name("layer pair of this run", name, known)
+    return choose("layer pair of this run", None if names is None else [known[name] for name in names], pairs)
 
 
 def choose_students(
@@ -176,8 +185,3 @@ def _method_name(text: str) -> str:
         return StudentKey.of(text, 0).method_name
     except (UnknownNameError, ConfigError):
         return text  # is named as it was written in the error
-
-
-def _read(path: Path) -> pd.DataFrame:
-    # With names that look like numbers or like "nan" as they are.
-    return pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values=[""])

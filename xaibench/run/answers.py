@@ -17,11 +17,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from xaibench.files import sha256_of_file
 from xaibench.run.folder import Run
 from xaibench.run.job import StudentFolder
 
-__all__ = ["command_of", "damaged_files", "facts", "read_record", "records", "up_to_date"]
+__all__ = ["command_of", "damaged_files", "facts", "read_answer", "read_record", "records", "up_to_date"]
+
+_TEXT = dict.fromkeys(("model", "method", "explainer", "image", "label", "layer", "basis"), str)
 
 
 def facts(run: Run, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,6 +51,11 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return {}
+
+
+def read_answer(path: Path) -> pd.DataFrame:
+    """A table of an answer, names that look like numbers or like "nan" as they are."""
+    return pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values=[""])
 
 
 def records(run: Run) -> dict[str, dict[str, Any]]:

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
-from xaibench.attribution.result import Attribution
-from xaibench.figures.gallery import gallery
-from xaibench.figures.history import history_figure
-from xaibench.figures.league import league_figure
-from xaibench.figures.matrix import score_matrix
-from xaibench.figures.similarity import similarity_figure
-from xaibench.figures.style import explainer_label, heatmap_colours, metric_label, save_figure
+from xaibench.figures.style import heatmap_colours, save_figure
 from xaibench.files import write_text
 from xaibench.report.html import Html, Picture, Section, code, colour_key, paragraph, picture, write_report
 from xaibench.report.seen import gallery_seen, means_seen, scores_seen, similarity_seen, training_seen
 from xaibench.report.sentences import headline
 from xaibench.run.answers import command_of, records, up_to_date
-from xaibench.run.folder import TEACHER, Run, file_name
-from xaibench.run.job import StudentKey
+from xaibench.run.drawing import (
+    PANELS,
+    drawn_metrics,
+    first_students,
+    gallery_of,
+    histories_of,
+    history_of,
+    league_of,
+    scores_of,
+    similarity_of,
+    spread_images,
+    spread_methods,
+)
+from xaibench.run.folder import Run, file_name
 from xaibench.run.results import results
 from xaibench.run.sections import after_figures, matched_scores, methods_section
-from xaibench.similarity.metrics.table import DEFAULT_METRICS
 
-__all__ = ["gallery_of", "present", "spread_images", "spread_methods"]
+__all__ = ["present"]
 
-_GALLERY_ROWS = 6
-_GALLERY_COLUMNS = 6
-_PANELS = 3
 _FURTHER = {
     "flipping-*": (
         "flip RUN",
@@ -48,6 +48,11 @@ _FURTHER = {
     "pooling-*": (
         "pooling RUN",
         "the same heatmaps on coarser and finer grids: likeness that hangs on one grid is no likeness.",
+    ),
+    "dimension*": (
+        "dimension RUN",
+        "the teacher's accuracy with a layer projected on few directions: where it lies below that with all, the "
+        "student's width cannot hold what the teacher uses there.",
     ),
     "cues": (
         "cues CONFIG --out RUN",
@@ -84,42 +89,36 @@ def present(run: Run) -> None:
 
 def _figures(run: Run) -> list[Picture]:
     """Methods, similarity, all scores and training, drawn and saved."""
-    summary, table, first = run.summary(), run.table(), _first_seed(run)
+    summary, first = run.summary(), first_students(run)
     shown = spread_methods(summary, run.explainers[0], tuple(first), metric=run.metric)
     chosen = summary[summary["method"].isin(shown)]
-    metrics = _drawn(run.config.similarity.metrics)
-    few = chosen["explainer"].isin(run.explainers[:_PANELS]) & chosen["metric"].isin(metrics)
-    part = _part(run, metrics)
-    explainers = len(run.explainers)
-    note = f"{_PANELS} of {explainers} explainers" if explainers > _PANELS else ""
-    histories = {str(key): run.history(str(key)) for key in run.keys if key.method_name in shown}
     drawn = {
-        "league": league_figure(table),
-        "similarity": similarity_figure(chosen[few], note=note),
-        "scores": score_matrix(chosen),
-        "history": history_figure(histories, teacher_accuracy=run.manifest.get("teacher_validation_accuracy")),
+        "league": league_of(run),
+        "similarity": similarity_of(run, shown),
+        "scores": scores_of(run, shown),
+        "history": history_of(run, shown),
     }
     for stem, figure in drawn.items():
         save_figure(figure, run.folder / stem)
     some = _some(shown, first)
     captions = {
         "league": "Methods side by side: means with 95% intervals, ordered by their likeness to the teacher",
-        "similarity": f"Similarity to the teacher's heatmaps, with chance and nulls{some}{part}",
+        "similarity": f"Similarity to the teacher's heatmaps, with chance and nulls{some}{_part(run)}",
         "scores": f"Every score in one table{some}",
         "history": f"Training{some}",
     }
     seen = {
-        "league": means_seen(table),
+        "league": means_seen(run.table()),
         "similarity": similarity_seen(chosen[chosen["metric"] == run.metric]),
         "scores": scores_seen(chosen),
-        "history": training_seen(histories),
+        "history": training_seen(histories_of(run, shown)),
     }
     return [Picture(drawn[stem], captions[stem], seen[stem]) for stem in drawn]
 
 
 def _heatmaps(run: Run) -> list[Picture]:
     """The gallery of each explainer, drawn and saved."""
-    summary, first = run.summary(), _first_seed(run)
+    summary, first = run.summary(), first_students(run)
     pictures = []
     for explainer in run.explainers:
         valid = run.explained(explainer)
@@ -165,59 +164,6 @@ def _with_key(run: Run, pictures: list[Html]) -> list[Html]:
     ]
 
 
-def gallery_of(run: Run, explainer: str, students: dict[str, str], images: list[str]) -> Figure:
-    """The comparison figure: a row an image, columns input, teacher and each student, scores under the panels.
-
-    students  column title -> student of the run ("kd/seed0")
-    images    keys of explained images
-    """
-    position = {key: i for i, key in enumerate(run.images.keys)}
-    rows = [position[key] for key in images]
-    teacher = run.attribution(TEACHER, explainer)
-    maps = {title: run.attribution(name, explainer) for title, name in students.items()}
-    scores = matched_scores(run, explainer)
-    keys = {title: StudentKey.parse(name) for title, name in students.items()}
-    texts = {}
-    for title, key in keys.items():
-        own = (scores["method"] == key.method_name) & (scores["seed"] == key.seed)
-        chosen = scores[own].set_index("image")["value"]
-        texts[title] = [f"{metric_label(run.metric)} {chosen[image]:.2f}".replace("nan", "–") for image in images]
-    pixels = run.images.images[rows].float() / 255
-    seeds = sorted({key.seed for key in keys.values()})
-    return gallery(
-        pixels,
-        teacher.scored_heatmaps[rows],
-        {title: attribution.scored_heatmaps[rows] for title, attribution in maps.items()},
-        heading=f"{explainer_label(explainer)}, students of seed {', '.join(map(str, seeds))}",
-        titles=[_title(run, teacher, row) for row in rows],
-        scores=texts,
-    )
-
-
-def spread_images(run: Run, explainer: str, count: int = _GALLERY_ROWS) -> list[str]:
-    """Keys of `count` images at evenly spaced ranks of their mean score (`Run.metric`), best first."""
-    means = matched_scores(run, explainer).groupby("image")["value"].mean().dropna()
-    means = means.sort_values(ascending=False, kind="stable")
-    ranks = np.linspace(0, len(means) - 1, min(count, len(means))).round().astype(int)
-    return [str(means.index[rank]) for rank in ranks]
-
-
-def spread_methods(
-    summary: pd.DataFrame,
-    explainer: str,
-    methods: tuple[str, ...],
-    count: int = _GALLERY_COLUMNS,
-    *,
-    metric: str = "cosine",
-) -> list[str]:
-    """`methods`, where there are more than `count` those at evenly spaced ranks of mean score; in their own order."""
-    chosen = summary[(summary["explainer"] == explainer) & (summary["metric"] == metric)]
-    means = chosen.set_index("method")["mean"].reindex(list(methods)).sort_values(kind="stable")  # NaN last
-    ranks = np.linspace(0, len(means) - 1, min(count, len(means))).round().astype(int)
-    kept = {means.index[rank] for rank in ranks}
-    return [method for method in methods if method in kept]
-
-
 def _headline(run: Run, summary: pd.DataFrame) -> str:
     defined = summary[(summary["metric"] == run.metric) & summary["mean"].notna()]
     if defined.empty:
@@ -229,15 +175,12 @@ def _some(shown: list[str], all_: dict[str, str]) -> str:
     return f" ({len(shown)} of {len(all_)} methods, evenly from most to least alike)" if len(shown) < len(all_) else ""
 
 
-def _drawn(metrics: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for name in metrics if name in DEFAULT_METRICS) or metrics[:_GALLERY_ROWS]
-
-
-def _part(run: Run, metrics: tuple[str, ...]) -> str:
+def _part(run: Run) -> str:
+    metrics = drawn_metrics(run)
     explainers, scores = len(run.explainers), len(run.config.similarity.metrics)
-    if explainers <= _PANELS and scores == len(metrics):
+    if explainers <= PANELS and scores == len(metrics):
         return ""
-    return f": {min(explainers, _PANELS)} of {explainers} explainers, {len(metrics)} of {scores} metrics; all are below"
+    return f": {min(explainers, PANELS)} of {explainers} explainers, {len(metrics)} of {scores} metrics; all are below"
 
 
 def _further(run: Run) -> tuple[list[Picture], dict[str, list[str]]]:
@@ -259,12 +202,3 @@ def _further(run: Run) -> tuple[list[Picture], dict[str, list[str]]]:
 def _remade(command: str, names: list[str]) -> Html:
     are = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
     return code(command, f"{are} not shown: made from results that have changed since, or damaged. To make again:")
-
-
-def _first_seed(run: Run) -> dict[str, str]:
-    return {key.method_name: str(key) for key in run.keys if key.seed == run.config.seeds[0]}
-
-
-def _title(run: Run, teacher: Attribution, row: int) -> str:
-    label, contrast = int(teacher.target.label[row]), int(teacher.target.contrast[row])
-    return f"{run.classes[label]}\nrather than {run.classes[contrast]}"

@@ -47,6 +47,11 @@ class LayerMoments:
     def channels(self) -> int:
         return len(self.mean)
 
+    @property
+    def spectrum(self) -> Tensor:
+        """Eigenvalues of C_a, the variances along its principal directions, largest first: (d,), none below 0."""
+        return torch.linalg.eigvalsh((self.activation + self.activation.T) / 2).flip(0).clamp(min=0)
+
     def __repr__(self) -> str:
         return f"LayerMoments(d={self.channels}, count={self.count})"
 

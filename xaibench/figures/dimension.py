@@ -1,0 +1,119 @@
+"""How much of a layer the teacher needs: its accuracy with the layer projected on few directions, a line a basis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
+
+from xaibench.errors import DataError
+from xaibench.figures.layout import (
+    add_legend,
+    add_note,
+    axes_at,
+    fitting,
+    legend_height,
+    note_height,
+    panels_across,
+    wrapped,
+)
+from xaibench.figures.names import label, layer_label
+from xaibench.figures.style import MUTED, MethodStyle, figure_width, method_styles, new_figure, paper_style
+from xaibench.validation import checked
+
+__all__ = ["dimension_figure"]
+
+_NEEDED = ("layer", "basis", "k", "accuracy", "low", "high", "width", "chance")
+_HIGH, _LEFT, _RIGHT, _BETWEEN, _NARROW = 1.15, 0.48, 0.1, 0.14, 0.85  # inches; the last of the narrowest panel
+_TITLE, _LINE, _LABEL = 0.22, 0.11, 0.34  # inches
+_BASES = {
+    "prcaposdef": "PRCA (positive definite)",
+    "prca": "PRCA",
+    "prca_abs": "PRCA (by magnitude)",
+    "pca": "PCA",
+    "pca_reversed": "PCA, reversed",
+    "gradpca": "gradient PCA",
+    "random": "random",
+    "identity": "channels",
+}
+_STYLES = {
+    "prcaposdef": MethodStyle("#D55E00", "o"),
+    "pca": MethodStyle("#0072B2", "s"),
+    "random": MethodStyle(MUTED, "^"),
+}
+_WHOLE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (4, 2)}
+_CHANCE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (1, 1.5))}
+
+
+@checked(error=DataError)
+def dimension_figure(
+    table: pd.DataFrame, *, names: Mapping[str, str] | None = None, width: str | float = "double"
+) -> Figure:
+    """Accuracy with a layer projected on the first k directions of a basis, against k: a panel a layer, a line a basis.
+
+    table  columns layer, basis, k, accuracy, low, high, width, chance, and n for the note below, as
+           `questions.dimension.dimension_run` makes it; the rows of basis "none" hold the teacher as it is
+    names  basis or layer -> what to write in place of its label
+    width  "single", "double" or inches
+    """
+    missing = [name for name in _NEEDED if name not in table]
+    if missing or table.empty:
+        raise DataError(f"the table lacks {', '.join(missing) or 'rows'}: pass what dimension_run returned")
+    layers = [str(layer) for layer in dict.fromkeys(table["layer"])]
+    bases = [str(basis) for basis in dict.fromkeys(table["basis"]) if basis != "none"]
+    styles = method_styles(bases) | {basis: style for basis, style in _STYLES.items() if basis in bases}
+    inches = figure_width(width)
+    room = inches - _LEFT - _RIGHT
+    across = panels_across(len(layers), room, _BETWEEN, _NARROW)
+    panel = (room + _BETWEEN) / across - _BETWEEN
+    note = "bands: 95% intervals" + (f" over {table['n'].max()} images" if "n" in table else "")
+    note += "; vertical line: the student's width"
+    low, high = table[["low", "chance"]].min().min(), table["high"].max()
+    with paper_style():
+        entries: dict[str, Any] = {
+            label(basis, {basis: _BASES.get(basis, basis)} | dict(names or {})): Line2D(
+                [], [], color=s.colour, marker=s.marker, markersize=3, mew=0
+            )
+            for basis, s in styles.items()
+        }
+        entries["all directions"] = Line2D([], [], **_WHOLE)
+        entries["chance"] = Line2D([], [], **_CHANCE)
+        titles = {layer: wrapped(layer_label(layer, names), 6, panel) for layer in layers}
+        size = min(fitting(title, 7.5, panel + 0.8 * _BETWEEN) for title in titles.values())
+        above = _TITLE + _LINE * max(title.count("\n") for title in titles.values())
+        legend, pitch = legend_height(list(entries), inches), above + _HIGH + _LABEL
+        figure = new_figure(inches, legend + pitch * -(-len(layers) // across) + note_height(note, inches))
+        for place, layer in enumerate(layers):
+            line, column = divmod(place, across)
+            x, top = _LEFT + column * (panel + _BETWEEN), legend + line * pitch + above
+            axes = axes_at(figure, x, top, panel, _HIGH, xscale="log")
+            own = table[table["layer"] == layer]
+            for basis, style in styles.items():
+                rows = own[own["basis"] == basis].sort_values("k")
+                axes.fill_between(rows["k"], rows["low"], rows["high"], color=style.colour, alpha=0.15, linewidth=0)
+                axes.plot(rows["k"], rows["accuracy"], marker=style.marker, color=style.colour, ms=2.6, mew=0, lw=1.1)
+            for whole in own[own["basis"] == "none"]["accuracy"]:
+                axes.axhline(whole, **_WHOLE)
+            axes.axhline(own["chance"].iloc[0], **_CHANCE)
+            axes.axvline(own["width"].iloc[0], color=MUTED, linewidth=0.7)
+            axes.set_title(titles[layer], pad=4, fontsize=size, linespacing=1.0)
+            axes.set_ylim(max(0, low - 0.04), min(1, high) + 0.04)
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            most = own["k"].max()
+            axes.set_xlim(0.8, most * 1.25)
+            axes.set_xticks(ticks := [tick for tick in (1, 10, 100, 1000) if tick <= most], map(str, ticks))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.grid(color="#e4e4e4", linewidth=0.5)
+            axes.set_axisbelow(True)
+            axes.tick_params(labelleft=column == 0)
+            axes.set_xlabel("directions k", labelpad=1)
+            if column == 0:
+                axes.set_ylabel("accuracy of the teacher", labelpad=2)
+        add_note(figure, note)
+        add_legend(figure, entries)
+    return figure
