@@ -28,7 +28,7 @@ from xaibench.validation import checked
 __all__ = ["dimension_figure"]
 
 _NEEDED = ("layer", "basis", "k", "accuracy", "low", "high", "width", "chance")
-_HIGH, _LEFT, _RIGHT, _BETWEEN, _NARROW = 1.15, 0.48, 0.1, 0.14, 0.85  # inches; the last of the narrowest panel
+_HIGH, _LEFT, _RIGHT, _BETWEEN, _NARROW = 1.15, 0.54, 0.1, 0.14, 0.85  # inches; the last of the narrowest panel
 _TITLE, _LINE, _LABEL = 0.22, 0.11, 0.34  # inches
 _BASES = {
     "prcaposdef": "PRCA (positive definite)",
