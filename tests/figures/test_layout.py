@@ -44,4 +44,4 @@ def test_a_legend_takes_as_many_columns_as_fit() -> None:
     with paper_style():
         assert legend_columns(["a", "b", "c"], 6.9) == 3
         assert legend_columns(["a" * 60, "b", "c"], 3.35) == 1
-        assert legend_columns(["a" * 30, "b" * 30, "c", "d"], 3.35) == 2
+        assert legend_columns(["a" * 30, "b" * 30, "c", "d"], 2.6) == 2

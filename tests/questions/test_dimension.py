@@ -46,9 +46,8 @@ def test_options_stand_in_the_names_and_an_answer_is_read_back(
 ) -> None:
     first = dimension_run(run, layers=["layer4"], bases=["pca"], images=8)
     stem = "dimension-pca-layer4_layer4-8images"
-    assert {path.name for path in run.folder.glob("dimension*")} == {
-        f"{stem}.{end}" for end in ("csv", "json", "pdf", "png")
-    }
+    names = {f"{stem}.{end}" for end in ("csv", "json", "pdf", "png")}
+    assert {path.name for path in run.folder.glob("dimension*")} == names
     before = contents(run.folder)
     again = dimension_run(run, layers=["layer4"], bases=["pca"], images=8)
     assert again.equals(first)
@@ -60,7 +59,7 @@ def test_what_there_is_not_is_refused(run: Run) -> None:
         dimension_run(run, bases=["pac"])
     with pytest.raises(UnknownNameError, match="unknown layer pair of this run 'layer9'"):
         dimension_run(run, layers=["layer9"])
-    with pytest.raises(ConfigError, match="0 images were asked for, but there are .* test images"):
+    with pytest.raises(ConfigError, match=r"0 images were asked for, but there are .* test images"):
         dimension_run(run, images=0)
 
 

@@ -58,7 +58,7 @@ def test_the_page_and_the_figure_are_one(run: Run, tmp_path: Path) -> None:
 
 def test_choices_narrow_what_is_drawn(run: Run) -> None:
     image = run.images.keys[2]
-    figure = xb.figure(run, "gallery", methods=["kd: kd_weight=1.0"], images=[image], explainer=run.explainers[1])
+    figure = xb.figure(run, "gallery", methods=["kd: temperature=4"], images=[image], explainer=run.explainers[1])
     assert [axes.get_title() for axes in figure.axes][:3] == ["input", "teacher", "KD"]
     assert sum(bool(axes.images) for axes in figure.axes) == 3 + 1  # and the colour bar
     one = xb.figure(run, "similarity", explainer="lrp", methods=["kd", "subdistill"])
@@ -135,7 +135,7 @@ def test_an_answer_that_is_out_of_date_is_not_drawn(run: Run, tmp_path: Path) ->
     with pytest.raises(RunFolderError, match=r"pooling-lrp-cosine-2_4 is out of date: run 'xaibench pooling .* --grid"):
         xb.figure(other, "pooling")
     (other.folder / "subspace.safetensors").unlink()
-    with pytest.raises(RunFolderError, match="subspace.safetensors does not exist yet: run 'xaibench inside"):
+    with pytest.raises(RunFolderError, match=r"subspace\.safetensors does not exist yet: run 'xaibench inside"):
         xb.figure(other, "spectra")
 
 

@@ -60,7 +60,8 @@ def dimension_run(
         if name not in BASES:
             raise unknown_name("basis", name, BASES)
     pairs = choose_layers(run, layers)
-    if images is not None and not 1 <= images <= (most := run.manifest["images"]["test"]):
+    most = run.manifest["images"]["test"]
+    if images is not None and not 1 <= images <= most:
         raise ConfigError(f"{images} images were asked for, but there are {most} test images: choose 1 to {most}")
     some_bases = chosen if bases is not None and tuple(chosen) != _BASES else []
     some_layers = list(map(str, pairs)) if len(pairs) < len(run.manifest["layers"]) else []
