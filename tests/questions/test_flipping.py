@@ -26,7 +26,7 @@ from xaibench.similarity.flipping import flip_curve
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figure is drawn."""
-    monkeypatch.setattr(flipping, "flip_figure", lambda curves: new_figure(1, 1))
+    monkeypatch.setattr(flipping, "flipping_of", lambda run, curves, explainer: new_figure(1, 1))
 
 
 ENDS = (".csv", "-auc.csv", ".json", ".pdf", ".png")
