@@ -18,6 +18,7 @@ from xaibench.figures.names import explainer_label, label, metric_label
 from xaibench.figures.similarity import similarity_figure
 from xaibench.run.folder import TEACHER, Run
 from xaibench.run.job import StudentKey
+from xaibench.run.sections import matched_scores
 from xaibench.similarity.metrics.table import DEFAULT_METRICS
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "first_students",
     "flipping_of",
     "gallery_of",
+    "histories_of",
     "history_of",
     "league_of",
     "scores_of",
@@ -60,7 +62,7 @@ def gallery_of(
     rows = [position[key] for key in images]
     teacher = run.attribution(TEACHER, explainer)
     maps = {title: run.attribution(name, explainer) for title, name in students.items()}
-    scores = _matched(run, explainer)
+    scores = matched_scores(run, explainer)
     keys = {title: StudentKey.parse(name) for title, name in students.items()}
     metric = metric_label(run.metric, names)
     texts = {}
@@ -122,9 +124,13 @@ def scores_of(
 
 def history_of(run: Run, methods: Sequence[str], *, names: Names = None, width: str | float = "single") -> Figure:
     """Validation accuracy while the students of some methods learned."""
-    histories = {str(key): run.history(str(key)) for key in run.keys if key.method_name in methods}
     goal = run.manifest.get("teacher_validation_accuracy")
-    return history_figure(histories, teacher_accuracy=goal, names=names, width=width)
+    return history_figure(histories_of(run, methods), teacher_accuracy=goal, names=names, width=width)
+
+
+def histories_of(run: Run, methods: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Student -> its training, for all seeds of some methods."""
+    return {str(key): run.history(str(key)) for key in run.keys if key.method_name in methods}
 
 
 def flipping_of(
@@ -150,7 +156,7 @@ def first_students(run: Run) -> dict[str, str]:
 
 def spread_images(run: Run, explainer: str, count: int = _GALLERY_ROWS) -> list[str]:
     """Keys of `count` images at evenly spaced ranks of their mean score (`Run.metric`), best first."""
-    means = _matched(run, explainer).groupby("image")["value"].mean().dropna()
+    means = matched_scores(run, explainer).groupby("image")["value"].mean().dropna()
     means = means.sort_values(ascending=False, kind="stable")
     ranks = np.linspace(0, len(means) - 1, min(count, len(means))).round().astype(int)
     return [str(means.index[rank]) for rank in ranks]
@@ -176,12 +182,6 @@ def drawn_metrics(run: Run) -> tuple[str, ...]:
     """The run's metrics that `similarity_of` draws: those of the default, or its first few."""
     metrics = run.config.similarity.metrics
     return tuple(name for name in metrics if name in DEFAULT_METRICS) or metrics[:_GALLERY_ROWS]
-
-
-def _matched(run: Run, explainer: str) -> pd.DataFrame:
-    scores = run.scores()
-    kind = (scores["pairing"] == "matched") & (scores["metric"] == run.metric)
-    return scores[kind & (scores["explainer"] == explainer)]
 
 
 def _of(table: pd.DataFrame, methods: Sequence[str] | None, *always: str) -> pd.DataFrame:
