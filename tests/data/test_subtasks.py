@@ -39,6 +39,7 @@ IMAGENET = {
 def test_imagenet_groups_hold_the_classes_of_their_indices():
     names = CLASS_LISTS["imagenet"]
     assert len(set(names)) == 1000
+    assert list(names) == torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
     assert set(SUBTASKS["imagenet"]) == set(IMAGENET)
     for group, members in IMAGENET.items():
         assert SUBTASKS["imagenet"][group] == tuple(names[i] for i in members)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torchvision.models import ResNet18_Weights
+from importlib import resources
 
 from xaibench.errors import DataError, unknown_name
 from xaibench.validation import checked
@@ -65,7 +64,10 @@ _FASHION = (
     "Ankle boot",
 )
 
-_IMAGENET_CLASSES: tuple[str, ...] = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+# The names that torchvision gives the 1000 classes.
+_IMAGENET_CLASSES = tuple(
+    (resources.files("xaibench.data") / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
+)
 
 # Index in the ImageNet-1k order -> WordNet id, the usual name of the class's folder.
 _IMAGENET: dict[str, dict[int, str]] = {

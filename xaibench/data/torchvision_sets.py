@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torchvision
 
 from xaibench.data.folders import UNREADABLE, pixels_of, read_all, upright
 from xaibench.data.images import ImageSet
@@ -55,9 +54,11 @@ class TorchvisionSet:
         """The torchvision dataset of a split. DataError where files are missing, corrupt or cannot be downloaded."""
         if root is None:
             raise DataError(f"{self.name} needs root=FOLDER: where its files are, or where download = true puts them")
+        from torchvision import datasets  # slow to import
+
         options = dict(self.splits[split]) | ({"download": download} if self.downloads else {})
         try:
-            return getattr(torchvision.datasets, self.name)(str(Path(root).expanduser()), **options)
+            return getattr(datasets, self.name)(str(Path(root).expanduser()), **options)
         except (RuntimeError, OSError, ValueError, EOFError, ImportError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
             remedy = "check root, or set download = true" if self.downloads and not download else "check root"

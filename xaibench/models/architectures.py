@@ -11,6 +11,8 @@ any torchvision classifier      ``resnet50``, ``vgg16_bn``, ``vit_b_16``, ...
 ``file.py:Class``, ``module:Class``  the user's own model, called with num_classes=K, and in_channels=C if it takes that
 
 GoogLeNet and Inception come without the auxiliary classifiers that torchvision gives them for training.
+
+torchvision and timm take seconds to import: only what builds a model does so.
 """
 
 from __future__ import annotations
@@ -18,9 +20,7 @@ from __future__ import annotations
 import re
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from xaibench.errors import ConfigError, ModelError, unknown_name
 from xaibench.models.own_models import build_own, find_own, is_own
@@ -28,46 +28,14 @@ from xaibench.validation import checked
 
 __all__ = ["build_model", "known_models"]
 
-_STAGES = ("layer1", "layer2", "layer3", "layer4")
 _AUXILIARY = {"aux_logits": False, "init_weights": True}
 _OPTIONS = {"googlenet": _AUXILIARY, "inception_v3": _AUXILIARY}
 _SCALED = re.compile(r"(?P<base>resnet18(?:-cifar)?)(?::(?P<widths>[^@]*))?(?:@(?P<stem>.*))?$")
 
 
-class ScaledResNet18(ResNet):
-    """torchvision's ResNet-18 (its blocks, names and initialisation) with chosen stage widths and stem.
-
-    widths  channels of the four stages; (64, 128, 256, 512) is ResNet-18 itself
-    stem    channels of the first convolution
-    small   True: 3x3 stem of stride 1, no max-pooling (images of 28 to 64 pixels)
-    """
-
-    def __init__(
-        self, widths: tuple[int, int, int, int], stem: int, small: bool, num_classes: int, in_channels: int
-    ) -> None:
-        nn.Module.__init__(self)
-        self._norm_layer = nn.BatchNorm2d
-        self.inplanes, self.dilation, self.groups, self.base_width = stem, 1, 1, 64
-        if small:
-            self.conv1 = nn.Conv2d(in_channels, stem, kernel_size=3, stride=1, padding=1, bias=False)
-        else:
-            self.conv1 = nn.Conv2d(in_channels, stem, kernel_size=7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(stem)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.Identity() if small else nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        for stage, width in enumerate(widths):
-            layer = self._make_layer(BasicBlock, width, 2, stride=1 if stage == 0 else 2)
-            setattr(self, _STAGES[stage], layer)
-        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-        self.fc = nn.Linear(widths[-1], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
 def known_models() -> list[str]:
     """Names that `build_model` accepts, without the width suffix: ours, torchvision's, timm's."""
-    import timm  # takes a second, and is needed for few names
+    import timm
 
     return ["resnet18-cifar", *_torchvision_models(), *(f"timm/{name}" for name in timm.list_models())]
 
@@ -98,6 +66,8 @@ def _build(name: str, num_classes: int, in_channels: int) -> nn.Module:
         small = match["base"] == "resnet18-cifar"
         widths = _integers(name, match["widths"], 4) if match["widths"] is not None else (64, 128, 256, 512)
         (stem,) = _integers(name, match["stem"], 1) if match["stem"] is not None else (64,)
+        from xaibench.models.scaled_resnet import ScaledResNet18
+
         return ScaledResNet18(widths, stem, small, num_classes, in_channels)  # type: ignore[arg-type]
     if name.startswith("timm/"):
         return _timm(name, num_classes, in_channels)
@@ -109,9 +79,9 @@ def _build(name: str, num_classes: int, in_channels: int) -> nn.Module:
         raise ModelError(
             f"'{name}' takes 3 input channels, not {in_channels}: use resnet18-cifar:W1-W2-W3-W4 or timm/NAME"
         )
-    model: nn.Module = torchvision.models.get_model(
-        name, weights=None, num_classes=num_classes, **_OPTIONS.get(name, {})
-    )
+    from torchvision import models
+
+    model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **_OPTIONS.get(name, {}))
     return model
 
 
@@ -133,7 +103,9 @@ def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
 
 
 def _torchvision_models() -> list[str]:
-    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    from torchvision import models
+
+    names: list[str] = models.list_models(module=models)
     return names
 
 

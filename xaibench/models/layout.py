@@ -7,7 +7,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import SwinTransformer
 
 from xaibench.errors import ModelError
 
@@ -31,6 +30,8 @@ class Layout:
     @cached_property
     def channels_last(self) -> bool:
         """Whether some of the model's maps are (B, H, W, d)."""
+        from torchvision.models import SwinTransformer  # slow to import
+
         return any(
             isinstance(module, SwinTransformer) or getattr(module, "output_fmt", None) == "NHWC"
             for module in self.model.modules()

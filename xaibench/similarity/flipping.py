@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.integrate import trapezoid
 from torch import Tensor, nn
 
 from xaibench.attribution.batch_size import choose_points
@@ -71,7 +70,8 @@ class FlipCurve:
     @property
     def auc(self) -> Array:
         """(N,) area under each image's curve by the trapezoid rule: its mean output. NaN where undefined."""
-        return np.asarray(trapezoid(self.outputs, self.fractions, axis=1))
+        means = (self.outputs[:, 1:] + self.outputs[:, :-1]) / 2
+        return np.asarray((means * np.diff(self.fractions)).sum(axis=1))
 
     @property
     def unchanged(self) -> Array:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 from xaibench.errors import ConfigError, DataError
 from xaibench.similarity.nulls import draws
@@ -109,7 +108,7 @@ def seed_interval(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
     mean = float(kept.mean()) if n else _NAN
     if n < 2:
         return Interval(mean, _NAN, _NAN, n, nan)
-    half = float(stdtrit(n - 1, (1 + level) / 2) * kept.std(ddof=1) / np.sqrt(n))
+    half = float(_t_factor(n - 1, level) * kept.std(ddof=1) / np.sqrt(n))
     return Interval(mean, mean - half, mean + half, n, nan)
 
 
@@ -222,8 +221,15 @@ def _interval(x: Array, seed: int, resamples: int, level: float) -> tuple[Array,
     v = np.maximum(a + b - e, np.maximum(a, b))
     spread = sum(square**2 / df for square, df in zip((a, b, e), free))
     df = np.maximum(np.divide(v**2, spread, out=np.ones(points), where=spread > 0), 1)
-    half = stdtrit(df, (1 + level) / 2) * np.sqrt(v / (seeds * images))
+    half = _t_factor(df, level) * np.sqrt(v / (seeds * images))
     return mean, mean - half, mean + half
+
+
+def _t_factor(df: npt.ArrayLike, level: float) -> Array:
+    """How many standard errors a t interval reaches to each side, df degrees of freedom."""
+    from scipy.special import stdtrit  # slow to import
+
+    return np.asarray(stdtrit(df, (1 + level) / 2))
 
 
 def _resampled_means(values: Array, seed: int, resamples: int) -> Array:

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.ndimage import distance_transform_edt
-from scipy.stats import rankdata
 
 from xaibench.errors import ConfigError, DataError, unknown_name
 
@@ -70,6 +68,8 @@ def pointing_game(maps: Any, masks: Any, tolerance: float = 0.0) -> Array:
     x, inside, valid = _pairs(maps, masks)
     if tolerance > 0:
         shape = np.shape(maps)
+        from scipy.ndimage import distance_transform_edt  # slow to import
+
         near = [distance_transform_edt(~mask) <= tolerance for mask in inside.reshape(shape)]
         inside = np.reshape(near, inside.shape).astype(bool)
         valid = valid & ~inside.all(axis=1)
@@ -97,6 +97,8 @@ def localisation_auc(maps: Any, masks: Any) -> Array:
 
     (N, H, W) -> (N,); by value, sign kept. NaN also for constant maps.
     """
+    from scipy.stats import rankdata  # slow to import
+
     x, inside, valid = _pairs(maps, masks)
     n, k = x.shape[1], inside.sum(axis=1)
     ranks = rankdata(np.where(valid[:, None], x, 0.0), axis=1)

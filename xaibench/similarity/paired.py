@@ -8,7 +8,6 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import wilcoxon
 
 from xaibench.errors import DataError
 from xaibench.similarity.intervals import common_images, curve_interval
@@ -67,4 +66,8 @@ def _signed_rank(gaps: Array) -> float:
     if not gaps.size:
         return float("nan")
     means = gaps.mean(axis=0)
-    return float(wilcoxon(means).pvalue) if means.any() else 1.0
+    if not means.any():
+        return 1.0
+    from scipy.stats import wilcoxon  # slow to import
+
+    return float(wilcoxon(means).pvalue)

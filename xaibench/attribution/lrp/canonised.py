@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 from xaibench.attribution.base import logits_of
 from xaibench.attribution.differentiation import never_alone
 from xaibench.attribution.lrp.books import Books
-from xaibench.attribution.lrp.composites import CANONIZERS, COMPOSITES, Options, rules_of
+from xaibench.attribution.lrp.composites import COMPOSITES, Options, rules_of
 from xaibench.attribution.lrp.missing_rules import Coverage, Trail
 from xaibench.attribution.lrp.mode import RelevanceMode, shared_copy
 from xaibench.attribution.targets import Target
+
+if TYPE_CHECKING:
+    from zennit.core import Composite
 
 __all__ = ["Canonised"]
 
@@ -37,6 +41,11 @@ class Canonised:
         """Whether zennit propagates, alone."""
         return self.canonizer != "auto"
 
+    def _zennit(self) -> Composite:
+        from xaibench.attribution.lrp.by_zennit import zennit_composite
+
+        return zennit_composite(self.composite, self.canonizer, self.options)
+
     def copy(self) -> nn.Module:
         """A copy to be worked on: zennit changes values in place, our rules do not, so that they share the memory."""
         return quiet(copy.deepcopy(self.model) if self.by_zennit else shared_copy(self.model))
@@ -45,8 +54,7 @@ class Canonised:
         """`work`, a copy, within the block made to propagate relevance and enter into `books` what it absorbs."""
         if not self.by_zennit:
             return RelevanceMode(rules_of(self.composite, self.options), books).installed(work)
-        zennit = COMPOSITES[self.composite].zennit(self.options, CANONIZERS[self.canonizer]())
-        context: AbstractContextManager[nn.Module] = zennit.context(work)
+        context: AbstractContextManager[nn.Module] = self._zennit().context(work)
         return context
 
     def relevance(self, x: Tensor, target: Target, books: Books | None = None) -> tuple[Tensor, Tensor]:
@@ -67,7 +75,7 @@ class Canonised:
 
     def covered(self, x: Tensor) -> tuple[Tensor, Counter[tuple[str, str]]]:
         """Logits (N, K), and how often (operation, kind of module around it) has no rule."""
-        work, composite = self.copy(), COMPOSITES[self.composite]
+        work = self.copy()
         mode = RelevanceMode(rules_of(self.composite, self.options))
         if not self.by_zennit:
             with mode.installed(work), torch.enable_grad():
@@ -77,10 +85,10 @@ class Canonised:
                 constants, trail.constants = trail.constants, []
                 never_alone(work, self.options.noise(x).requires_grad_())
             return logits.detach(), missing + trail.changed_since(constants)
-        if composite.box:
+        if COMPOSITES[self.composite].box:
             with mode.installed(self.copy()) as read, torch.enable_grad():
                 read(x.detach().clone().requires_grad_())  # refuses what is no first convolution for the box rule
-        zennit = composite.zennit(self.options, CANONIZERS[self.canonizer]())
+        zennit = self._zennit()
         with zennit.context(work) as canonised, Coverage(canonised, zennit) as coverage:
             logits = logits_of(canonised, x)
         return logits, coverage.uncovered

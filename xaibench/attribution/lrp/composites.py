@@ -1,4 +1,4 @@
-"""LRP composites (which rule each layer gets), as ours and as zennit's, and zennit's canonizers, by name."""
+"""LRP composites: which rule each layer gets, by name."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from zennit.canonizers import Canonizer, SequentialMergeBatchNorm
-from zennit.composites import EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlus, EpsilonPlusFlat
-from zennit.core import Composite as ZennitComposite
-from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
 from xaibench.attribution.lrp.rules import AlphaBeta, Box, Epsilon, Flat, Gamma, Rule
 
@@ -18,6 +14,9 @@ __all__ = ["ATTENTION", "CANONIZERS", "COMPOSITES", "Composite", "Options", "Rul
 
 ATTENTION = ("constant", "attnlrp")
 """How relevance passes attention; see `LRP`."""
+
+CANONIZERS = ("none", "resnet", "sequential", "vgg")
+"""Names of zennit's canonizers, see `by_zennit`."""
 
 _BOX_SLACK = 1e-4
 
@@ -79,14 +78,12 @@ class Rules:
 class Composite:
     """One line of COMPOSITES.
 
-    rules   our rules
-    zennit  zennit's own composite with its canonizers
-    gamma   whether it uses the option gamma
-    box     whether its first rule needs inputs within the bounds
+    rules  of a network, with these options
+    gamma  whether it uses the option gamma
+    box    whether its first rule needs inputs within the bounds
     """
 
     rules: Callable[[Options], Rules]
-    zennit: Callable[[Options, list[Canonizer]], ZennitComposite]
     gamma: bool = False
     box: bool = False
 
@@ -114,21 +111,10 @@ def _alpha2_beta1(o: Options) -> Rules:
 
 
 COMPOSITES: dict[str, Composite] = {
-    "epsilon-gamma-box": Composite(
-        _epsilon_gamma_box,
-        lambda o, c: EpsilonGammaBox(o.low, o.high, o.epsilon, o.gamma, o.stabilizer, canonizers=c),
-        gamma=True,
-        box=True,
-    ),
-    "epsilon-plus": Composite(
-        _epsilon_plus, lambda o, c: EpsilonPlus(epsilon=o.epsilon, stabilizer=o.stabilizer, canonizers=c)
-    ),
-    "epsilon-plus-flat": Composite(
-        _epsilon_plus_flat, lambda o, c: EpsilonPlusFlat(epsilon=o.epsilon, stabilizer=o.stabilizer, canonizers=c)
-    ),
-    "alpha2-beta1": Composite(
-        _alpha2_beta1, lambda o, c: EpsilonAlpha2Beta1(epsilon=o.epsilon, stabilizer=o.stabilizer, canonizers=c)
-    ),
+    "epsilon-gamma-box": Composite(_epsilon_gamma_box, gamma=True, box=True),
+    "epsilon-plus": Composite(_epsilon_plus),
+    "epsilon-plus-flat": Composite(_epsilon_plus_flat),
+    "alpha2-beta1": Composite(_alpha2_beta1),
 }
 
 
@@ -136,12 +122,3 @@ def rules_of(composite: str, options: Options) -> Rules:
     """Our rules of a composite, by name."""
     tokens = Gamma(options.linear_gamma, options.stabilizer) if options.linear_gamma else None
     return replace(COMPOSITES[composite].rules(options), tokens=tokens, attention=options.attention)
-
-
-CANONIZERS: dict[str, Callable[[], list[Canonizer]]] = {
-    "none": list,
-    "resnet": lambda: [ResNetCanonizer()],
-    "sequential": lambda: [SequentialMergeBatchNorm()],
-    "vgg": lambda: [VGGCanonizer()],
-}
-"""zennit's canonizers by name."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from zennit.core import Composite
+
+if TYPE_CHECKING:
+    from zennit.core import Composite
 
 __all__ = ["Coverage", "Trail"]
 

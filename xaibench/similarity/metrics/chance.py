@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.special import gammaln
 
 from xaibench.similarity.maps import Array, with_sign
 from xaibench.similarity.metrics.ranks import overlap_weights
@@ -44,6 +43,8 @@ def cosine_chance(n: int, sign: str) -> tuple[float, float]:
     """
     if sign == "signed":
         return 0.0, n**-0.5
+    from scipy.special import gammaln  # slow to import
+
     m = np.arange(1, n + 1)
     weight = (m == n).astype(float) if sign == "absolute" else _binomial(m, n)
     one = np.exp(gammaln(m / 2) - gammaln((m + 1) / 2)) / np.sqrt(np.pi)

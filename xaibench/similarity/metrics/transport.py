@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from xaibench.errors import unknown_name
 from xaibench.similarity.maps import Array, Mask, map_size, scored
@@ -31,8 +30,8 @@ def emd(a: Any, b: Any, part: str = "positive") -> Array:
         raise unknown_name("part of a map", part, PARTS)
     sign = PARTS[part]
     height, width = map_size(a)
-    cells = np.argwhere(np.ones((height, width)))
-    distances = cdist(cells, cells)
+    rows, columns = np.indices((height, width)).reshape(2, -1)
+    distances = np.hypot(np.subtract.outer(rows, rows), np.subtract.outer(columns, columns))
 
     def mass(x: Array) -> Array:
         return np.maximum(sign * x, 0.0)
