@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from xaibench.data.images import ImageSet
 from xaibench.figures.gallery import displayed, pixels, symmetric_limit
+from xaibench.figures.spectra import spectra_figure
 from xaibench.figures.style import MUTED, new_figure, paper_style
 from xaibench.subspace.bases import BASES
 from xaibench.widgets.pictures import (
@@ -37,27 +38,12 @@ _DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0
 
 
 def spectrum_picture(layer: str, spectrum: Array, student: int) -> str:
-    """Eigenvalues of a layer's centred covariance as shares of its variance, and their sums; the student's width."""
-    sums, ranks = spectrum.cumsum(), np.arange(1, len(spectrum) + 1)
-    with paper_style():
-        figure = new_figure(2.25, 2.5)
-        above = figure.add_axes((0.23, 0.53, 0.73, 0.37), ylabel="eigenvalue", title=layer, yscale="log")
-        below = figure.add_axes((0.23, 0.15, 0.73, 0.34), ylabel="sum", xlabel="directions (of the covariance)")
-        shown = np.where(spectrum > 1e-12, spectrum, np.nan)
-        above.plot(ranks, shown, color=_COLOURS[1], marker="." if len(ranks) < 40 else None, markersize=3)
-        above.set_ylim(max(np.nanmin(shown), 1e-7) / 2, 1.5)
-        above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        above.yaxis.set_minor_formatter(NullFormatter())
-        below.plot(ranks, sums, color=_COLOURS[1])
-        below.set_ylim(0, 1.03)
-        for axes in (above, below):
-            axes.set_xlim(1, max(2, len(ranks)))
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axes.axvline(student, color=MUTED, linewidth=0.8, dashes=(4, 2))
-        above.tick_params(labelbottom=False)
+    """Eigenvalues of a layer's covariance as shares of its variance, and their sums; the student's width."""
+    shares = spectrum / spectrum.sum()
+    figure = spectra_figure({layer: spectrum}, widths={layer: student}, width=2.25)
     alt = (
-        f"Spectrum of {layer}, {len(spectrum)} channels: the first direction has {spectrum[0]:.0%} of the variance, "
-        f"the first {student}, as many as the student's channels, {sums[min(student, len(sums)) - 1]:.1%}"
+        f"Spectrum of {layer}, {len(shares)} channels: the first direction has {shares[0]:.0%} of the variance, "
+        f"the first {student}, as many as the student's channels, {shares[:student].sum():.1%}"
     )
     return figure_html(figure, alt, _DPI)
 

@@ -137,7 +137,7 @@ class SubspaceView:
         basis = self._basis(layer, kind)
         carried = torch.einsum("dk,de,ek->k", basis.vectors, moments[layer].activation, basis.vectors)
         return Scene(
-            {name: _spectrum(values) for name, values in moments.items()},
+            {name: values.spectrum.numpy() for name, values in moments.items()},
             basis,
             (carried / moments[layer].activation.trace()).numpy(),
             self._carried(layer, kind, turn),
@@ -250,9 +250,3 @@ class SubspaceView:
 def _on_cpu(moments: LayerMoments) -> LayerMoments:
     names = ("mean", "activation", "gradient", "cross")
     return replace(moments, **{name: getattr(moments, name).cpu() for name in names})
-
-
-def _spectrum(moments: LayerMoments) -> Array:
-    """Eigenvalues of the centred covariance as shares of the variance, the largest first."""
-    values = torch.linalg.eigvalsh(moments.activation).flip(0).clamp(min=0)
-    return np.asarray((values / values.sum()).numpy())

@@ -190,10 +190,7 @@ class SubspacePanel(Panel):
         spectra = [self._spectrum(name, scene) for name in view.channels]
         curves = accuracy_picture(layer, scene.curves, width, k) + shares_picture(layer, scene, width, k)
         looks = look_html(layer, scene, direction, view.test)
-        note = (
-            "Above: eigenvalues of each layer's centred covariance as shares of the variance, and their sums. "
-            "Dashed: the width of the student's layer."
-        )
+        note = "Above: eigenvalues of each layer's centred covariance as shares of the variance, and their sums."
         self._pictures.value = (
             f'<div class="xb-curves xb-spectra">{"".join(spectra)}</div><div class="xb-note">{note}</div>'
             f'<div class="xb-curves">{curves}</div>'
