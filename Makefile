@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test ci lint docs notebook clean
+.PHONY: demo test ci lint docs lab clean
 
 demo: .venv/ready
 	$(BIN)/xaibench run --preset demo --out runs/demo
@@ -26,7 +26,7 @@ lint: .venv/ready-dev
 docs: .venv/ready-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-notebook: .venv/ready
+lab: .venv/ready
 	$(BIN)/xaibench lab notebooks
 
 .venv/ready: pyproject.toml constraints.txt

@@ -353,14 +353,26 @@ def test_train_teacher_refuses_before_it_trains(cli, tmp_path, monkeypatch, argu
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lab_needs_a_folder_and_hands_on_the_exit_code(cli, tmp_path, monkeypatch):
-    called = cli("lab", tmp_path / "none")
-    assert called.code == 2
-    assert "give the folder of your notebooks" in called.error
+def test_lab_copies_the_notebooks_into_a_new_folder_and_hands_on_the_exit_code(cli, tmp_path, monkeypatch, contents):
     commands = []
     monkeypatch.setattr("subprocess.call", lambda command: commands.append(command) or 7)
-    assert cli("lab", tmp_path).code == 7
-    assert commands == [[sys.executable, "-m", "jupyterlab", str(tmp_path)]]
+    folder = tmp_path / "mine"
+    assert cli("lab", folder).code == 7
+    assert commands == [[sys.executable, "-m", "jupyterlab", str(folder)]]
+    ours = contents(Path(__file__).parents[1] / "notebooks")
+    assert contents(folder) == {name: digest for name, digest in ours.items() if "/" not in name}
+    (tmp_path / "empty").mkdir()
+    cli("lab", tmp_path / "empty")
+    assert contents(tmp_path / "empty") == contents(folder)
+
+
+def test_lab_leaves_notebooks_as_they_are(cli, tmp_path, monkeypatch, contents):
+    monkeypatch.setattr("subprocess.call", lambda _: 0)
+    (tmp_path / "01_quickstart.ipynb").write_text("changed")
+    before = contents(tmp_path)
+    assert cli("lab", tmp_path).code == 0
+    assert contents(tmp_path) == before
+    assert "is a file" in cli("lab", tmp_path / "01_quickstart.ipynb").error
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")

@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[1]
 CARRIED = (
     *(f"_embedded/fashion-mnist/{name}" for name in ("train.png", "test.png", "LICENSE", "teacher.safetensors")),
     *(f"report/assets/report.{kind}" for kind in ("css", "js")),
+    "_embedded/notebooks/01_quickstart.ipynb",
     "run/presets/demo.toml",
+    "data/imagenet_classes.txt",
     "py.typed",
     "__init__.pyi",
     "pytest_plugin.py",
@@ -88,6 +90,15 @@ def test_every_module_of_the_checkout_is_in_the_wheel(wheel):
     here = {p.relative_to(ROOT).as_posix() for p in (ROOT / "xaibench").rglob("*.py")}
     with zipfile.ZipFile(wheel) as archive:
         assert here == {name for name in archive.namelist() if name.endswith(".py") and name.startswith("xaibench/")}
+
+
+def test_the_notebooks_of_the_wheel_are_copied_outside_the_checkout(unpacked, tmp_path):
+    code = "from pathlib import Path; from xaibench.cli.notebooks import copy_notebooks; copy_notebooks(Path('mine'))"
+    done = python(unpacked, tmp_path, "-c", code)
+    assert done.returncode == 0, done.stderr
+    here, there = ({p.name: p.read_bytes() for p in f.iterdir()} for f in (ROOT / "notebooks", tmp_path / "mine"))
+    assert there == {name: content for name, content in here.items() if name.endswith(".ipynb")}
+    json.loads(there["01_quickstart.ipynb"])
 
 
 def test_the_demo_runs_outside_the_checkout(unpacked, tmp_path):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from xaibench.cli.app import Accelerator, Json, app, command_line, say, show
-from xaibench.errors import ConfigError, RunFolderError
+from xaibench.errors import ConfigError
 
 
 @app.command("train-teacher")
@@ -71,13 +71,19 @@ def info(
 
 
 @app.command()
-def lab(folder: Annotated[Path, typer.Argument(help="Where the notebooks are.")] = Path("notebooks")) -> None:
-    """Open the notebooks in JupyterLab."""
+def lab(
+    folder: Annotated[Path, typer.Argument(help="Your notebooks; a new or empty folder gets ours.")] = Path(
+        "notebooks"
+    ),
+) -> None:
+    """Open your notebooks, or a copy of those that come with xaibench, in JupyterLab."""
     import importlib.util
     import subprocess
 
+    from xaibench.cli.notebooks import copy_notebooks
+
     if importlib.util.find_spec("jupyterlab") is None:
         raise ConfigError("JupyterLab is not installed: pip install 'xaibench[notebooks]'")
-    if not folder.is_dir():
-        raise RunFolderError(f"no folder {folder}: give the folder of your notebooks")
+    for path in copy_notebooks(folder):
+        say(path)
     raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyterlab", str(folder)]))
