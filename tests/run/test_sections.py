@@ -132,7 +132,17 @@ def test_several_seeds_and_one_method_change_what_is_said(page, monkeypatch):
     assert not sections._pairs(replace(run, config=replace(run.config, methods=("kd",)))).blocks
 
 
-def test_long_tables_are_shown_on_demand():
+def test_long_tables_are_shown_on_demand(page):
+    run, _ = page
     table = pd.DataFrame({"x": np.arange(30.0)})
-    assert sections._shown(table, "Long: a table.").startswith("<details><summary>Long</summary>")
-    assert sections._shown(table.head(20), "Short: a table.") == blocks.sheet(table.head(20), "Short: a table.")
+    assert sections._sheet(run, table, "Long: a table.").startswith("<details><summary>Long</summary>")
+    assert sections._sheet(run, table.head(20), "Short: a table.") == blocks.sheet(table.head(20), "Short: a table.")
+
+
+def test_tables_write_names_as_figures_do(page):
+    _, text = page
+    for anchor in ("methods", "classes", "differences-between-methods", "validity-of-the-explanations"):
+        said = section(text, anchor)
+        assert "SubDistill" in said
+        assert "Student only" in said
+    assert "LRP cosine" in section(text, "methods")

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from xaibench.figures.style import explainer_label, metric_label
+from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.report.result_table import ResultTable
 from xaibench.report.tables import best_rows, chosen_columns
 from xaibench.run.costs import STUDENT, costs_of
 from xaibench.run.folder import TEACHER, Run
 from xaibench.validation import checked
 
-__all__ = ["COSTS", "results"]
+__all__ = ["COSTS", "labels_of", "results"]
 
 COSTS = ("parameters", "macs", "latency_ms")
 """Columns that are shown only where they are asked for: the same for all students."""
@@ -34,7 +34,17 @@ def results(run: Run, columns: Sequence[str] | None = None) -> ResultTable:
             table = table.assign(**dict.fromkeys(COSTS, 0.0))  # names that may be meant
         table = chosen_columns(table, columns)
     students = [row for row, method in enumerate(run.table()["method"]) if method != TEACHER]
-    return ResultTable(table, _caption(run, list(map(str, table))), best_rows(table, students))
+    return ResultTable(table, _caption(run, list(map(str, table))), best_rows(table, students), labels_of(run))
+
+
+def labels_of(run: Run) -> dict[str, str]:
+    """How the run's methods, students, explainers, metrics and the columns of its tables are written for readers."""
+    explainers = {name: explainer_label(name) for name in run.explainers}
+    metrics = {name: metric_label(name) for name in run.config.similarity.metrics}
+    columns = {f"{name} {run.metric}": f"{label} {metrics[run.metric]}" for name, label in explainers.items()}
+    columns |= {f"{name} lift": f"{label} lift" for name, label in explainers.items()}
+    named = {name: method_label(name) for name in (*run.config.methods, *run.students)}
+    return explainers | metrics | columns | named | {"macs": "MACs", "latency_ms": "latency (ms)"}
 
 
 def _with_costs(table: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:

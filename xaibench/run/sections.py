@@ -12,14 +12,15 @@ import torch
 from xaibench.distillation.methods import parse_method
 from xaibench.distillation.methods.sources import sources_of
 from xaibench.errors import RunFolderError
-from xaibench.figures.style import explainer_label, metric_label
+from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.report.html import Html, Section, code, file_list, folded, paragraph, preformatted, reading, sheet
+from xaibench.report.result_table import ResultTable
 from xaibench.report.sentences import faithfulness_lines, rests_on
 from xaibench.run.breakdown import class_accuracy, class_scores, departures, method_pairs
 from xaibench.run.costs import costs_of
 from xaibench.run.folder import TEACHER, Run
 from xaibench.run.job import StudentKey
-from xaibench.run.results import results
+from xaibench.run.results import labels_of, results
 from xaibench.run.tables import gap_table
 
 __all__ = ["after_figures", "matched_scores", "methods_section"]
@@ -46,15 +47,16 @@ def methods_section(run: Run) -> Section:
     summary = run.summary()
     named = {name: source for text in run.config.methods for name, source in sources_of(parse_method(text))}
     about = pd.DataFrame(
-        [{"name": name, "loss": source.loss, "source": source.citation or "–"} for name, source in named.items()]
+        [
+            {"method": method_label(name), "name": name, "loss": source.loss, "source": source.citation or "–"}
+            for name, source in named.items()
+        ]
     )
     blocks = [
         sheet(results(run)),
         paragraph(rests_on(summary)),
         *(paragraph(line, "note") for line in faithfulness_lines(gap_table(run.faithfulness()))),
-        sheet(
-            about, "What the methods are: the loss that a student is trained with. KD is kd's loss, CE cross-entropy."
-        ),
+        sheet(about, "What the methods are: the loss that a student is trained with. CE is cross-entropy."),
     ]
     return Section("Methods", blocks)
 
@@ -83,7 +85,8 @@ def matched_scores(run: Run, explainer: str) -> pd.DataFrame:
 def _classes(run: Run) -> Section:
     predictions, metric = run.predictions(), metric_label(run.metric)
     blocks = [
-        _shown(
+        _sheet(
+            run,
             class_accuracy(predictions),
             "Accuracy by class: share of the class's test images. ±: half of the 95% interval.",
         )
@@ -92,7 +95,7 @@ def _classes(run: Run) -> Section:
         scores = matched_scores(run, explainer)
         if scores["value"].notna().any():
             caption = f"Likeness to the teacher by class: {metric} of heatmaps by {explainer_label(explainer)}."
-            blocks.append(_shown(class_scores(scores, predictions), caption))
+            blocks.append(_sheet(run, class_scores(scores, predictions), caption))
     return Section("Classes", blocks)
 
 
@@ -103,7 +106,7 @@ def _departures(run: Run) -> Section:
     shares = table.select_dtypes("number").columns
     part = f" The {_PAIRS} most frequent of {len(table)} pairs." if len(table) > _PAIRS else ""
     caption = f"Answers other than the teacher's: % of all test images, mean over seeds.{part}"
-    return Section(title, [sheet(table.assign(**100 * table[shares]).head(_PAIRS), caption, digits=2)])
+    return Section(title, [_sheet(run, table.assign(**100 * table[shares]).head(_PAIRS), caption, digits=2)])
 
 
 def _pairs(run: Run) -> Section:
@@ -131,7 +134,7 @@ def _pairs(run: Run) -> Section:
         table = method_pairs(scores)
         told = int((table["p_holm"] < _LEVEL).sum())
         caption = f"Differences by {explainer_label(explainer)}: {told} of {len(table)} pairs have a corrected p "
-        blocks.append(_shown(table.rename(columns=_PAIR_COLUMNS), f"{caption}below {_LEVEL}."))
+        blocks.append(_sheet(run, table.rename(columns=_PAIR_COLUMNS), f"{caption}below {_LEVEL}."))
     return Section("Differences between methods", blocks)
 
 
@@ -149,7 +152,7 @@ def _costs(run: Run) -> Section:
         f"{ratio['macs']:.1f} times their multiply-accumulates (macs) and took {ratio['latency_ms']:.1f} times as "
         f"long. Latency: median on {costs['device'].iloc[0]}."
     )
-    return Section(title, [sheet(costs.drop(columns="device"), caption)])
+    return Section(title, [_sheet(run, costs.drop(columns="device"), caption)])
 
 
 def _all_scores(run: Run) -> Section:
@@ -158,7 +161,10 @@ def _all_scores(run: Run) -> Section:
     same = [name for name in constant if summary[name].nunique() == 1]
     caption = f"{len(summary)} means with their intervals, chance levels and nulls"
     caption += f" ({', '.join(f'{name} {summary[name].iloc[0]}' for name in same)})." if same else "."
-    return Section("All scores", [folded("Show the table", sheet(summary.drop(columns=same), caption))])
+    return Section(
+        "All scores",
+        [folded("Show the table", sheet(ResultTable(summary.drop(columns=same), caption, labels=labels_of(run))))],
+    )
 
 
 def _accounts(run: Run) -> Iterator[Html]:
@@ -175,7 +181,7 @@ def _accounts(run: Run) -> Iterator[Html]:
             if measured:
                 rows.append({"model": model, "explainer": explainer, "maps": maps[0].explainer.in_words(measured)})
     if rows:
-        yield sheet(pd.DataFrame(rows), "What the maps account for, by model and explainer.")
+        yield _sheet(run, pd.DataFrame(rows), "What the maps account for, by model and explainer.")
 
 
 def _validity(run: Run) -> Section:
@@ -187,7 +193,7 @@ def _validity(run: Run) -> Section:
     verdict += " and left out: a map was flagged, zero or constant." if undefined else "."
     caption = "Checks of the explanations: what was measured, and the bound that it was held to."
     return Section(
-        "Validity of the explanations", [paragraph(verdict, "no" if failed else "yes"), _shown(validity, caption)]
+        "Validity of the explanations", [paragraph(verdict, "no" if failed else "yes"), _sheet(run, validity, caption)]
     )
 
 
@@ -212,7 +218,7 @@ def _reproduction(run: Run) -> Section:
     )
 
 
-def _shown(table: pd.DataFrame, caption: str) -> Html:
-    if len(table) <= _LONG:
-        return sheet(table, caption)
-    return folded(caption.partition(":")[0], sheet(table, caption))
+def _sheet(run: Run, table: pd.DataFrame, caption: str, *, digits: int = 3) -> Html:
+    """A table with its names as they are written for readers; a long one is folded."""
+    shown = sheet(ResultTable(table, caption, labels=labels_of(run)), digits=digits)
+    return shown if len(table) <= _LONG else folded(caption.partition(":")[0], shown)
