@@ -42,6 +42,7 @@ WRONG: dict[str, Callable[[], object]] = {
     "similarity_figure": lambda: xb.similarity_figure(3),  # type: ignore[arg-type]
     "save_figure": lambda: xb.save_figure(1, 2),  # type: ignore[arg-type]
     "latex_table": lambda: xb.latex_table(3),  # type: ignore[arg-type]
+    "model_cost": lambda: xb.model_cost(3, (3, 8, 8)),  # type: ignore[arg-type]
 }
 
 
