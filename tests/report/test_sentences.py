@@ -37,30 +37,30 @@ def summary():
 
 def test_the_headline_names_the_best_the_others_and_the_controls(summary):
     assert headline(summary) == (
-        "On 100 images the heatmaps (LRP) of the one student distilled with subdistill are the most like the teacher's "
-        "of all: cosine 0.71 [0.68, 0.74]; kd 0.50; mismatched images give 0.12, chance is 0.00. "
+        "On 100 images the heatmaps (LRP) of the one student distilled with SubDistill are the most like the teacher's "
+        "of all: cosine 0.71 [0.68, 0.74]; KD 0.50; mismatched images give 0.12, chance is 0.00. "
         "One training of each says nothing about other seeds."
     )
     assert "(integrated gradients)" in headline(summary, explainer="ig")
     several = headline(summary.assign(seeds=3))
-    assert "the heatmaps (LRP) of the 3 students distilled with subdistill are" in several
+    assert "the heatmaps (LRP) of the 3 students distilled with SubDistill are" in several
     assert "One training" not in several
 
 
 def test_a_control_is_never_called_distilled(summary):
     better = pd.concat([summary, summary.iloc[:1].assign(method="student-only", mean=0.9, low=0.8, high=0.95)])
     text = headline(better)
-    assert "distilled with subdistill are the most like the teacher's of all distilled ones: cosine 0.71" in text
-    assert "control student-only 0.90" in text
+    assert "distilled with SubDistill are the most like the teacher's of all distilled ones: cosine 0.71" in text
+    assert "control Student only 0.90" in text
     alone = headline(summary.iloc[:1].assign(method="random-control[kd]"))
-    assert "of the one student of the control random-control[kd] are compared with the teacher's: cosine" in alone
+    assert "of the one student of the control Random control [KD] are compared with the teacher's: cosine" in alone
     assert "distilled" not in alone
 
 
 def test_the_headline_does_without_nulls_and_undefined_means(summary):
     summary.loc[summary["method"] == "kd", "mean"] = np.nan
     text = headline(summary.drop(columns="mismatched"))
-    assert "kd" not in text
+    assert "KD" not in text
     assert "[0.68, 0.74]; chance is 0.00." in text
 
 
@@ -100,18 +100,18 @@ def test_means_name_the_images_and_seeds_that_they_rest_on(summary):
     unequal = summary.assign(seeds=[3 - k for k in kd], images=np.where(lrp, 100, 90))
     ssim = unequal[lrp].assign(metric="ssim", images=70)
     assert said(pd.concat([unequal, ssim])) == (
-        "LRP: 70 to 100 (by metric) of 120 images and 3 seeds (kd 2); "
-        "integrated gradients: 90 of 120 images and 3 seeds (kd 2)."
+        "LRP: 70 to 100 (by metric) of 120 images and 3 seeds (KD 2); "
+        "integrated gradients: 90 of 120 images and 3 seeds (KD 2)."
     )
 
 
 def test_what_figures_show_is_said(summary):
     assert similarity_seen(summary.assign(shifted=0.2)) == (
-        "Chart of the students' likeness to their teacher. cosine by LRP: subdistill 0.71, kd 0.50; shifted maps up to "
-        "0.20. cosine by integrated gradients: subdistill 0.41, kd 0.30; shifted maps up to 0.20."
+        "Chart of the students' likeness to their teacher. cosine by LRP: SubDistill 0.71, KD 0.50; shifted maps up to "
+        "0.20. cosine by integrated gradients: SubDistill 0.41, KD 0.30; shifted maps up to 0.20."
     )
     assert scores_seen(summary) == (
-        "Table of 4 means in colours, from 0.30 (cosine of kd by integrated gradients) to 0.71 (cosine of subdistill "
+        "Table of 4 means in colours, from 0.30 (cosine of KD by integrated gradients) to 0.71 (cosine of SubDistill "
         "by LRP)."
     )
     undefined = summary.assign(mean=np.nan)
@@ -120,12 +120,12 @@ def test_what_figures_show_is_said(summary):
     table = pd.DataFrame(
         {"method": ["teacher", "kd"], "accuracy": [0.9, 0.8], "accuracy low": 0.7, "accuracy high": 1.0}
     )
-    assert means_seen(table) == "Chart of means, the highest first. accuracy: teacher 0.90, kd 0.80."
+    assert means_seen(table) == "Chart of means, the highest first. accuracy: teacher 0.90, KD 0.80."
     scores = pd.DataFrame({"method": ["kd", "at"], "metric": "cosine", "image": ["a", "b"], "value": [0.73, -0.1]})
     assert gallery_seen("lrp", scores) == (
-        "Heatmaps by LRP of the teacher and of kd, at for 2 test images: cosine to the teacher from 0.73 (kd for a) "
-        "down to -0.10 (at for b)."
+        "Heatmaps by LRP of the teacher and of KD, AT for 2 test images: cosine to the teacher from 0.73 (KD for a) "
+        "down to -0.10 (AT for b)."
     )
     assert gallery_seen("lrp", scores.assign(value=np.nan)).endswith("for 2 test images; no score is defined.")
     histories = {"kd/seed0": pd.DataFrame({"validation_accuracy": [0.5, 0.7, 0.6]})}
-    assert training_seen(histories) == "Curves over 3 epochs. Best validation accuracy: kd/seed0 0.70."
+    assert training_seen(histories) == "Curves over 3 epochs. Best validation accuracy: KD, seed 0 0.70."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from xaibench.figures.style import explainer_label, metric_label
+from xaibench.figures.names import explainer_label, method_label, metric_label
 
 __all__ = ["gallery_seen", "means_seen", "scores_seen", "similarity_seen", "training_seen"]
 
@@ -39,7 +39,8 @@ def scores_seen(summary: pd.DataFrame) -> str:
     if not rows:
         return f"{text}, all undefined."
     named = [
-        f"{row['mean']:.2f} ({metric_label(row['metric'])} of {row['method']} by {explainer_label(row['explainer'])})"
+        f"{row['mean']:.2f} ({metric_label(row['metric'])} of {method_label(row['method'])} "
+        f"by {explainer_label(row['explainer'])})"
         for row in (rows[0], rows[-1])
     ]
     return f"{text}, from {named[0]} to {named[1]}."
@@ -47,13 +48,15 @@ def scores_seen(summary: pd.DataFrame) -> str:
 
 def gallery_seen(explainer: str, scores: pd.DataFrame) -> str:
     """Of a gallery: columns method, seed, metric, image, value of the heatmaps that it shows."""
-    methods = ", ".join(scores["method"].unique())
+    methods = ", ".join(map(method_label, scores["method"].unique()))
     text = f"Heatmaps by {explainer_label(explainer)} of the teacher and of {methods} for "
     text += f"{scores['image'].nunique()} test images"
     rows = scores[scores["value"].notna()].sort_values("value", kind="stable").to_dict("records")
     if not rows:
         return f"{text}; no score is defined."
-    least, most = (f"{row['value']:.2f} ({row['method']} for {row['image']})" for row in (rows[0], rows[-1]))
+    least, most = (
+        f"{row['value']:.2f} ({method_label(row['method'])} for {row['image']})" for row in (rows[0], rows[-1])
+    )
     return f"{text}: {metric_label(rows[0]['metric'])} to the teacher from {most} down to {least}."
 
 
@@ -66,4 +69,5 @@ def training_seen(histories: Mapping[str, pd.DataFrame]) -> str:
 
 def _ranked(what: str, values: pd.Series) -> str:
     defined = values.dropna().sort_values(ascending=False, kind="stable")
-    return f"{what}: {', '.join(f'{name} {value:.2f}' for name, value in defined.items())}" if len(defined) else ""
+    named = ", ".join(f"{method_label(str(name))} {value:.2f}" for name, value in defined.items())
+    return f"{what}: {named}" if named else ""

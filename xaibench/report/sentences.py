@@ -11,7 +11,7 @@ import pandas as pd
 
 from xaibench.distillation.methods import CONTROLS
 from xaibench.errors import DataError
-from xaibench.figures.style import explainer_label, metric_label
+from xaibench.figures.names import explainer_label, method_label, metric_label
 
 __all__ = ["faithfulness_lines", "headline", "rests_on"]
 
@@ -39,7 +39,8 @@ def headline(summary: pd.DataFrame, *, explainer: str | None = None, metric: str
     best = (distilled or rows)[0]
     several = best["seeds"] > 1
     students = f"{best['seeds']} students" if several else "one student"
-    made = f"distilled with {best['method']}" if distilled else f"of the control {best['method']}"
+    written = method_label(str(best["method"]))
+    made = f"distilled with {written}" if distilled else f"of the control {written}"
     superlative = "of all" if best is rows[0] else "of all distilled ones"
     text = (
         f"On {best['images']} images the heatmaps ({explainer_label(str(name))}) of the {students} {made} "
@@ -47,7 +48,7 @@ def headline(summary: pd.DataFrame, *, explainer: str | None = None, metric: str
         + f": {metric_label(metric)} {best['mean']:.2f} [{best['low']:.2f}, {best['high']:.2f}]"
     )
     if len(rows) > 1:
-        named = {id(row): "control " * _is_control(row["method"]) + str(row["method"]) for row in rows}
+        named = {id(row): "control " * _is_control(row["method"]) + method_label(str(row["method"])) for row in rows}
         text += "; " + ", ".join(f"{named[id(row)]} {row['mean']:.2f}" for row in rows if row is not best)
     controls = [f"chance is {best['chance']:.2f}"]
     if math.isfinite(best.get("shifted", math.nan)):
@@ -92,7 +93,7 @@ def rests_on(summary: pd.DataFrame) -> str:
         images = f"{most}" if least == most else f"{least} to {most} (by metric)"
         seeds = part.groupby("method", sort=False)["seeds"].max()
         usual = int(seeds.max())
-        fewer = ", ".join(f"{method} {count}" for method, count in seeds.items() if count < usual)
+        fewer = ", ".join(f"{method_label(str(method))} {count}" for method, count in seeds.items() if count < usual)
         students = f"{usual} seed{'s' * (usual > 1)}{f' ({fewer})' * bool(fewer)}"
         parts.append(f"{explainer_label(str(explainer))}: {images} of {part['explained'].max()} images and {students}")
     return f"Means of scores rest on the explained images on which every method has a score. {'; '.join(parts)}."
