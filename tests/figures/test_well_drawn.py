@@ -23,6 +23,7 @@ from xaibench.figures.matrix import score_matrix
 from xaibench.figures.pooling import pooling_figure
 from xaibench.figures.similarity import similarity_figure
 from xaibench.figures.spectra import spectra_figure
+from xaibench.figures.students import students_figure
 from xaibench.figures.style import paper_style
 from xaibench.subspace.bases import BASES
 
@@ -203,6 +204,15 @@ def of_dimension(methods: tuple[str, ...], width: str) -> Figure:
     return dimension_figure(table, width=width)
 
 
+def of_students(methods: tuple[str, ...], width: str) -> Figure:
+    table = pd.DataFrame({"method": ["teacher", *methods], "parameters": [11_000_000, *[120_000] * len(methods)]})
+    table = table.assign(macs=table["parameters"] * 40, accuracy=0.6 + 0.02 * table.index, agreement=0.7)
+    table.loc[0, "agreement"] = np.nan
+    for name in ("accuracy", "agreement"):
+        table[f"{name} low"], table[f"{name} high"] = table[name] - 0.02, table[name] + 0.03
+    return students_figure(table, width=width)
+
+
 FIGURES: dict[str, Callable[[tuple[str, ...], str], Figure]] = {
     "gallery": of_gallery,
     "similarity": of_similarity,
@@ -218,6 +228,7 @@ FIGURES: dict[str, Callable[[tuple[str, ...], str], Figure]] = {
     "cues": of_cues,
     "spectra": of_spectra,
     "dimension": of_dimension,
+    "students": of_students,
 }
 
 

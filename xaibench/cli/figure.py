@@ -17,7 +17,7 @@ def draw(
         str,
         typer.Option(
             help="gallery, similarity, league, scores, history, flipping, inside, layers, spectra, dimension, pooling, "
-            "influence or cues."
+            "influence, students or cues."
         ),
     ] = "gallery",
     out: Annotated[

@@ -20,11 +20,13 @@ from xaibench.figures.layout import PAGE
 from xaibench.figures.names import METHOD_LABELS, method_label, read_names
 from xaibench.figures.pooling import pooling_figure
 from xaibench.figures.spectra import spectra_figure
+from xaibench.figures.students import students_figure
 from xaibench.figures.style import paper_style
 from xaibench.models.architectures import build_model
 from xaibench.models.layer_outputs import evaluating, forward_with_layers
 from xaibench.models.layer_pairs import parse_layers
 from xaibench.run.answers import command_of, read_answer, read_record, up_to_date
+from xaibench.run.costs import STUDENT, costs_of
 from xaibench.run.drawing import (
     first_students,
     flipping_of,
@@ -214,6 +216,15 @@ def _cues(asked: _Asked) -> Figure:
     return cues_figure(table, **asked.drawing)
 
 
+def _students(asked: _Asked) -> Figure:
+    costs = costs_of(asked.run).set_index("model")[["parameters", "macs"]]
+    table = asked.run.table()
+    if asked.methods is not None:
+        table = table[table["method"].isin([TEACHER, *asked.methods])]
+    rows = costs.loc[[TEACHER if name == TEACHER else STUDENT for name in table["method"]]].reset_index(drop=True)
+    return students_figure(pd.concat([table.reset_index(drop=True), rows], axis=1), **asked.drawing)
+
+
 def _spectra(asked: _Asked) -> Figure:
     run = asked.run
     hashes, layers = run.manifest["hashes"], list(map(str, run.manifest["layers"]))
@@ -320,6 +331,7 @@ KINDS = {
     ),
     "pooling": Kind("likeness on coarser and finer grids", _pooling, ("explainer", "methods"), "single"),
     "influence": Kind("training images that helped and harmed", _influence, ("methods",)),
+    "students": Kind("accuracy and agreement against what a model costs", _students, ("methods",)),
     "cues": Kind("reliance on a planted mark", _cues, ("explainer", "methods")),
 }
 """Kind of figure -> what draws it."""
