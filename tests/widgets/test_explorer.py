@@ -25,7 +25,11 @@ def seen(explorer):
     for heading, picture, below in CARD.findall(explorer._stage.value):
         data = re.search(r'base64,([^"]+)"', picture).group(1)
         alt = unescape(re.search(r'alt="([^"]*)"', picture).group(1))
-        found[heading] = np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int), alt, below
+        found[heading.replace("<wbr>", "")] = (
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int),
+            alt,
+            below,
+        )
     return found
 
 

@@ -15,7 +15,7 @@ from xaibench.similarity.metrics.table import METRICS
 from xaibench.widgets.comparison import Comparison
 from xaibench.widgets.live import Question
 from xaibench.widgets.order import ONLY, SORTS
-from xaibench.widgets.panel import Panel
+from xaibench.widgets.panel import Panel, validate
 from xaibench.widgets.stage import LOOKS
 
 __all__ = ["ASKED", "DRAWN", "Asked", "ExplorerTraits"]
@@ -71,7 +71,7 @@ class ExplorerTraits(Panel):
     zoom = traitlets.Float(1.0)
     cursor = traitlets.Tuple()
 
-    @traitlets.validate("image", "label", "contrast", "metric", "sort", "only", "of_class", "look", "scale", "sign")
+    @validate("image", "label", "contrast", "metric", "sort", "only", "of_class", "look", "scale", "sign")
     def _known(self, proposal: Any) -> str:
         name, known = proposal.trait.name, self.comparison
         classes = ("", *known.classes)
@@ -82,14 +82,14 @@ class ExplorerTraits(Panel):
             raise unknown_name(kind, proposal.value, valid[name])
         return str(proposal.value)
 
-    @traitlets.validate("explainer")
+    @validate("explainer")
     def _known_explainer(self, proposal: Any) -> str:
         parse_explainer(proposal.value)
         if self.comparison.live is None and proposal.value not in self.comparison.explainers:
             raise unknown_name("explainer of these maps", proposal.value, self.comparison.explainers)
         return str(proposal.value)
 
-    @traitlets.validate("students")
+    @validate("students")
     def _known_students(self, proposal: Any) -> tuple[str, ...]:
         choices = self.comparison.choices
         for model in proposal.value:
@@ -97,7 +97,7 @@ class ExplorerTraits(Panel):
                 raise unknown_name("student", model, choices)
         return tuple(model for model in choices if model in proposal.value)
 
-    @traitlets.validate("rows", "opacity", "zoom")
+    @validate("rows", "opacity", "zoom")
     def _in_range(self, proposal: Any) -> Any:
         name, value = proposal.trait.name, proposal.value
         low, high = {"rows": (1, _MOST_ROWS), "opacity": (0, 1), "zoom": (1, 8)}[name]
@@ -105,7 +105,7 @@ class ExplorerTraits(Panel):
             raise ConfigError(f"{name} must lie between {low} and {high}, got {value}")
         return value
 
-    @traitlets.validate("cursor")
+    @validate("cursor")
     def _on_image(self, proposal: Any) -> tuple[float, ...]:
         value = tuple(proposal.value)
         if value and not (len(value) == 2 and all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in value)):

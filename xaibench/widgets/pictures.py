@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Iterable
 from functools import cache
 
@@ -32,10 +33,12 @@ __all__ = [
 Bytes = npt.NDArray[np.uint8]
 
 CARDS = """
-.xaibench .xb-cards { display: grid; gap: 0.8em 0.6em; margin: 0.5em 0;
+.xaibench .xb-cards { display: grid; gap: 0 0.6em; margin: 0.5em 0;
   grid-template-columns: repeat(auto-fill, minmax(min(var(--xb-side, 11rem), 46%), 1fr)); }
-.xaibench .xb-card { margin: 0; max-width: calc(1.2 * var(--xb-side, 11rem));
-  text-align: center; line-height: 1.35; overflow-wrap: anywhere; }
+.xaibench .xb-card { display: grid; grid-template-rows: subgrid; grid-row: span 3; align-items: start;
+  margin: 0 0 0.8em; max-width: calc(1.2 * var(--xb-side, 11rem)); text-align: center; line-height: 1.35;
+  overflow-wrap: anywhere; }
+.xaibench .xb-card > b { align-self: end; }
 .xaibench .xb-card img { width: 100%; border: 1px solid #9a9a9a; image-rendering: pixelated; box-sizing: border-box; }
 .xaibench .xb-card b { display: block; }
 .xaibench .xb-card small { opacity: 0.8; }
@@ -87,7 +90,12 @@ def figure_html(figure: Figure, alt: str, dpi: int = 110) -> str:
 def card(heading: str, picture: str, *lines: str) -> str:
     """A picture (HTML) with its heading above (text) and lines (HTML) below."""
     below = "".join(f"<div>{text}</div>" for text in lines if text)
-    return f'<figure class="xb-card"><b>{html.escape(heading)}</b>{picture}<figcaption>{below}</figcaption></figure>'
+    return f'<figure class="xb-card"><b>{_breakable(heading)}</b>{picture}<figcaption>{below}</figcaption></figure>'
+
+
+def _breakable(name: str) -> str:
+    """A name in HTML that may be broken after its punctuation."""
+    return re.sub(r"([:,/=])", r"\1<wbr>", html.escape(name))
 
 
 def cards(parts: Iterable[str], side: str = "11rem") -> str:
