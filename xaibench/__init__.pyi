@@ -69,6 +69,8 @@ from .models.pair import LayerPair as LayerPair
 from .models.pair import ModelPair as ModelPair
 from .progress import show_progress as show_progress
 from .questions.cues import cue_study as cue_study
+from .questions.flipping import flip_run as flip_run
+from .questions.inside import inside_run as inside_run
 from .report.latex import latex_table as latex_table
 from .report.tables import presented as presented
 from .run.config import RunConfig as RunConfig
