@@ -88,6 +88,7 @@ from .similarity.similarity_report import SimilarityReport as SimilarityReport
 from .testing import assert_explains_alike as assert_explains_alike
 from .widgets.explorer import Explorer as Explorer
 from .widgets.explorer import explore as explore
+from .widgets.run_panel import RunPanel as RunPanel
 from .widgets.subspaces import SubspacePanel as SubspacePanel
 from .widgets.training import TrainingPanel as TrainingPanel
 

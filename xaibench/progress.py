@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["end_progress", "progress", "show_progress", "silent_unless"]
+__all__ = ["end_progress", "progress", "show_progress", "silent_unless", "tell_progress"]
 
 Advance = Callable[..., None]
 Clock = Callable[[], float]
@@ -79,6 +79,16 @@ def silent_unless(shown: bool) -> Iterator[None]:
         _display.reset(token)
 
 
+@contextmanager
+def tell_progress(listener: Callable[[float, str], None]) -> Iterator[None]:
+    """Within the block, every `progress` calls `listener(share, text)` instead; what that raises ends the work."""
+    token = _display.set(_Told(listener))
+    try:
+        yield
+    finally:
+        _display.reset(token)
+
+
 def end_progress() -> None:
     """Leave what is shown as it stands, so that what is printed next comes below it (and stdout is stdout again)."""
     display = _display.get()
@@ -98,6 +108,27 @@ def progress(description: str, total: int) -> Iterator[Advance]:
         yield advance
     finally:
         end()
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Nothing is shown: somebody else is told."""
+
+    listener: Callable[[float, str], None]
+
+    def work(self, description: str, total: int) -> tuple[Advance, Callable[[], None]]:
+        done = 0
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            nonlocal done
+            done += steps
+            self.listener(min(1.0, done / max(1, total)), f"{description} {note}".strip())
+
+        self.listener(0.0, description)
+        return advance, lambda: None
+
+    def stop(self) -> None:
+        pass
 
 
 class _Bars:

@@ -1,0 +1,359 @@
+"""A panel for a finished run: its tables and figures, the images behind each score, and further questions."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+import traitlets
+from traitlets import Bunch
+
+from xaibench.errors import ConfigError, XaibenchError, unknown_name
+from xaibench.figures.style import explainer_label, metric_label
+from xaibench.report.result_table import FORMATS
+from xaibench.run.folder import Run
+from xaibench.widgets.explorer import Explorer
+from xaibench.widgets.panel import Panel, button, checkbox, dropdown, line, stack, style_sheet, validate
+from xaibench.widgets.pictures import CARDS
+from xaibench.widgets.run_questions import QUESTIONS
+from xaibench.widgets.run_results import Results, RunResults
+from xaibench.widgets.score_table import SCORES, ScoreTable, details_html, sorted_methods
+from xaibench.widgets.stage import STAGE
+from xaibench.widgets.worker import Turn
+
+__all__ = ["PARTS", "RunPanel"]
+
+PARTS = {
+    "scores": "scores",
+    "intervals": "interval plots",
+    "training": "training",
+    "questions": "further questions",
+    "export": "tables to copy",
+}
+"""Parts of a run panel -> how a selector words them."""
+
+_TABLES = {"methods": "methods", "scores": "scores of the explainer"}
+_ASKED = ("part", "explainer", "metric", "sort", "lowest", "opened", "method", "question", "copied", "form")
+_USES = {
+    "scores": ("metric", "explainer", "sort", "lowest"),
+    "intervals": ("metric", "explainer"),
+    "training": ("method",),
+    "questions": ("question", "explainer", "metric"),
+    "export": ("copied", "explainer", "form"),
+}
+"""Part -> the traits that it depends on."""
+_MOST_STUDENTS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """What is on show, whole.
+
+    asked     trait -> value
+    answered  whether the further question has an answer that stands
+    opened    the least and the most alike images as HTML
+    """
+
+    asked: dict[str, Any]
+    html: str = ""
+    text: str = ""
+    answered: bool = False
+    opened: str = ""
+    methods: list[str] = field(default_factory=list)
+    table: pd.DataFrame | None = None
+    scores: pd.DataFrame | None = None
+
+
+class RunPanel(Panel):
+    """Tables and figures of a run, the images behind each of its scores, and further questions to it.
+
+    what      a run or its folder, or anything with the methods of `run_results.Results`
+    explorer  opens the images of a score that is clicked; None: they are shown below the table
+
+    Every score is a button that opens the images on which a method is least and most like its teacher. Traits are the
+    interface; set them from code or with the controls:
+
+    part       what is on show: "scores", "intervals", "training", "questions" or "export"
+    explainer, metric
+               of the run: what is compared
+    sort       of the methods: "given", "method", "accuracy", "agreement" or an explainer; `lowest` first
+    opened     () or (method, explainer, metric): the score whose images are open, see `show_images`
+    method     whose training is on show
+    question   "flipping", "inside", "pooling" or "cues": an answer that lies in the run folder is shown, else `ask`
+    copied     the table to copy, "methods" or "scores" of the explainer; `form` "text", "html", "latex" or "csv"
+
+    A value that is not there raises an error and changes nothing. Where results are missing or damaged `error` says
+    which command makes them; the other parts stay usable, and `refresh` reads the run again.
+    """
+
+    part = traitlets.Unicode("scores")
+    explainer = traitlets.Unicode()
+    metric = traitlets.Unicode()
+    sort = traitlets.Unicode("given")
+    lowest = traitlets.Bool(False)
+    opened = traitlets.Tuple()
+    method = traitlets.Unicode()
+    question = traitlets.Unicode()
+    copied = traitlets.Unicode("methods")
+    form = traitlets.Unicode("text")
+
+    def __init__(self, what: Run | Path | str | Results, *, explorer: Explorer | None = None, **traits: Any) -> None:
+        self.results: Results = RunResults(what) if isinstance(what, (str, Path, Run)) else what
+        if not isinstance(self.results, Results):
+            raise ConfigError(f"cannot show {what!r:.60}: give a run, its folder, or results (`Results`)")
+        if explorer is not None and not isinstance(explorer, Explorer):
+            raise ConfigError(
+                f"explorer must be an Explorer or None, got {explorer!r:.60}: make one by xb.explore(run)"
+            )
+        self.explorer = explorer
+        self._on_show: _Shown | None = None
+        self._settling = True
+        first = {"explainer": self.results.explainers[0], "metric": self.results.metric}
+        first |= {"method": self.results.methods[0], "question": next(iter(self.results.questions), "")}
+        super().__init__(**{**first, **traits})
+        self._build()
+        self.observe(self._ask, list(_ASKED))
+        self._settling = False
+        self._ask()
+
+    def show_images(self, method: str, explainer: str, metric: str | None = None) -> None:
+        """Show the images on which a method is least and most like its teacher; in the explorer, where there is one."""
+        one = method, explainer, metric or self.metric
+        before, self._settling = self._settling, True
+        try:
+            self.opened = one
+            self.part, self.explainer, self.metric = "scores", one[1], one[2]
+        finally:
+            self._settling = before
+        self._ask(Bunch(name="opened"))
+
+    def ask(self) -> None:
+        """Answer the further question on show; the answer lies in the run folder then."""
+        asked = self._asked()
+        question = asked["question"], asked["explainer"], asked["metric"]
+        if not question[0]:
+            raise ConfigError("there is nothing to ask: further questions are asked of one run")
+
+        def work(turn: Turn) -> _Shown:
+            self.results.ask(*question, turn)
+            return self._compute({**asked, "part": "questions"}, turn)
+
+        self._work(work, self._show)
+
+    def refresh(self) -> None:
+        """Read the run's files again."""
+
+        def renew(turn: Turn) -> Results:
+            turn.report(0.0, "read the run")
+            return self.results.renewed()
+
+        def show(renewed: Results) -> None:
+            self.results, self._on_show = renewed, None
+            self._ask()
+
+        self._work(renew, show)
+
+    def cancel(self) -> None:
+        """End what is being computed; the traits go back to what is on show."""
+        super().cancel()
+        self._go_back()
+
+    @validate("part", "explainer", "metric", "sort", "method", "question", "copied", "form")
+    def _known(self, proposal: Any) -> str:
+        name, known = proposal.trait.name, self.results
+        valid: dict[str, Any] = {
+            "part": PARTS,
+            "explainer": known.explainers,
+            "metric": known.metrics,
+            "sort": self._sorts(),
+            "method": known.methods,
+            "question": known.questions or ("",),
+            "copied": _TABLES,
+            "form": FORMATS,
+        }
+        if proposal.value not in valid[name]:
+            raise unknown_name(name, proposal.value, valid[name])
+        return str(proposal.value)
+
+    @validate("opened")
+    def _known_score(self, proposal: Any) -> tuple[str, ...]:
+        if not proposal.value:
+            return ()
+        known = self.results
+        valid = {"method": known.methods, "explainer": known.explainers, "metric": known.metrics}
+        if len(proposal.value) != len(valid):
+            raise ConfigError(f"opened must be () or (method, explainer, metric), got {proposal.value!r:.80}")
+        for value, (name, names) in zip(proposal.value, valid.items()):
+            if value not in names:
+                raise unknown_name(name, value, names)
+        return tuple(map(str, proposal.value))
+
+    def _sorts(self) -> tuple[str, ...]:
+        return "given", "method", "accuracy", "agreement", *self.results.explainers
+
+    def _build(self) -> None:
+        known = self.results
+        explainers = [(explainer_label(name), name) for name in known.explainers]
+        sorts = [({"given": "as given", "method": "name"}.get(name, name), name) for name in self._sorts()]
+        self._controls: dict[str, Any] = {
+            "part": widgets.ToggleButtons(
+                options=[(text, name) for name, text in PARTS.items() if name != "questions" or known.questions],
+                description="show",
+                style={"description_width": "initial", "button_width": "auto"},
+            ),
+            "metric": dropdown("metric", [(metric_label(name), name) for name in known.metrics]),
+            "explainer": dropdown("explainer", explainers),
+            "sort": dropdown("sort by", sorts),
+            "lowest": checkbox("lowest first"),
+            "method": dropdown("method", list(known.methods)),
+            "question": dropdown("question", [(QUESTIONS[name].title, name) for name in known.questions]),
+            "copied": dropdown("table", [(text, name) for name, text in _TABLES.items()]),
+            "form": dropdown("as", list(FORMATS)),
+        }
+        for name, control in self._controls.items():
+            control.observe(lambda change, name=name: self._choose(name, change.new), "value")
+        self._scores = ScoreTable(known.explainers, self._clicked)
+        self._title, self._body, self._images = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self._text = widgets.Textarea(layout=widgets.Layout(width="auto", height="16rem"))
+        self._text.tooltip = "the table, to copy from"
+        self._asking = button("ask now", self._pressed_ask, icon="play", tooltip="answer this question by its defaults")
+        self._refreshing = button("read again", self.refresh, icon="refresh", tooltip="read the run's files again")
+        self._title.value = f"<b>{html.escape(known.title)}</b>"
+        self.children = (
+            style_sheet(CARDS + STAGE + SCORES),
+            line(self._title, self._refreshing),
+            self._controls["part"],
+            line(*(control for name, control in self._controls.items() if name != "part")),
+            self._status,
+            line(self._asking),
+            stack(self._scores.box, self._text, self._images, self._body),
+        )
+
+    def _choose(self, trait: str, value: Any) -> None:
+        """What a control does."""
+        if not self._following:
+            try:
+                setattr(self, trait, value)
+            except (XaibenchError, traitlets.TraitError) as error:
+                self.error = str(error)
+                self._follow()
+
+    def _clicked(self, method: str, explainer: str) -> None:
+        try:
+            self.show_images(method, explainer)
+        except (XaibenchError, traitlets.TraitError) as error:
+            self.error = str(error)
+
+    def _pressed_ask(self) -> None:
+        try:
+            self.ask()
+        except XaibenchError as error:
+            self.error = str(error)
+
+    def _asked(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _ASKED}
+
+    def _ask(self, change: Any = None) -> None:
+        """Compute what the traits ask for, and show it when all of it is there."""
+        if self._settling:
+            return
+        self._follow()
+        asked, name = self._asked(), change.name if change else ""
+        opening = name == "opened" and self.explorer is not None and bool(self.opened)
+
+        def show(shown: _Shown) -> None:
+            self._show(shown)
+            if opening:
+                self._open_in_explorer(*shown.asked["opened"])
+
+        self._work(lambda turn: self._compute(asked, turn), show)
+
+    def _compute(self, asked: dict[str, Any], turn: Turn) -> _Shown:
+        known, part = self.results, asked["part"]
+        turn.report(0.0, PARTS[part])
+        explainer, metric = asked["explainer"], asked["metric"]
+        if part == "scores":
+            table, summary = known.table(), known.summary()
+            scores = summary[summary["metric"] == metric]
+            methods = sorted_methods(table, scores, asked["sort"], asked["lowest"])
+            details = details_html(scores, methods, explainer, metric)
+            return _Shown(asked, details, "", False, self._opened(asked["opened"], turn), methods, table, scores)
+        if part == "intervals":
+            return _Shown(asked, known.intervals(explainer, metric, turn))
+        if part == "training":
+            return _Shown(asked, known.training(asked["method"], turn))
+        if part == "questions":
+            answer, answered = known.answer(asked["question"], explainer, metric, turn)
+            return _Shown(asked, answer, answered=answered)
+        text = known.result_table(asked["copied"], explainer).render(asked["form"])
+        paths = "".join(f"<div><code>{html.escape(str(path))}</code></div>" for path in known.files())
+        return _Shown(asked, f"<h4>Files</h4>{paths}", text)
+
+    def _opened(self, opened: tuple[str, ...], turn: Turn) -> str:
+        if not opened or self.explorer is not None:
+            return ""
+        if self._on_show is not None and self._on_show.opened and self._on_show.asked["opened"] == opened:
+            return self._on_show.opened
+        method, explainer, metric = opened
+        return self.results.images(method, explainer, metric, turn)
+
+    def _show(self, shown: _Shown) -> None:
+        self._on_show = shown
+        self._go_back()
+        asked = shown.asked
+        if shown.table is not None and shown.scores is not None:
+            self._scores.show(shown.table, shown.scores, shown.methods, asked["metric"], asked["opened"])
+        self._body.value, self._text.value, self._images.value = shown.html, shown.text, shown.opened
+        self._visible(shown)
+
+    def _failed(self, error: Exception) -> None:
+        """What cannot be made is not on show; the controls stay."""
+        super()._failed(error)
+        self._on_show = None
+        self._body.value = self._text.value = self._images.value = ""
+        self._visible(None)
+
+    def _visible(self, shown: _Shown | None) -> None:
+        """Show the widgets of the part that is on show."""
+        part = self.part
+        for name, control in self._controls.items():
+            control.layout.display = None if name == "part" or name in _USES[part] else "none"
+        self._scores.box.layout.display = None if shown and part == "scores" else "none"
+        self._text.layout.display = None if shown and part == "export" else "none"
+        self._asking.layout.display = None if shown and part == "questions" and not shown.answered else "none"
+
+    def _go_back(self) -> None:
+        """Set the traits to what is on show."""
+        if self._on_show is not None:
+            before, self._settling = self._settling, True
+            try:
+                for name in _ASKED:
+                    setattr(self, name, self._on_show.asked[name])
+            finally:
+                self._settling = before
+        self._follow()
+
+    def _follow(self) -> None:
+        with self._controls_follow():
+            for name, control in self._controls.items():
+                if name != "question" or self.results.questions:
+                    control.value = getattr(self, name)
+
+    def _open_in_explorer(self, method: str, explainer: str, metric: str) -> None:
+        """The explorer on a method's students, the least alike images first."""
+        explorer = self.explorer
+        assert explorer is not None
+        known = explorer.comparison
+        if method not in known.groups:
+            raise unknown_name("method of the explorer", method, known.groups)
+        members = known.groups[method]
+        with explorer.hold_trait_notifications():
+            explorer.students = members if len(members) <= _MOST_STUDENTS else (f"{method}/mean",)
+            explorer.explainer, explorer.metric, explorer.sort = explainer, metric, "least alike"
+            explorer.only, explorer.label, explorer.contrast, explorer.of_class = "all", "", "", ""
+        if explorer.order and not explorer.worker.busy and not explorer.order_is_older:
+            explorer.image = explorer.order[0]
