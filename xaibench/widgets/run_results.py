@@ -196,7 +196,8 @@ class RunResults:
 
     def answer(self, question: str, explainer: str, metric: str, turn: Turn) -> tuple[str, bool]:
         turn.report(0.1, QUESTIONS[question].title)
-        made = answers(self.run, question, explainer, metric)
+        run = open_run(self.run.folder)  # raises an error where it is gone
+        made = answers(run, question, explainer, metric)
         parts = [f"<h4>{html.escape(titled(question, explainer, metric))}</h4>", _note(QUESTIONS[question].reads)]
         for one in made:
             if one.stands:
