@@ -13,6 +13,7 @@ import traitlets
 from traitlets import Bunch
 
 from xaibench.errors import ConfigError, XaibenchError, unknown_name
+from xaibench.figures.names import method_label
 from xaibench.figures.style import explainer_label, metric_label
 from xaibench.report.result_table import FORMATS
 from xaibench.run.folder import Run
@@ -209,7 +210,7 @@ class RunPanel(Panel):
             "explainer": dropdown("explainer", explainers),
             "sort": dropdown("sort by", sorts),
             "lowest": checkbox("lowest first"),
-            "method": dropdown("method", list(known.methods)),
+            "method": dropdown("method", [(method_label(name), name) for name in known.methods]),
             "question": dropdown("question", [(QUESTIONS[name].title, name) for name in known.questions]),
             "copied": dropdown("table", [(text, name) for name, text in _TABLES.items()]),
             "form": dropdown("as", list(FORMATS)),

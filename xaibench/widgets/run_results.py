@@ -12,6 +12,7 @@ import pandas as pd
 
 from xaibench.attribution.store.store import default_store
 from xaibench.errors import RunFolderError
+from xaibench.figures.names import method_label
 from xaibench.figures.style import explainer_label, metric_label
 from xaibench.report.result_table import ResultTable
 from xaibench.report.seen import means_seen, scores_seen, similarity_seen, training_seen
@@ -157,7 +158,9 @@ class RunResults:
         turn.report(0.1, "training history")
         histories = {name: self.run.history(name) for name in names}
         drawn = figure(self.run, "history", methods=[method], width="double")
-        parts = [f"<h4>Training of {html.escape(method)}</h4>{figure_html(drawn, training_seen(histories))}"]
+        parts = [
+            f"<h4>Training of {html.escape(method_label(method))}</h4>{figure_html(drawn, training_seen(histories))}"
+        ]
         for name in names:
             path = self.run.student_folder(name).folder / "influence.csv"
             if path.is_file():
@@ -191,7 +194,7 @@ class RunResults:
                 total=len(known.keys),
             )
             parts.append(f'<div class="xb-end"><h4>{sort}</h4>{drawn}</div>')
-        title = f"{method}, {explainer_label(explainer)}, {metric_label(metric)}"
+        title = f"{method_label(method)}, {explainer_label(explainer)}, {metric_label(metric)}"
         return f'<h3>{html.escape(title)}</h3><div class="xb-ends-of">{"".join(parts)}</div>'
 
     def answer(self, question: str, explainer: str, metric: str, turn: Turn) -> tuple[str, bool]:

@@ -10,6 +10,7 @@ import ipywidgets as widgets
 import pandas as pd
 from ipywidgets.widgets.widget_string import HTMLStyle
 
+from xaibench.figures.names import method_label
 from xaibench.figures.style import explainer_label, metric_label
 from xaibench.report.tables import html_table
 
@@ -73,6 +74,7 @@ def details_html(scores: pd.DataFrame, methods: Sequence[str], explainer: str, m
     table = rows[[name for name in kept if name in rows]].rename(columns=named)
     table = table.drop(columns=[name for name in table if table[name].isna().all() and name != "mean"])
     table = table.rename(columns={"mean": "score", "mean low": "score low", "mean high": "score high"})
+    table["method"] = table["method"].map(method_label)
     title = f"{metric_label(metric)} by {explainer_label(explainer)}"
     note = (
         "Means ± half of the 95% interval. A score counts for what it exceeds: random maps, the same student's maps of "
@@ -116,7 +118,7 @@ class ScoreTable:
         plain = table.drop_duplicates("method").set_index("method").to_dict("index")
         found = scores.set_index(["method", "explainer"]).to_dict("index")
         for method in methods:
-            children.append(self._cell((method, "method"), html.escape(method)))
+            children.append(self._cell((method, "method"), html.escape(method_label(method))))
             for name in _PLAIN:
                 row = plain.get(method, {})
                 text = _number(*(float(row.get(f"{name}{end}", math.nan)) for end in ("", " low", " high")))
@@ -126,7 +128,7 @@ class ScoreTable:
                 value, low, high = (float(row.get(name, math.nan)) for name in ("mean", "low", "high"))
                 one = self._button(method, explainer)
                 one.description = _number(value, low, high)
-                told = f"{explainer_label(explainer)} {metric_label(metric)} of {method}"
+                told = f"{explainer_label(explainer)} {metric_label(metric)} of {method_label(method)}"
                 one.tooltip = f"{told}, {one.description}: open its least and most alike images"
                 here = opened == (method, explainer, metric)
                 if here != ("xb-here" in one._dom_classes):
