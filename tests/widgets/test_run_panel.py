@@ -16,7 +16,8 @@ from xaibench.report.result_table import ResultTable
 from xaibench.run.folder import open_run
 from xaibench.widgets import run_questions
 from xaibench.widgets.explorer import Explorer
-from xaibench.widgets.run_panel import PARTS, RunPanel
+from xaibench.widgets.run_panel import RunPanel
+from xaibench.widgets.run_panel_traits import PARTS
 
 
 @pytest.fixture

@@ -18,35 +18,17 @@ from xaibench.figures.style import explainer_label, metric_label
 from xaibench.report.result_table import FORMATS
 from xaibench.run.folder import Run
 from xaibench.widgets.explorer import Explorer
-from xaibench.widgets.panel import Panel, button, checkbox, dropdown, line, stack, style_sheet, validate
+from xaibench.widgets.panel import button, checkbox, dropdown, line, stack, style_sheet
 from xaibench.widgets.pictures import CARDS
+from xaibench.widgets.run_panel_traits import ASKED, PARTS, TABLES, USES, RunTraits
 from xaibench.widgets.run_questions import QUESTIONS
 from xaibench.widgets.run_results import Results, RunResults
 from xaibench.widgets.score_table import SCORES, ScoreTable, details_html, sorted_methods
 from xaibench.widgets.stage import STAGE
 from xaibench.widgets.worker import Turn
 
-__all__ = ["PARTS", "RunPanel"]
+__all__ = ["RunPanel"]
 
-PARTS = {
-    "scores": "scores",
-    "intervals": "interval plots",
-    "training": "training",
-    "questions": "further questions",
-    "export": "tables to copy",
-}
-"""Parts of a run panel -> how a selector words them."""
-
-_TABLES = {"methods": "methods", "scores": "scores of the explainer"}
-_ASKED = ("part", "explainer", "metric", "sort", "lowest", "opened", "method", "question", "copied", "form")
-_USES = {
-    "scores": ("metric", "explainer", "sort", "lowest"),
-    "intervals": ("metric", "explainer"),
-    "training": ("method",),
-    "questions": ("question", "explainer", "metric"),
-    "export": ("copied", "explainer", "form"),
-}
-"""Part -> the traits that it depends on."""
 _MOST_STUDENTS = 4
 
 
@@ -69,7 +51,7 @@ class _Shown:
     scores: pd.DataFrame | None = None
 
 
-class RunPanel(Panel):
+class RunPanel(RunTraits):
     """Tables and figures of a run, the images behind each of its scores, and further questions to it.
 
     what      a run or its folder, or anything with the methods of `run_results.Results`
@@ -91,17 +73,6 @@ class RunPanel(Panel):
     which command makes them; the other parts stay usable, and `refresh` reads the run again.
     """
 
-    part = traitlets.Unicode("scores")
-    explainer = traitlets.Unicode()
-    metric = traitlets.Unicode()
-    sort = traitlets.Unicode("given")
-    lowest = traitlets.Bool(False)
-    opened = traitlets.Tuple()
-    method = traitlets.Unicode()
-    question = traitlets.Unicode()
-    copied = traitlets.Unicode("methods")
-    form = traitlets.Unicode("text")
-
     def __init__(self, what: Run | Path | str | Results, *, explorer: Explorer | None = None, **traits: Any) -> None:
         self.results: Results = RunResults(what) if isinstance(what, (str, Path, Run)) else what
         if not isinstance(self.results, Results):
@@ -117,7 +88,7 @@ class RunPanel(Panel):
         first |= {"method": self.results.methods[0], "question": next(iter(self.results.questions), "")}
         super().__init__(**{**first, **traits})
         self._build()
-        self.observe(self._ask, list(_ASKED))
+        self.observe(self._ask, list(ASKED))
         self._settling = False
         self._ask()
 
@@ -163,43 +134,10 @@ class RunPanel(Panel):
         super().cancel()
         self._go_back()
 
-    @validate("part", "explainer", "metric", "sort", "method", "question", "copied", "form")
-    def _known(self, proposal: Any) -> str:
-        name, known = proposal.trait.name, self.results
-        valid: dict[str, Any] = {
-            "part": PARTS,
-            "explainer": known.explainers,
-            "metric": known.metrics,
-            "sort": self._sorts(),
-            "method": known.methods,
-            "question": known.questions or ("",),
-            "copied": _TABLES,
-            "form": FORMATS,
-        }
-        if proposal.value not in valid[name]:
-            raise unknown_name(name, proposal.value, valid[name])
-        return str(proposal.value)
-
-    @validate("opened")
-    def _known_score(self, proposal: Any) -> tuple[str, ...]:
-        if not proposal.value:
-            return ()
-        known = self.results
-        valid = {"method": known.methods, "explainer": known.explainers, "metric": known.metrics}
-        if len(proposal.value) != len(valid):
-            raise ConfigError(f"opened must be () or (method, explainer, metric), got {proposal.value!r:.80}")
-        for value, (name, names) in zip(proposal.value, valid.items()):
-            if value not in names:
-                raise unknown_name(name, value, names)
-        return tuple(map(str, proposal.value))
-
-    def _sorts(self) -> tuple[str, ...]:
-        return "given", "method", "accuracy", "agreement", *self.results.explainers
-
     def _build(self) -> None:
         known = self.results
         explainers = [(explainer_label(name), name) for name in known.explainers]
-        sorts = [({"given": "as given", "method": "name"}.get(name, name), name) for name in self._sorts()]
+        sorts = [({"given": "as given", "method": "name"}.get(name, name), name) for name in self.sorts]
         self._controls: dict[str, Any] = {
             "part": widgets.ToggleButtons(
                 options=[(text, name) for name, text in PARTS.items() if name != "questions" or known.questions],
@@ -212,7 +150,7 @@ class RunPanel(Panel):
             "lowest": checkbox("lowest first"),
             "method": dropdown("method", [(method_label(name), name) for name in known.methods]),
             "question": dropdown("question", [(QUESTIONS[name].title, name) for name in known.questions]),
-            "copied": dropdown("table", [(text, name) for name, text in _TABLES.items()]),
+            "copied": dropdown("table", [(text, name) for name, text in TABLES.items()]),
             "form": dropdown("as", list(FORMATS)),
         }
         for name, control in self._controls.items():
@@ -256,7 +194,7 @@ class RunPanel(Panel):
             self.error = str(error)
 
     def _asked(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _ASKED}
+        return {name: getattr(self, name) for name in ASKED}
 
     def _ask(self, change: Any = None) -> None:
         """Compute what the traits ask for, and show it when all of it is there."""
@@ -322,7 +260,7 @@ class RunPanel(Panel):
         """Show the widgets of the part that is on show."""
         part = self.part
         for name, control in self._controls.items():
-            control.layout.display = None if name == "part" or name in _USES[part] else "none"
+            control.layout.display = None if name == "part" or name in USES[part] else "none"
         self._scores.box.layout.display = None if shown and part == "scores" else "none"
         self._text.layout.display = None if shown and part == "export" else "none"
         self._asking.layout.display = None if shown and part == "questions" and not shown.answered else "none"
@@ -332,7 +270,7 @@ class RunPanel(Panel):
         if self._on_show is not None:
             before, self._settling = self._settling, True
             try:
-                for name in _ASKED:
+                for name in ASKED:
                     setattr(self, name, self._on_show.asked[name])
             finally:
                 self._settling = before

@@ -1,0 +1,90 @@
+"""The traits of a run panel: what may be set, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import traitlets
+
+from xaibench.errors import ConfigError, unknown_name
+from xaibench.report.result_table import FORMATS
+from xaibench.widgets.panel import Panel, validate
+from xaibench.widgets.run_results import Results
+
+__all__ = ["ASKED", "PARTS", "TABLES", "USES", "RunTraits"]
+
+PARTS = {
+    "scores": "scores",
+    "intervals": "interval plots",
+    "training": "training",
+    "questions": "further questions",
+    "export": "tables to copy",
+}
+"""Parts of a run panel -> how a selector words them."""
+
+TABLES = {"methods": "methods", "scores": "scores of the explainer"}
+"""Tables to copy -> how a selector words them."""
+
+ASKED = ("part", "explainer", "metric", "sort", "lowest", "opened", "method", "question", "copied", "form")
+"""Names of the traits that say what is on show."""
+
+USES = {
+    "scores": ("metric", "explainer", "sort", "lowest"),
+    "intervals": ("metric", "explainer"),
+    "training": ("method",),
+    "questions": ("question", "explainer", "metric"),
+    "export": ("copied", "explainer", "form"),
+}
+"""Part -> the traits that it depends on."""
+
+
+class RunTraits(Panel):
+    """Traits of `RunPanel`, where they are explained. A value that is refused changes nothing."""
+
+    results: Results
+
+    part = traitlets.Unicode("scores")
+    explainer = traitlets.Unicode()
+    metric = traitlets.Unicode()
+    sort = traitlets.Unicode("given")
+    lowest = traitlets.Bool(False)
+    opened = traitlets.Tuple()
+    method = traitlets.Unicode()
+    question = traitlets.Unicode()
+    copied = traitlets.Unicode("methods")
+    form = traitlets.Unicode("text")
+
+    @validate("part", "explainer", "metric", "sort", "method", "question", "copied", "form")
+    def _known(self, proposal: Any) -> str:
+        name, known = proposal.trait.name, self.results
+        valid: dict[str, Any] = {
+            "part": PARTS,
+            "explainer": known.explainers,
+            "metric": known.metrics,
+            "sort": self.sorts,
+            "method": known.methods,
+            "question": known.questions or ("",),
+            "copied": TABLES,
+            "form": FORMATS,
+        }
+        if proposal.value not in valid[name]:
+            raise unknown_name(name, proposal.value, valid[name])
+        return str(proposal.value)
+
+    @validate("opened")
+    def _known_score(self, proposal: Any) -> tuple[str, ...]:
+        if not proposal.value:
+            return ()
+        known = self.results
+        valid = {"method": known.methods, "explainer": known.explainers, "metric": known.metrics}
+        if len(proposal.value) != len(valid):
+            raise ConfigError(f"opened must be () or (method, explainer, metric), got {proposal.value!r:.80}")
+        for value, (name, names) in zip(proposal.value, valid.items()):
+            if value not in names:
+                raise unknown_name(name, value, names)
+        return tuple(map(str, proposal.value))
+
+    @property
+    def sorts(self) -> tuple[str, ...]:
+        """What methods are sorted by."""
+        return "given", "method", "accuracy", "agreement", *self.results.explainers
