@@ -15,7 +15,7 @@ from xaibench.questions.dimension import dimension_run
 from xaibench.questions.flipping import flip_run
 from xaibench.questions.inside import inside_run
 from xaibench.questions.pooling import pool_run
-from xaibench.run.figures import KINDS
+from xaibench.run.figure_kinds import KINDS
 from xaibench.run.folder import Run, open_run
 
 WITHOUT_ANSWER = ("cues", "influence")
