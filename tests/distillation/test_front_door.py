@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import logging.handlers
 from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from xaibench.data.tasks import Task
 from xaibench.distillation.devices import make_fabric
@@ -64,6 +66,20 @@ def test_what_does_not_fit_is_refused_in_one_line(
 def test_a_gpu_that_is_not_there_is_said_to_be_missing(tiny_pair: ModelPair, tiny_task: Task) -> None:
     with pytest.raises(ConfigError, match=r"accelerator 'cuda' \(torch finds none\): choose cpu, cuda or auto"):
         distill(tiny_pair, tiny_task, "kd", device="cuda")
+
+
+def test_a_fabric_is_made_without_notices_and_the_log_is_left_as_it_was() -> None:
+    log, said = logging.getLogger("lightning_fabric"), logging.handlers.BufferingHandler(100)
+    level = log.level
+    log.addHandler(said)
+    try:
+        make_fabric(Recipe(precision="bf16-mixed"), "cpu")
+        assert said.buffer == []
+        Fabric(accelerator="cpu", precision="bf16-mixed")
+        assert len(said.buffer) == 1  # what it would have said
+    finally:
+        log.removeHandler(said)
+    assert log.level == level
 
 
 def test_a_fabric_and_a_device_are_one_too_many(tiny_pair: ModelPair, tiny_task: Task) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,7 +43,8 @@ def make_fabric(
         precision = resolve_precision(recipe.precision, accelerator)
         # A loss of layers alone leaves the classifier without a gradient, which DDP has to be told.
         strategy = "ddp_find_unused_parameters_true" if several else "auto"
-        fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)  # type: ignore[arg-type]
+        with _without_notices():
+            fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)  # type: ignore[arg-type]
     except ConfigError:
         raise
     except (ValueError, TypeError, RuntimeError) as error:
@@ -56,6 +58,18 @@ def make_fabric(
     if launch:
         fabric.launch()
     return fabric
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """Within the block lightning says nothing of what it chose; its warnings stay."""
+    log = logging.getLogger("lightning_fabric")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _leave_group() -> None:
