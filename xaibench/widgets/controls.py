@@ -41,7 +41,9 @@ class Controls:
             "sign": dropdown("sign", [(f"{name}: {text}", name) for name, text in SIGNS.items()]),
         }
         self.options = widgets.Text(
-            placeholder="options, e.g. baseline=blur",
+            description="options",
+            style={"description_width": "initial"},
+            placeholder="e.g. baseline=blur",
             continuous_update=False,
             layout=widgets.Layout(width="15rem"),
             tooltip="options of the explainer, as NAME=VALUE,NAME=VALUE",
@@ -53,8 +55,7 @@ class Controls:
         }
         self.position = slider("image", 1, len(explorer.comparison.keys), 1, 1)
         self.position.readout = False
-        self.image = dropdown("", width="16rem")
-        self.image.tooltip = "name of the image"
+        self.image = dropdown("name", width="18rem")
         self.count = widgets.HTML()
         self.cursor = checkbox("read off values")
         self.at = (slider("row", 0.0, 1.0, 0.005, 0.5), slider("column", 0.0, 1.0, 0.005, 0.5))
