@@ -147,7 +147,7 @@ def test_bad_input(folder: Path) -> None:
 def test_the_models_go_where_they_are_sent(folder: Path) -> None:
     with pytest.raises(ConfigError, match="device 'mps' has no float64"):
         inside_run(open_run(folder), layers=["layer4"], device="mps")
-    with pytest.raises(RuntimeError, match="meta"):  # a device without values
+    with pytest.raises(ConfigError, match="device 'meta' holds no values"):  # it came there
         inside_run(open_run(folder), layers=["layer4"], device="meta")
 
 

@@ -91,8 +91,8 @@ def _from_file(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{path} is no Python file: name one that ends in .py")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     folder = str(path.absolute().parent)
     sys.path.insert(0, folder)  # for what the file imports from beside it

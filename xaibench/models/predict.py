@@ -19,16 +19,17 @@ __all__ = ["as_device", "predict_logits"]
 def as_device(given: torch.device | str | None) -> torch.device | None:
     """A device from its text; None stays None.
 
-    Raises ConfigError for one that torch does not know, and for Apple's mps: it has no float64, in which models are
-    folded and gradients checked.
+    Raises ConfigError for one that torch does not know, for Apple's mps, which has no float64, in which models are
+    folded and gradients checked, and for meta, which holds no values.
     """
     try:
         device = None if given is None else torch.device(given)
     except RuntimeError as error:
         shown = " ".join(str(given).split())[:60]
         raise ConfigError(f"unknown device '{shown}': write cpu, cuda or cuda:1") from error
-    if device is not None and device.type == "mps":
-        raise ConfigError("device 'mps' has no float64, which checks need: write cpu, cuda or cuda:1")
+    lacking = {"mps": "has no float64, which checks need", "meta": "holds no values"}
+    if device is not None and device.type in lacking:
+        raise ConfigError(f"device '{device.type}' {lacking[device.type]}: write cpu, cuda or cuda:1")
     return device
 
 

@@ -85,10 +85,11 @@ def _meaning(cls: type) -> str:
 @functools.cache
 def _documented(cls: type) -> dict[str, str]:
     """Field -> the text below it in the class body."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    assert isinstance(body, ast.ClassDef)
+    (body,) = (
+        node.body for node in ast.parse(textwrap.dedent(inspect.getsource(cls))).body if isinstance(node, ast.ClassDef)
+    )
     found = {}
-    for field, text in zip(body.body, body.body[1:]):
+    for field, text in zip(body, body[1:]):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
             found[field.target.id] = " ".join(ast.literal_eval(text.value).split())
     return found

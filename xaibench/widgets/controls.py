@@ -176,29 +176,29 @@ class Controls:
             shown = self._explorer.students
             kept = {name for name in shown if name.rpartition("/")[0] in chosen or name in chosen}
             new = [m for m in chosen if not any(name == m or name.rpartition("/")[0] == m for name in kept)]
-            self._explorer._set("students", (*kept, *(self._explorer.comparison.groups[m][0] for m in new)))
+            self._explorer._choose("students", (*kept, *(self._explorer.comparison.groups[m][0] for m in new)))
         else:
-            self._explorer._set("students", tuple(self._named(chosen, seed)))
+            self._explorer._choose("students", tuple(self._named(chosen, seed)))
 
     def _connect(self) -> None:
         explorer = self._explorer
         for name, control in {**self.choices, **self.numbers}.items():
-            control.observe(lambda change, name=name: explorer._set(name, change.new), "value")
+            control.observe(lambda change, name=name: explorer._choose(name, change.new), "value")
         self.options.observe(lambda change: self._set_options(change.new), "value")
         self.seeds.observe(lambda _: self._choose_students(), "value")
         self.position.observe(lambda change: self._go_to(change.new), "value")
-        self.image.observe(lambda change: explorer._set("image", change.new), "value")
-        self.cursor.observe(lambda change: explorer._set("cursor", (0.5, 0.5) if change.new else ()), "value")
+        self.image.observe(lambda change: explorer._choose("image", change.new), "value")
+        self.cursor.observe(lambda change: explorer._choose("cursor", (0.5, 0.5) if change.new else ()), "value")
         for control in self.at:
-            control.observe(lambda _: explorer._set("cursor", tuple(one.value for one in self.at)), "value")
+            control.observe(lambda _: explorer._choose("cursor", tuple(one.value for one in self.at)), "value")
 
     def _set_options(self, text: str) -> None:
         base = self._explorer.explainer.partition(":")[0]
-        self._explorer._set("explainer", f"{base}:{text}" if text.strip() else base)
+        self._explorer._choose("explainer", f"{base}:{text}" if text.strip() else base)
 
     def _go_to(self, position: int) -> None:
         if 1 <= position <= len(self._explorer.order):  # a filter may have left no image
-            self._explorer._set("image", self._explorer.order[position - 1])
+            self._explorer._choose("image", self._explorer.order[position - 1])
 
     def _step(self, by: int) -> None:
         order, image = self._explorer.order, self._explorer.image

@@ -36,7 +36,7 @@ class Details:
 
     def __init__(self, explorer: Explorer) -> None:
         self._explorer = explorer
-        self._scatter = Scatter(lambda key: explorer._set("image", key))
+        self._scatter = Scatter(lambda key: explorer._choose("image", key))
         names = [(metric_label(name), name) for name in explorer.comparison.metrics]
         self._across = dropdown("across", [(_CONFIDENCE, _CONFIDENCE), (_STUDENTS, _STUDENTS), *names])
         self._across.observe(lambda _: self._show_scatter(), "value")

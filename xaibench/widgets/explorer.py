@@ -7,7 +7,6 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 import torch
-import traitlets
 from matplotlib.figure import Figure
 from torch import nn
 from traitlets import Bunch
@@ -71,7 +70,7 @@ class Explorer(ExplorerTraits):
         super().__init__(**{**start, **options})
         self.add_class("xaibench-explorer")
         self._controls = Controls(self)
-        self._thumbnails = Thumbnails(known, self.uid, lambda key: self._set("image", key))
+        self._thumbnails = Thumbnails(known, self.uid, lambda key: self._choose("image", key))
         self._stage = widgets.HTML()
         self._details = Details(self)
         self.children = (
@@ -152,7 +151,7 @@ class Explorer(ExplorerTraits):
 
         def show(key: str) -> None:
             self._controls.renew()
-            self._set("image", key)
+            self._choose("image", key)
 
         self._work(add, show)
 
@@ -166,14 +165,8 @@ class Explorer(ExplorerTraits):
         students, question = self.students, self._asked().question
         self._work(lambda turn: self.comparison.explain_all(students, question, turn), lambda _: self._ask())
 
-    def _set(self, trait: str, value: Any) -> None:
-        """What a control does."""
-        if not self._following:
-            try:
-                setattr(self, trait, value)
-            except (ValueError, traitlets.TraitError) as error:
-                self._failed(error)
-                self._controls.follow()
+    def _follow(self) -> None:
+        self._controls.follow()
 
     def _asked(self) -> Asked:
         return Asked(**{name: getattr(self, name) for name in ASKED})

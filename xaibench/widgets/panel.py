@@ -93,6 +93,18 @@ class Panel(widgets.VBox):
                 widget.close()
         super().close()
 
+    def _choose(self, trait: str, value: Any) -> None:
+        """What a control does: it sets a trait. A refusal becomes a sentence, and the controls go back."""
+        if not self._following:
+            try:
+                setattr(self, trait, value)
+            except (XaibenchError, traitlets.TraitError) as error:
+                self.error = str(error)
+                self._follow()
+
+    def _follow(self) -> None:
+        """Set the controls to what the traits say."""
+
     def _work(self, work: Callable[..., Any], done: Callable[[Any], Any]) -> None:
         """Run `work(turn)` beside the notebook and show its result by `done`; an error becomes a sentence."""
 

@@ -172,15 +172,6 @@ class RunPanel(RunTraits):
             stack(self._scores.box, self._text, self._images, self._body),
         )
 
-    def _choose(self, trait: str, value: Any) -> None:
-        """What a control does."""
-        if not self._following:
-            try:
-                setattr(self, trait, value)
-            except (XaibenchError, traitlets.TraitError) as error:
-                self.error = str(error)
-                self._follow()
-
     def _clicked(self, method: str, explainer: str) -> None:
         try:
             self.show_images(method, explainer)
@@ -202,12 +193,12 @@ class RunPanel(RunTraits):
             return
         self._follow()
         asked, name = self._asked(), change.name if change else ""
-        opening = name == "opened" and self.explorer is not None and bool(self.opened)
+        explorer = self.explorer if name == "opened" and self.opened else None
 
         def show(shown: _Shown) -> None:
             self._show(shown)
-            if opening:
-                self._open_in_explorer(*shown.asked["opened"])
+            if explorer is not None:
+                _open_in(explorer, *shown.asked["opened"])
 
         self._work(lambda turn: self._compute(asked, turn), show)
 
@@ -282,17 +273,16 @@ class RunPanel(RunTraits):
                 if name != "question" or self.results.questions:
                     control.value = getattr(self, name)
 
-    def _open_in_explorer(self, method: str, explainer: str, metric: str) -> None:
-        """The explorer on a method's students, the least alike images first."""
-        explorer = self.explorer
-        assert explorer is not None
-        known = explorer.comparison
-        if method not in known.groups:
-            raise unknown_name("method of the explorer", method, known.groups)
-        members = known.groups[method]
-        with explorer.hold_trait_notifications():
-            explorer.students = members if len(members) <= _MOST_STUDENTS else (f"{method}/mean",)
-            explorer.explainer, explorer.metric, explorer.sort = explainer, metric, "least alike"
-            explorer.only, explorer.label, explorer.contrast, explorer.of_class = "all", "", "", ""
-        if explorer.order and not explorer.worker.busy and not explorer.order_is_older:
-            explorer.image = explorer.order[0]
+
+def _open_in(explorer: Any, method: str, explainer: str, metric: str) -> None:
+    """Show a method's students in an explorer, the least alike images first."""
+    known = explorer.comparison
+    if method not in known.groups:
+        raise unknown_name("method of the explorer", method, known.groups)
+    members = known.groups[method]
+    with explorer.hold_trait_notifications():
+        explorer.students = members if len(members) <= _MOST_STUDENTS else (f"{method}/mean",)
+        explorer.explainer, explorer.metric, explorer.sort = explainer, metric, "least alike"
+        explorer.only, explorer.label, explorer.contrast, explorer.of_class = "all", "", "", ""
+    if explorer.order and not explorer.worker.busy and not explorer.order_is_older:
+        explorer.image = explorer.order[0]

@@ -106,7 +106,7 @@ def stage_html(
                 picture = blended(picture_pixels(_zoomed(row.picture, display)), picture, display.opacity)
             lines = list(_below(row, model, metric, classes, total))
             if display.cursor is not None:
-                lines.append(_at_cursor(values, display))
+                lines.append(_at_cursor(values, display.cursor, display.scale))
             cells.append(card(model, _framed(picture, alt, values.shape, display), *lines))
         parts.append(cards(cells))
     parts.append(colour_bar(limit, _unit(display), display.scale == "share"))
@@ -164,22 +164,21 @@ def _zoomed(values: Array, display: Display) -> Array:
     return values[_window(values.shape, display)]
 
 
-def _cell(shape: tuple[int, ...], display: Display) -> tuple[int, int]:
-    assert display.cursor is not None
-    return min(shape[0] - 1, int(display.cursor[0] * shape[0])), min(shape[1] - 1, int(display.cursor[1] * shape[1]))
+def _cell(shape: tuple[int, ...], cursor: tuple[float, float]) -> tuple[int, int]:
+    return min(shape[0] - 1, int(cursor[0] * shape[0])), min(shape[1] - 1, int(cursor[1] * shape[1]))
 
 
-def _at_cursor(values: Array, display: Display) -> str:
-    row, column = _cell(values.shape, display)
+def _at_cursor(values: Array, cursor: tuple[float, float], scale: str) -> str:
+    row, column = _cell(values.shape, cursor)
     value = values[row, column]
-    text = f"{100 * value:+.2f}%" if display.scale == "share" else f"{value:+.3g}"
+    text = f"{100 * value:+.2f}%" if scale == "share" else f"{value:+.3g}"
     return f"<small>{text.replace('-', '−')} at row {row}, column {column}</small>"
 
 
 def _framed(picture: Bytes, alt: str, shape: tuple[int, ...], display: Display) -> str:
     mark = ""
     if display.cursor is not None:
-        (row, column), (rows, columns) = _cell(shape, display), _window(shape, display)
+        (row, column), (rows, columns) = _cell(shape, display.cursor), _window(shape, display)
         tall, wide = 100 / (rows.stop - rows.start), 100 / (columns.stop - columns.start)
         top, left = (row - rows.start) * tall, (column - columns.start) * wide
         mark = f'<i style="top:{top:.2f}%;left:{left:.2f}%;height:{tall:.2f}%;width:{wide:.2f}%"></i>'

@@ -10,7 +10,7 @@ import traitlets
 
 from xaibench.data.images import ImageSet
 from xaibench.data.tasks import Task
-from xaibench.errors import ConfigError, XaibenchError, unknown_name
+from xaibench.errors import ConfigError, unknown_name
 from xaibench.models.pair import ModelPair
 from xaibench.subspace.bases import BASES
 from xaibench.validation import checked
@@ -152,14 +152,6 @@ class SubspacePanel(Panel):
             line(direction),
             self._looks,
         )
-
-    def _choose(self, trait: str, value: Any) -> None:
-        if not self._following:
-            try:
-                setattr(self, trait, value)
-            except (XaibenchError, traitlets.TraitError) as error:
-                self.error = str(error)
-                self._follow()
 
     def _move(self, _change: Any) -> None:
         most = self._view.most(self.layer)
