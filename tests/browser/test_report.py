@@ -1,12 +1,12 @@
 """The page of a run in a real browser: accessible, whole on a phone, on a desk and on paper."""
 
-import os
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from tests.browser.jupyter import AXE, SERIOUS
 from xaibench.report import html
 from xaibench.report.html import write_report
 from xaibench.run.folder import open_run
@@ -14,9 +14,6 @@ from xaibench.run.page import present
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-MODULES = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
-AXE = Path(os.environ.get("XAIBENCH_AXE", MODULES))
 NARROW, WIDE = 420, 1280
 PAPER = 1027  # A4 landscape less its margins, at 96 pixels an inch
 
@@ -37,18 +34,6 @@ CUT = """() => [...document.querySelectorAll("main *")]
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """Chromium without a window."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium found: install it to look at the report in a browser")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as engine:
-        started = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
 def report(tiny_run, tmp_path_factory):
     """The page of the tiny run, drawn by the code as it is."""
     run = open_run(shutil.copytree(tiny_run, tmp_path_factory.mktemp("report") / "run"))
@@ -57,12 +42,12 @@ def report(tiny_run, tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser, report):
+def page(chromium, report):
     """show(width, **options) -> the report, or another file, in a window of that width."""
     opened = []
 
     def show(width, file=report, **options):
-        opened.append(browser.new_page(viewport={"width": width, "height": 900}, bypass_csp=True, **options))
+        opened.append(chromium.new_page(viewport={"width": width, "height": 900}, bypass_csp=True, **options))
         opened[-1].goto(file.as_uri())
         return opened[-1]
 
@@ -79,7 +64,7 @@ def test_axe_finds_no_serious_violation(page, width, scheme):
     shown.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     shown.add_script_tag(path=AXE)
     found = shown.evaluate("axe.run()")["violations"]
-    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    serious = [one for one in found if one["impact"] in SERIOUS]
     assert [(one["id"], one["nodes"][0]["html"][:200]) for one in serious] == []
 
 
