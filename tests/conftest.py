@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def _images(classes: tuple[str, ...], per_class: int, seed: int) -> ImageSet:
         pixels[i, :, list(rows[classes[label]])] += 60
     keys = tuple(f"{seed}/{i:03d}" for i in range(len(labels)))
     return ImageSet(pixels.to(torch.uint8), labels, classes, keys, "bands")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_event_loop_is_left() -> Iterator[None]:
+    """What asks for a running event loop, as a panel does, finds none that an earlier file left."""
+    yield
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        asyncio.get_running_loop()
 
 
 @pytest.fixture(scope="session")

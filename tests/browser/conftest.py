@@ -3,9 +3,9 @@ import pytest
 from tests.browser.jupyter import CHROMIUM
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """Chromium without a window."""
+    """Chromium without a window. Playwright keeps an event loop running in this thread: it stops with the module."""
     if CHROMIUM is None:
         pytest.skip("no chromium found: install it to drive notebooks in a browser")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
