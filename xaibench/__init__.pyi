@@ -84,6 +84,11 @@ from .similarity.faithfulness import flipping_gap as flipping_gap
 from .similarity.flipping import flip_curve as flip_curve
 from .similarity.metrics.table import METRICS as METRICS
 from .similarity.pooling import pooling_curve as pooling_curve
+from .similarity.significance import family_table as family_table
+from .similarity.significance import least_units as least_units
+from .similarity.significance import power_note as power_note
+from .similarity.significance import rank_sum as rank_sum
+from .similarity.significance import signed_rank as signed_rank
 from .similarity.similarity_report import SimilarityReport as SimilarityReport
 from .testing import assert_explains_alike as assert_explains_alike
 from .widgets.explorer import Explorer as Explorer

@@ -90,10 +90,10 @@ def test_methods_are_compared_on_the_seeds_that_all_have():
     table = method_pairs(scores(own)).set_index(["a", "b"])
     assert len(table) == 3
     assert table.loc[("kd", "vid"), "difference"] == pytest.approx((own["kd", 1] - own["vid", 1]).mean())
-    assert set(table["images"]) == {5}
+    assert set(table["n"]) == {5}
 
 
 def test_methods_without_a_common_seed_are_not_compared():
     table = method_pairs(scores({("kd", 0): [0.1] * 5, ("at", 1): [0.2] * 5}))
     assert table["difference"].isna().all()
-    assert list(table["images"]) == [0]
+    assert list(table["n"]) == [0]

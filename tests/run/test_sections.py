@@ -74,7 +74,7 @@ def test_differences_say_for_whom_they_speak(page):
     run, text = page
     said = section(text, "differences-between-methods")
     assert "There is one student of each method" in said
-    assert said.count("of 3 pairs have a corrected p below 0.05.") == len(run.explainers)
+    assert said.count("of 3 pairs have a p (Holm) below 0.05.") == len(run.explainers)
 
 
 def test_costs_are_shown_or_how_to_get_them(page, tmp_path):

@@ -1,4 +1,4 @@
-"""Paired tests of methods against slow twins and an independent library's correction."""
+"""Paired tests of methods against a slow twin."""
 
 from __future__ import annotations
 
@@ -6,37 +6,11 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from xaibench.errors import DataError
-from xaibench.similarity.paired import holm, paired_differences
-
-P = st.lists(st.floats(0, 1), min_size=1, max_size=8)
-
-
-def slow_holm(p):
-    """Reject one after the other: the corrected p is the level at which a hypothesis is first rejected."""
-    order = sorted(range(len(p)), key=lambda i: p[i])
-    level, corrected = 0.0, [0.0] * len(p)
-    for rank, i in enumerate(order):
-        level = max(level, min(1.0, (len(p) - rank) * p[i]))
-        corrected[i] = level
-    return corrected
-
-
-@given(P)
-def test_holm_is_the_step_down_procedure(p):
-    corrected = holm(p)
-    assert corrected == pytest.approx(slow_holm(p))
-    assert (corrected >= np.asarray(p) - 1e-12).all()
-    assert (corrected <= np.minimum(1, len(p) * np.asarray(p)) + 1e-12).all()  # never beyond Bonferroni's
-
-
-def test_holm_leaves_out_what_is_undefined():
-    assert holm([0.01, np.nan, 0.04]) == pytest.approx([0.02, np.nan, 0.04], nan_ok=True)
-    assert holm([]).shape == (0,)
+from xaibench.similarity.paired import paired_differences
+from xaibench.similarity.significance import benjamini_yekutieli, holm
 
 
 def slow_signed_rank(x):
@@ -55,7 +29,7 @@ def test_the_p_value_is_that_of_all_signs_with_images_as_the_unit():
     assert row["p"] == row["p_holm"] == pytest.approx(slow_signed_rank((a - b).mean(axis=0)))
     assert row["difference"] == pytest.approx((a - b).mean())
     assert row["low"] < row["difference"] < row["high"]
-    assert row["images"] == 9
+    assert (row["n"], row["unit"], row["test"]) == (9, "images", "Wilcoxon signed-rank")
     (swapped,) = paired_differences({"b": b, "a": a}).to_dict("records")
     assert swapped["p"] == pytest.approx(row["p"])
     assert swapped["difference"] == pytest.approx(-row["difference"])
@@ -66,8 +40,9 @@ def test_all_pairs_share_their_images_and_the_correction():
     scores["a"][0, 0] = np.nan
     table = paired_differences(scores)
     assert list(zip(table["a"], table["b"])) == [("a", "b"), ("a", "c"), ("b", "c")]
-    assert set(table["images"]) == {39}
+    assert set(table["n"]) == {39}
     assert list(table["p_holm"]) == pytest.approx(list(holm(table["p"])))
+    assert list(table["p_by"]) == pytest.approx(list(benjamini_yekutieli(table["p"])))
 
 
 def test_equal_methods_and_methods_without_scores():
@@ -76,7 +51,7 @@ def test_equal_methods_and_methods_without_scores():
     assert (same["p"], same["difference"]) == (1.0, 0.0)
     (none,) = paired_differences({"a": x, "b": x * np.nan}).to_dict("records")
     assert np.isnan([none["p"], none["p_holm"], none["difference"]]).all()
-    assert none["images"] == 0
+    assert none["n"] == 0
     assert paired_differences({"a": x}).empty
     assert paired_differences({}).empty
     with pytest.raises(DataError, match=r"the same seeds and images \(S, N\), got a \(2, 5\), b \(1, 5\)"):

@@ -28,7 +28,18 @@ __all__ = ["after_figures", "matched_scores", "methods_section"]
 _LONG = 20  # rows of a table that is shown on demand only
 _PAIRS = 20  # of classes, the most frequent ones
 _LEVEL = 0.05
-_PAIR_COLUMNS = {"a": "method", "b": "minus", "low": "difference low", "high": "difference high", "p_holm": "p (Holm)"}
+_PAIR_COLUMNS = {
+    "a": "method",
+    "b": "minus",
+    "difference": "difference",
+    "low": "difference low",
+    "high": "difference high",
+    "n": "images",
+    "effect": "effect",
+    "p": "p",
+    "p_holm": "p (Holm)",
+    "p_by": "p (Benjamini-Yekutieli)",
+}
 
 _FILES = {
     "table.csv": "the table of methods",
@@ -123,8 +134,9 @@ def _pairs(run: Run) -> Section:
     blocks = [
         paragraph(
             f"Each pair of methods on the same images: mean difference of the {metric_label(run.metric)} with its 95% "
-            "interval, and Wilcoxon's signed-rank test with images as the unit, its p corrected for all pairs of an "
-            f"explainer (Holm). {speaks}"
+            "interval, and Wilcoxon's signed-rank test with images as the unit: its rank-biserial correlation (effect, "
+            "from -1 to 1) and its p, corrected for all pairs of an explainer after Holm and after "
+            f"Benjamini-Yekutieli. {speaks}"
         )
     ]
     for explainer in run.explainers:
@@ -133,8 +145,9 @@ def _pairs(run: Run) -> Section:
             continue
         table = method_pairs(scores)
         told = int((table["p_holm"] < _LEVEL).sum())
-        caption = f"Differences by {explainer_label(explainer)}: {told} of {len(table)} pairs have a corrected p "
-        blocks.append(_sheet(run, table.rename(columns=_PAIR_COLUMNS), f"{caption}below {_LEVEL}."))
+        caption = f"Differences by {explainer_label(explainer)}: {told} of {len(table)} pairs have a p (Holm) "
+        shown = table[list(_PAIR_COLUMNS)].rename(columns=_PAIR_COLUMNS)
+        blocks.append(_sheet(run, shown, f"{caption}below {_LEVEL}."))
     return Section("Differences between methods", blocks)
 
 
