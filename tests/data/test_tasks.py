@@ -1,7 +1,8 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.utils.data import random_split
 
 from xaibench.data.images import ImageSet
 from xaibench.data.subtasks import Subtask
@@ -47,6 +48,49 @@ def test_fractions_are_nested_and_share_one_validation_split(small, large, seed)
     first, second = (split_train(images, fraction=f, seed=seed) for f in (small, large))
     assert set(first[0].keys) <= set(second[0].keys)
     assert first[1].keys == second[1].keys
+
+
+@pytest.mark.parametrize(
+    ("fraction", "counts"), [(1.0, (2001, 499)), (0.8, (2001, 499)), (0.1, (251, 499)), (0.01, (26, 499))]
+)
+def test_a_random_split_has_the_counts_of_subdistills_authors(fraction, counts):
+    images = image_set([500] * 5)
+    train, held_out = split_train(images, split="random", fraction=fraction, seed=1)
+    assert (len(train), len(held_out)) == counts
+    assert not set(train.keys) & set(held_out.keys)
+    assert [split_train(images, split="random", fraction=fraction, seed=s)[0].keys == train.keys for s in (1, 2)] == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:Length of split at index")  # random_split says so of an empty rest
+@settings(deadline=None, max_examples=50)
+@given(st.integers(8, 300), st.floats(0.01, 1), st.floats(0.01, 0.99), st.integers(0, 2**31 - 1))
+def test_a_random_split_is_torchs(n, fraction, validation, seed):
+    images, most = image_set([n - n // 3, n // 3]), 1 - validation
+    shares = [min(most, fraction), 1 - most]
+    shares.append(max(0.0, 1 - sum(shares)))
+    assume(sum(shares) <= 1)  # else random_split takes them for counts
+    parts = random_split(range(n), shares, torch.Generator().manual_seed(seed))
+    options = {"split": "random", "fraction": fraction, "validation": validation, "seed": seed}
+    if min(map(len, parts[:2])) < 1:
+        with pytest.raises(DataError, match=f"{n} images are too few for a validation share of"):
+            split_train(images, **options)
+    else:
+        for ours, torchs in zip(split_train(images, **options), parts):
+            assert list(ours.keys) == [str(i) for i in sorted(torchs.indices)]
+
+
+def test_the_default_split_is_the_one_that_it_was():
+    train, held_out = split_train(image_set([6, 5]), seed=3)
+    assert (train.keys, held_out.keys) == (("0", "2", "3", "4", "5", "6", "7", "9", "10"), ("1", "8"))
+    assert split_train(image_set([6, 5]), split="stratified", seed=3)[0].keys == train.keys
+
+
+def test_unknown_splits():
+    with pytest.raises(UnknownNameError, match="unknown split 'stratify': did you mean 'stratified'"):
+        split_train(image_set([6, 5]), split="stratify")
 
 
 def test_everything_is_used_and_seeds_differ():

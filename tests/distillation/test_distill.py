@@ -108,6 +108,26 @@ def test_how_often_the_teacher_is_asked(
     assert counter.images == passes * len(tiny_task.train) + probe + len(tiny_task.validation)
 
 
+@pytest.mark.parametrize(("drop_last", "batch_size", "images"), [(False, 16, 48), (False, 20, 48), (True, 20, 40)])
+def test_the_last_batch_is_dropped_where_that_is_asked_for_and_it_is_smaller(
+    job: Job, tiny_pair: ModelPair, tiny_task: Task, drop_last: bool, batch_size: int, images: int
+) -> None:
+    assert len(tiny_task.train) == 48
+    counter = Counter()
+    tiny_pair.student.register_forward_pre_hook(counter)
+    job(StudentOnly(), epochs=2, batch_size=batch_size, drop_last=drop_last)
+    assert counter.images == 2 * (images + len(tiny_task.validation))
+
+
+def test_whole_batches_are_trained_on_alike_whether_the_last_is_dropped(job: Job, assert_same: Same) -> None:
+    assert_same(job(KD(), epochs=2), job(KD(), epochs=2, drop_last=True))
+
+
+def test_too_few_images_for_a_whole_batch_are_refused(job: Job) -> None:
+    with pytest.raises(DataError, match=r"48 training images do not fill a batch of 64: .* or drop_last = false"):
+        job(KD(), batch_size=64, drop_last=True)
+
+
 def test_moments_that_were_measured_before_are_used(
     tiny_pair: ModelPair, tiny_task: Task, tiny_recipe: Recipe, tiny_fabric: Fabric, job: Job, assert_same: Same
 ) -> None:
@@ -166,7 +186,7 @@ def test_a_single_image_left_over_is_skipped(
     task = dataclasses.replace(tiny_task, train=tiny_task.train.take(range(17)))
     run = distill(tiny_pair, task, KD(), tiny_recipe, fabric=tiny_fabric)
     assert run.history["loss"].notna().all()
-    with pytest.raises(DataError, match="fewer than 2 training images"):
+    with pytest.raises(DataError, match=r"1 training images do not fill a batch of 2: use a larger fraction$"):
         distill(
             tiny_pair,
             dataclasses.replace(tiny_task, train=tiny_task.train.take([0])),

@@ -24,6 +24,10 @@ def test_impossible_recipes_are_refused(options: dict[str, object], error: type[
         Recipe(**options)  # type: ignore[arg-type]
 
 
+def test_the_smallest_batch_is_a_whole_one_where_the_last_is_dropped() -> None:
+    assert [Recipe(batch_size=8).smallest_batch, Recipe(batch_size=8, drop_last=True).smallest_batch] == [2, 8]
+
+
 def test_views_say_which_pixels_an_epoch_shows() -> None:
     fresh, two, still = Recipe(), Recipe(views=2), Recipe(augment="none", views=5)
     assert (fresh.cached_views, two.cached_views, still.cached_views) == (0, 2, 1)

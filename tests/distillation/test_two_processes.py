@@ -20,7 +20,9 @@ def train(devices: int, folder: Path, method: str) -> list[tuple[dict[str, list[
     return [torch.load(folder / f"student-{rank}.pt") for rank in range(devices)]
 
 
-@pytest.mark.parametrize("method", ["subdistill:kd_weight=0", "subdistill:centring=mean"])
+@pytest.mark.parametrize(
+    "method", ["subdistill:kd_weight=0", "subdistill:centring=mean", "subdistill:centring=running"]
+)
 def test_two_processes_train_the_student_of_one(method: str, tmp_path: Path) -> None:
     ((history, weights),) = train(1, tmp_path / "one", method)
     for other_history, other_weights in train(2, tmp_path / "two", method):

@@ -69,6 +69,38 @@ def test_the_seed_decides_the_weights_and_nothing_else_changes(name: str) -> Non
     assert state_hash(build_model(name, 3, seed=2)) != first
 
 
+@pytest.mark.parametrize("name", ["resnet18-cifar:56-56-40-40", "resnet18", "timm/mobilenetv4_conv_small_035"])
+def test_torchs_initialisation_has_variance_one_third_of_the_inverse_fan_in(name: str) -> None:
+    model = build_model(name, 5, seed=2, init="torch")
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        fan_in, weights = layer.weight[0].numel(), layer.weight.detach().double()
+        assert weights.abs().max().item() <= fan_in**-0.5
+        spread = 5 * (4 / 5 / weights.numel()) ** 0.5  # five standard errors of a uniform variable's mean square
+        assert weights.square().mean().item() * 3 * fan_in == pytest.approx(1, abs=spread)
+    assert len(layers) > 20
+    assert state_hash(model) == state_hash(build_model(name, 5, seed=2, init="torch"))
+    assert state_hash(model) != state_hash(build_model(name, 5, seed=2))
+
+
+def test_the_architectures_own_initialisation_is_fan_out_and_the_default() -> None:
+    model = build_model("resnet18-cifar", 5, seed=2)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 10_000:
+            fan_out = layer.out_channels * layer.weight[0, 0].numel()
+            assert layer.weight.square().mean().item() * fan_out / 2 == pytest.approx(1, abs=0.07)
+    assert state_hash(model) == state_hash(build_model("resnet18-cifar", 5, seed=2, init="architecture"))
+    with pytest.raises(UnknownNameError, match="unknown init 'pytorch': did you mean 'torch'"):
+        build_model("resnet18-cifar", 5, init="pytorch")
+
+
+def test_the_default_weights_are_those_that_they_were() -> None:
+    """Sums in float64: the generator's draws are the same everywhere, a hash of them need not be."""
+    model = build_model("resnet18-cifar:2-2-2-2@2", 3, seed=1)
+    total = sum(value.double().abs().sum().item() for value in model.parameters())
+    assert total == pytest.approx(224.9362941319123, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

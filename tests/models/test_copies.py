@@ -72,6 +72,17 @@ def test_nothing_that_was_learned_is_left(name: str) -> None:
             assert (module.running_var == 1).all()
 
 
+@pytest.mark.parametrize("init", ["architecture", "torch"])
+def test_a_model_is_drawn_anew_from_the_distribution_that_it_was_built_with(init: str) -> None:
+    model = build_model("resnet18-cifar", 5, init=init)
+    fresh = untrained(untrained(model, 1), 2)
+    for name, value in model.named_parameters():
+        if value.ndim == 4 and value.numel() > 1000:
+            new = fresh.get_parameter(name)
+            assert new.std().item() == pytest.approx(value.std().item(), rel=0.1)
+            assert (new.abs().max() <= value[0].numel() ** -0.5) == (init == "torch")
+
+
 def test_the_seed_decides_and_the_distribution_is_torchvisions() -> None:
     model = build_model("resnet18", 5)
     one, same, other = (untrained(model, seed) for seed in (1, 1, 2))

@@ -100,6 +100,13 @@ def test_each_method_and_explainer_is_tried(check):
     assert "conv9" in lines[1]
 
 
+def test_too_few_images_for_a_batch_are_said_once(check):
+    settings = ("methods=['kd', 'student-only']", "train.batch_size=256", "train.drop_last=true")
+    code, _, lines = check(SMALL, *(part for setting in settings for part in ("--set", setting)))
+    assert (code, len(lines)) == (2, 1)
+    assert "120 training images do not fill a batch of 256: use a larger fraction, a smaller batch_size" in lines[0]
+
+
 def test_an_override_is_checked_too(check):
     code, _, lines = check(SMALL, "--set", "train.epochs=-3")
     assert (code, lines) == (2, ["error: train: epochs must be above 0 and finite, got -3"])

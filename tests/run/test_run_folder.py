@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -184,6 +185,24 @@ def test_the_manifest_reproduces_the_run(tiny_run):
     assert manifest["started"]
     assert open_run(tiny_run).finished
     assert {"command", "machine", "layers", "preprocessing"} <= set(manifest)
+
+
+def test_a_run_of_an_older_version_opens_with_its_results(tiny_run, tmp_path):
+    folder = shutil.copytree(tiny_run, tmp_path / "older")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    later = {"data": "split", "student": "init", "train": "drop_last"}
+    for section, key in later.items():
+        del manifest["config"][section][key]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    run = open_run(folder)
+    assert run.finished
+    assert run.config == open_run(tiny_run).config
+    assert len(run.table()) == len(open_run(tiny_run).table())
+    digested = json.loads(json.dumps(run.config.for_digests()))
+    for section in ("data", "student"):
+        assert digested[section] == manifest["config"][section]
+    other = run.config.override(["data.split=random", "student.init=torch"]).for_digests()
+    assert (other["data"]["split"], other["student"]["init"]) == ("random", "torch")
 
 
 def test_a_student_can_be_loaded_and_is_the_one_that_was_explained(tiny_run):

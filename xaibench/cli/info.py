@@ -119,7 +119,7 @@ def plan(config: RunConfig, assets: Assets) -> dict[str, Any]:
         "classes": ", ".join(assets.pair.classes),
         "images": ", ".join(f"{len(images)} {split}" for split, images in splits.items()) + f", {height}x{width}",
         "teacher": assets.card.architecture,
-        "student": assets.architecture,
+        "student": assets.student.architecture,
         "layers": ", ".join(f"{pair} ({_by(a)} : {_by(b)})" for pair, (a, b) in shapes.items()) or "none",
         "methods": ", ".join(config.methods),
         "students": f"{len(config.methods) * len(config.seeds)}, of {config.train.epochs} epochs each",

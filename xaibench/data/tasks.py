@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ import torch
 from xaibench.data.datasets import dataset_classes, load_dataset
 from xaibench.data.images import ImageSet, checked_size
 from xaibench.data.subtasks import Subtask, subtask
-from xaibench.errors import ConfigError, DataError
+from xaibench.errors import ConfigError, DataError, unknown_name
 from xaibench.validation import checked
 
-__all__ = ["LARGEST_SEED", "Task", "load_task", "split_train"]
+__all__ = ["LARGEST_SEED", "SPLITS", "Task", "load_task", "split_train"]
 
 LARGEST_SEED = 2**31 - 1
+SPLITS = ("stratified", "random")
 
 _log = logging.getLogger(__name__)
 
@@ -64,13 +66,15 @@ def load_task(
     root: Path | str | None = None,
     size: Sequence[int] | None = None,
     download: bool = False,
+    split: str = "stratified",
     fraction: float = 1.0,
     validation: float = 0.2,
     seed: int = 0,
 ) -> Task:
     """Load the images of a subtask (see `subtask` and `load_dataset` for the names) and split them.
 
-    size, fraction and validation are those of `load_dataset` and `split_train`; seed, 0 to 2^31 - 1, decides the split.
+    size is that of `load_dataset`; split, fraction and validation are those of `split_train`; seed, 0 to 2^31 - 1,
+    decides who is in which part.
     Images that occur in two splits are warned about in the log.
 
     Raises ConfigError that names all options outside their range, and what the two functions raise.
@@ -81,26 +85,57 @@ def load_task(
     chosen = subtask(spec, dataset_classes(dataset, root, download=download))
     full = load_dataset(dataset, "train", root=root, size=size, download=download, classes=chosen.classes)
     test = load_dataset(dataset, "test", root=root, size=size, download=download, classes=chosen.classes)
-    train, held_out = split_train(full, fraction=fraction, validation=validation, seed=seed)
+    train, held_out = split_train(full, split=split, fraction=fraction, validation=validation, seed=seed)
     _warn_of_copies({"training": train, "validation": held_out, "test": test}, dataset)
     return Task(train, held_out, test, chosen, dataset)
 
 
 @checked
 def split_train(
-    images: ImageSet, *, fraction: float = 1.0, validation: float = 0.2, seed: int = 0
+    images: ImageSet, *, split: str = "stratified", fraction: float = 1.0, validation: float = 0.2, seed: int = 0
 ) -> tuple[ImageSet, ImageSet]:
-    """Split into (training, validation), class by class.
+    """Split into (training, validation).
 
-    validation  share of all images that is held out; the same images for every fraction
-    fraction    share of the rest that is trained on; a smaller fraction's images are among a larger one's
+    split       "stratified": class by class; "random": all classes together, by `torch.utils.data.random_split` of
+                [min(1 - validation, fraction), validation, rest] as SubDistill's authors do (2500 images: 2001 + 499)
+    validation  share of all images that is held out; if stratified, the same images for every fraction
+    fraction    share that is trained on: if stratified, of what is not held out; if random, of all images, at most
+                1 - validation. A smaller fraction's images are among a larger one's
 
-    Raises ConfigError for shares or a seed outside their range, DataError where a class would get no image.
+    Raises UnknownNameError for an unknown split, ConfigError for shares or a seed outside their range, DataError where
+    a class (if random: a part) would get no image.
     """
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
     wrong = list(_wrong_options(None, fraction, validation, seed))
     if wrong:
         raise ConfigError("; ".join(wrong))
     generator = torch.Generator().manual_seed(seed)
+    part = _stratified if split == "stratified" else _random
+    train, held_out = part(images, fraction, validation, generator)
+    return images.take(train.sort().values), images.take(held_out.sort().values)
+
+
+def _random(
+    images: ImageSet, fraction: float, validation: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    most = 1 - validation
+    shares = [min(most, fraction), 1 - most]  # as the authors write it: 1 - .8 is a hair below .2, hence 499 of 2500
+    counts = [math.floor(len(images) * share) for share in (*shares, max(0.0, 1 - sum(shares)))]
+    for i in range(len(images) - sum(counts)):  # random_split hands out what the floors leave, from the first part on
+        counts[i % len(counts)] += 1
+    if min(counts[:2]) < 1:
+        raise DataError(
+            f"{len(images)} images are too few for a validation share of {validation} and a training fraction of "
+            f"{fraction}: add images or change these shares"
+        )
+    train, held_out, _ = torch.randperm(len(images), generator=generator).split(counts)
+    return train, held_out
+
+
+def _stratified(
+    images: ImageSet, fraction: float, validation: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     train, held_out = [], []
     for label, name in enumerate(images.classes):
         members = (images.labels == label).nonzero().flatten()
@@ -114,7 +149,7 @@ def split_train(
             )
         held_out.append(order[:cut])
         train.append(order[cut : cut + keep])
-    return images.take(torch.cat(train).sort().values), images.take(torch.cat(held_out).sort().values)
+    return torch.cat(train), torch.cat(held_out)
 
 
 def _wrong_options(size: Sequence[int] | None, fraction: float, validation: float, seed: int) -> Iterator[str]:

@@ -50,6 +50,8 @@ class Recipe:
     """ "32-true", "bf16-mixed", "16-mixed", or "auto": bf16 where the hardware multiplies it natively, else float32."""
     cache_gb: float = 2.0
     """Largest teacher cache in GB; above it the teacher runs at every step."""
+    drop_last: bool = False
+    """Leave out an epoch's last batch where it is smaller than the others, as the `drop_last` of PyTorch's loaders."""
 
     def __post_init__(self) -> None:
         plain_numbers(self)
@@ -76,6 +78,11 @@ class Recipe:
         for name, known in (("schedule", SCHEDULES), ("augment", AUGMENTATIONS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
+
+    @property
+    def smallest_batch(self) -> int:
+        """The fewest images that make a step: batch normalisation needs two."""
+        return self.batch_size if self.drop_last else 2
 
     @property
     def cached_views(self) -> int:

@@ -32,7 +32,7 @@ from xaibench.models.memory_format import MemoryFormat
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress
 
-__all__ = ["Fit", "StudentInput", "fit"]
+__all__ = ["Fit", "StudentInput", "check_enough_images", "fit"]
 
 _log = logging.getLogger(__name__)
 
@@ -126,9 +126,7 @@ def fit(
     where `on_epoch` cancelled. Seeds torch's global generators at each epoch: keep them with `own_generators`.
     """
     recipe, device = train.recipe, fabric.device
-    n = len(train.images)
-    if n < 2:
-        raise DataError("fewer than 2 training images: use a larger fraction")
+    check_enough_images(len(train.images), recipe)
     step = _Step(train.format(student.to(device)), criterion.to(device), teacher)
     optimizer = torch.optim.AdamW(step.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     module, optimizer = fabric.setup(step, optimizer)
@@ -175,6 +173,15 @@ def fit(
     step.student.load_state_dict(best["student"])
     step.criterion.load_state_dict(best["criterion"])
     return Fit(step.student.eval(), step.criterion.eval(), pd.DataFrame(rows), best["epoch"], influence)
+
+
+def check_enough_images(n: int, recipe: Recipe) -> None:
+    """Raise DataError where n training images do not make a single batch."""
+    if n < recipe.smallest_batch:
+        smaller = ", a smaller batch_size or drop_last = false" if recipe.drop_last else ""
+        raise DataError(
+            f"{n} training images do not fill a batch of {recipe.smallest_batch}: use a larger fraction{smaller}"
+        )
 
 
 def _tell(on_epoch: OnEpoch, state: EpochState, fabric: Fabric) -> None:
@@ -225,7 +232,7 @@ def _train_epoch(
     seen = 0
     for batch in order.split(recipe.batch_size):
         indices = batch[fabric.global_rank :: fabric.world_size]
-        if len(batch) < 2 * fabric.world_size:  # batch normalisation needs two samples
+        if len(batch) < max(recipe.smallest_batch, 2 * fabric.world_size):
             continue
         view = recipe.view(epoch)
         x = train(indices, view)

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from xaibench.errors import ConfigError, ModelError, unknown_name
+from xaibench.models.copies import INITIALISATIONS, reset_layers
 from xaibench.models.own_models import build_own, find_own, is_own
 from xaibench.validation import checked
 
@@ -41,23 +42,33 @@ def known_models() -> list[str]:
 
 
 @checked
-def build_model(name: str, num_classes: int, in_channels: int = 3, *, seed: int = 0) -> nn.Module:
+def build_model(
+    name: str, num_classes: int, in_channels: int = 3, *, seed: int = 0, init: str = "architecture"
+) -> nn.Module:
     """Build a classifier initialised from `seed`; its logits are (N, num_classes). Global random state is left alone.
+
+    init  "architecture": as the architecture's own code does it (torchvision's ResNets: convolutions from He's normal
+          distribution, fan-out, of variance 2 / fan_out); "torch": every layer by PyTorch's default (`reset_layers`)
 
     Nothing is ever downloaded.
 
-    Raises UnknownNameError for an unknown name, ConfigError for widths that are not four positive integers,
+    Raises UnknownNameError for an unknown name or init, ConfigError for widths that are not four positive integers,
     ModelError where the architecture does not take `in_channels` or the user's own code fails.
     """
     if in_channels < 1:
         raise ConfigError(f"images have at least 1 channel, got in_channels={in_channels}")
     if num_classes < 2:
         raise ConfigError(f"a classifier needs at least 2 classes, got {num_classes}")
+    if init not in INITIALISATIONS:
+        raise unknown_name("init", init, INITIALISATIONS)
     with torch.random.fork_rng(devices=[]):
         if is_own(name):
             find_own(name)  # it is imported before the seed is set: that may draw random numbers too
         torch.manual_seed(seed)
-        return _build(name, num_classes, in_channels)
+        model = _build(name, num_classes, in_channels)
+        if init == "torch":
+            reset_layers(model)
+        return model
 
 
 def _build(name: str, num_classes: int, in_channels: int) -> nn.Module:

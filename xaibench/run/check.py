@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from xaibench.distillation.trainer import check_enough_images
 from xaibench.errors import XaibenchError
 from xaibench.models.architectures import build_model
 from xaibench.run.config import RunConfig, read_toml, with_assignments
@@ -42,6 +43,7 @@ def check_configuration(
             *_errors(lambda: build_model(config.student.architecture, 2, 3)),
         )
         return [error, *(one for one in alone if str(one) != str(error))]
+    found += _errors(partial(check_enough_images, len(assets.task.train), config.train))
     for method in config.methods:
         one = replace(config, methods=(method,))
         found += _errors(partial(check_trainable, one, assets), f"method {method}: ")

@@ -66,6 +66,8 @@ def _layers(layers: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
     return layers
 
 
+_LATER = (("data", "split"), ("student", "init"))
+
 _Path = Annotated[str, AfterValidator(anchored)]
 _Architecture = Annotated[str, AfterValidator(_architecture)]
 _Size = Annotated[
@@ -90,8 +92,10 @@ class DataConfig:
     """[SIDE] or [HEIGHT, WIDTH] in pixels to which images are resized; as they are if not given."""
     download: bool = False
     """Whether torchvision may download the dataset."""
+    split: Literal["stratified", "random"] = "stratified"
+    """How validation images are set apart: "stratified", class by class, or "random" by PyTorch's `random_split`."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training images that is used."""
+    """Share trained on: of the images that validation leaves (stratified); of all, at most 1 - validation (random)."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the training images that is held out to choose the best epoch."""
     seed: Seed = 0
@@ -127,6 +131,8 @@ class StudentConfig:
 
     architecture: _Architecture = "resnet18-cifar:16-16-16-16@16"
     """A name with its widths, a torchvision or timm model, or your own: "file.py:Class" or "module:Class"."""
+    init: Literal["architecture", "torch"] = "architecture"
+    """Initial weights, "architecture": as its code draws them (torchvision: He fan-out); "torch": PyTorch's default."""
     layers: _Layers = None
     """Pairs "teacher:student" of layers that methods compare; "auto": the ends of the models' stages."""
 
@@ -214,6 +220,14 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts of plain values; `from_dict` turns them back."""
         return dataclasses.asdict(self)
+
+    def for_digests(self) -> dict[str, Any]:
+        """`to_dict` without what version 0.2 did not know, where it is the default: results of its runs stay valid."""
+        raw = self.to_dict()
+        for section, key in _LATER:
+            if raw[section][key] == getattr(type(getattr(self, section))(), key):
+                del raw[section][key]
+        return raw
 
     @checked
     def override(self, assignments: Sequence[str]) -> RunConfig:

@@ -36,14 +36,15 @@ def measure_costs(run: Run, assets: Assets) -> None:
     except RunFolderError:
         channels, height, width = run.preprocessing(assets.task.test.images[:1]).shape[1:]
         models = {TEACHER: assets.pair.teacher, STUDENT: assets.pair.student}
+        names = (assets.card.architecture, assets.student.architecture)
         rows = [
             {"model": name, "architecture": architecture, **asdict(model_cost(model, (channels, height, width)))}
-            for (name, model), architecture in zip(models.items(), (assets.card.architecture, assets.architecture))
+            for (name, model), architecture in zip(models.items(), names)
         ]
         write_text(run.folder / _FILE, pd.DataFrame(rows).to_csv(index=False))
         run.ledger.record(_FILE, source=_source(run))
 
 
 def _source(run: Run) -> str:
-    config = run.config.to_dict()
+    config = run.config.for_digests()
     return digest(config["student"], config["data"], run.manifest["hashes"]["teacher"])

@@ -252,7 +252,7 @@ class Run:
 
     def source(self, step: str) -> str:
         """Digest of what the results of a step ("explain", "score", "report") are made from."""
-        config, hashes = self.config.to_dict(), self.manifest["hashes"]
+        config, hashes = self.config.for_digests(), self.manifest["hashes"]
         students = {name: self.student_folder(name).contents() for name in self.students}
         parts = [config["data"], config["explain"], hashes, students]
         made = self.ledger.entries

@@ -27,15 +27,15 @@ class Assets:
     task: Task
     pair: ModelPair
     card: ModelCard
-    architecture: str
+    student: StudentConfig
 
     def student_pair(self, seed: int) -> ModelPair:
         """The pair around a freshly initialised student."""
-        c = self.pair.preprocessing.channels
-        return self.pair.with_student(build_model(self.architecture, len(self.pair.classes), c, seed=seed))
+        student = _untrained(self.student, len(self.pair.classes), self.pair.preprocessing.channels, seed)
+        return self.pair.with_student(student)
 
     def student_card(self, **notes: object) -> ModelCard:
-        return ModelCard(self.architecture, self.pair.classes, self.pair.preprocessing, dict(notes))
+        return ModelCard(self.student.architecture, self.pair.classes, self.pair.preprocessing, dict(notes))
 
 
 @checked
@@ -54,6 +54,7 @@ def assets_of(data: DataConfig, teacher_config: TeacherConfig, student_config: S
         root=data.root,
         size=size,
         download=data.download,
+        split=data.split,
         fraction=data.fraction,
         validation=data.validation,
         seed=data.seed,
@@ -61,7 +62,7 @@ def assets_of(data: DataConfig, teacher_config: TeacherConfig, student_config: S
     teacher, card = load_teacher(teacher_config, data.dataset)
     classes = task.subtask.classes
     _, height, width = task.train.shape
-    student = build_model(student_config.architecture, len(classes), card.preprocessing.channels)
+    student = _untrained(student_config, len(classes), card.preprocessing.channels)
     card.preprocessing(task.train.images[:1])  # channels and size agree, or a clear error
     pair = ModelPair.create(
         teacher,
@@ -72,7 +73,11 @@ def assets_of(data: DataConfig, teacher_config: TeacherConfig, student_config: S
         layers=student_config.pairs,
         input_size=(height, width),
     )
-    return Assets(task, pair, card, student_config.architecture)
+    return Assets(task, pair, card, student_config)
+
+
+def _untrained(config: StudentConfig, classes: int, channels: int, seed: int = 0) -> torch.nn.Module:
+    return build_model(config.architecture, classes, channels, seed=seed, init=config.init)
 
 
 def load_teacher(config: TeacherConfig, dataset: str) -> tuple[torch.nn.Module, ModelCard]:

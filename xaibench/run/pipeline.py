@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 
 from xaibench.distillation.distill import make_fabric
+from xaibench.distillation.trainer import check_enough_images
 from xaibench.errors import RunFolderError
 from xaibench.files import sweep_partials
 from xaibench.run.config import RunConfig
@@ -127,6 +128,7 @@ def reopen(run: Run) -> tuple[Run, Assets]:
 def _check(config: RunConfig, assets: Assets, further: Callable[[Assets], object] | None) -> None:
     if further:
         further(assets)
+    check_enough_images(len(assets.task.train), config.train)
     check_trainable(config, assets)
     check_models(config, assets)
 

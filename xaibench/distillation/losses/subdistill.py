@@ -27,7 +27,7 @@ __all__ = [
     "subspace_target",
 ]
 
-CENTRINGS = ("peer_bn", "mean", "zscore", "none")
+CENTRINGS = ("peer_bn", "mean", "running", "zscore", "none")
 MAPPINGS = ("rotation", "linear", "soft-singular", "soft-frobenius")
 
 
@@ -48,6 +48,10 @@ def subspace_loss(student: Tensor, target: Tensor, rotation: Tensor, energy: flo
     rotated = F.conv2d(student, (rotation / energy**0.5)[:, :, None, None].to(student.dtype))
     check_maps(rotated, target, "SubDistill's layer loss")
     return squared_length(rotated - target) / (target.shape[2] * target.shape[3])
+
+
+def _parallel() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
 
 
 class _Sum(torch.autograd.Function):
@@ -72,6 +76,8 @@ class Centring(nn.Module):
     ``peer_bn``  training: z-score each channel over batch and locations; evaluation: subtract the running mean only
                  (what the authors' public code does, and with which the published experiments ran)
     ``mean``     training: subtract the batch mean; evaluation: the running mean (the paper's text)
+    ``running``  subtract the running mean in both, as a constant: no gradient passes through it. In training it first
+                 takes in the batch; the first batch sets it (a later branch of the authors' code)
     ``zscore``   z-score in both, with running statistics in evaluation
     ``none``     nothing
 
@@ -81,6 +87,7 @@ class Centring(nn.Module):
 
     mean: Tensor
     var: Tensor
+    begun: Tensor
 
     def __init__(self, channels: int, kind: str = "peer_bn") -> None:
         super().__init__()
@@ -89,11 +96,17 @@ class Centring(nn.Module):
         self.kind = kind
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("var", torch.ones(channels))
+        if kind == "running":
+            self.register_buffer("begun", torch.tensor(False))
 
     def forward(self, h: Tensor) -> Tensor:
         if self.kind == "none":
             return h
-        if self.training and distributed.is_available() and distributed.is_initialized():
+        if self.kind == "running":
+            if self.training:
+                self._follow(h.to(self.mean.dtype))
+            return h - self.mean[:, None, None].to(h.dtype)
+        if self.training and _parallel():
             return self._over_processes(h)
         if self.kind == "zscore" or (self.kind == "peer_bn" and self.training):
             return F.batch_norm(h, self.mean, self.var, training=self.training, momentum=0.1, eps=1e-5)
@@ -103,6 +116,14 @@ class Centring(nn.Module):
                 self.mean.lerp_(batch_mean, 0.1)
             return h - batch_mean[:, None, None].to(h.dtype)
         return h - self.mean[:, None, None].to(h.dtype)
+
+    @torch.no_grad()
+    def _follow(self, values: Tensor) -> None:
+        total = torch.cat([values.sum((0, 2, 3)), values.new_tensor([values.numel() / values.shape[1]])])
+        if _parallel():
+            distributed.all_reduce(total)
+        self.mean.lerp_(total[:-1] / total[-1], torch.where(self.begun, 0.1, 1.0).to(total.dtype))
+        self.begun.fill_(True)
 
     def _over_processes(self, h: Tensor) -> Tensor:
         values = h.to(self.mean.dtype)
