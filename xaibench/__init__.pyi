@@ -33,11 +33,13 @@ from .distillation.distill import train_classifier as train_classifier
 from .distillation.methods import AT as AT
 from .distillation.methods import CRD as CRD
 from .distillation.methods import DISDO as DISDO
+from .distillation.methods import DIST as DIST
 from .distillation.methods import DKD as DKD
 from .distillation.methods import E2KD as E2KD
 from .distillation.methods import ICD as ICD
 from .distillation.methods import KD as KD
 from .distillation.methods import METHODS as METHODS
+from .distillation.methods import RKD as RKD
 from .distillation.methods import SDDKD as SDDKD
 from .distillation.methods import SDKD as SDKD
 from .distillation.methods import SDNKD as SDNKD
@@ -48,6 +50,7 @@ from .distillation.methods import FitNet as FitNet
 from .distillation.methods import InfluenceWeighted as InfluenceWeighted
 from .distillation.methods import LabelSmoothing as LabelSmoothing
 from .distillation.methods import RandomControl as RandomControl
+from .distillation.methods import ReviewKD as ReviewKD
 from .distillation.methods import SemCKD as SemCKD
 from .distillation.methods import StudentOnly as StudentOnly
 from .distillation.methods import SubDistill as SubDistill

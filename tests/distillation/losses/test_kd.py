@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import zscore
 from torch import Tensor
 
-from xaibench.distillation.losses.kd import cross_entropy, kd
+from xaibench.distillation.losses.dkd import dkd
+from xaibench.distillation.losses.kd import cross_entropy, kd, standardised
 from xaibench.errors import ConfigError
 
 Normal = Callable[..., Tensor]
@@ -21,6 +23,26 @@ seeds = st.integers(0, 999)
 def test_kd_is_the_public_codes(public: dict[str, Tensor], expected, stem: str) -> None:  # type: ignore[no-untyped-def]
     loss = kd(public["logits_s"], public["logits_t"]).mean().item()
     assert loss == pytest.approx(expected(stem)["kd_T4"], rel=1e-5)
+
+
+def test_losses_of_standardised_logits_are_the_public_codes(public: dict[str, Tensor], expected) -> None:  # type: ignore[no-untyped-def]
+    s, t = standardised(public["logits_s"]), standardised(public["logits_t"])
+    want = expected("rivals")
+    assert kd(s, t, 2).mean().item() == pytest.approx(want["kd_standardised_T2"], rel=1e-5)
+    value = dkd(s, t, public["targets"], 1, 8, 2).mean().item()
+    assert value == pytest.approx(want["dkd_standardised_a1_b8_T2"], rel=1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=seeds, factor=st.floats(0.1, 100), shift=st.floats(-50, 50), classes=st.integers(2, 6))
+def test_standardised_logits_are_scipys_and_blind_to_range(
+    normal: Normal, seed: int, factor: float, shift: float, classes: int
+) -> None:
+    z = normal(4, classes, seed=seed)
+    z[:, 0] += 1 + z[:, 1].abs()  # some spread, beside which the 1e-7 is nothing
+    assert torch.allclose(standardised(z), torch.tensor(zscore(z.numpy(), axis=1, ddof=1)), rtol=1e-5)
+    assert torch.allclose(standardised(factor * z + shift), standardised(z), rtol=1e-5, atol=1e-5)
+    assert kd(standardised(factor * z + shift), standardised(z), 2).abs().max() < 1e-8
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
@@ -67,6 +89,7 @@ def test_a_high_temperature_is_half_the_squared_distance_of_centred_logits(norma
 def test_gradients(normal: Normal) -> None:
     s, t = normal(4, 5).requires_grad_(), normal(4, 5, seed=1)
     assert torch.autograd.gradcheck(lambda z: kd(z, t), s)
+    assert torch.autograd.gradcheck(lambda z: kd(standardised(z), standardised(t), 2), s)
     assert torch.autograd.gradcheck(lambda z: cross_entropy(z, torch.tensor([0, 1, 2, 4]), 0.3), s)
 
 

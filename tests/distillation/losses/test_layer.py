@@ -13,6 +13,7 @@ from torch import Tensor
 from xaibench.distillation.losses.at import AttentionLoss
 from xaibench.distillation.losses.fitnet import FitNetLoss
 from xaibench.distillation.losses.layer import LayerLoss, squared_length
+from xaibench.distillation.losses.rkd import RelationLoss
 from xaibench.distillation.losses.spkd import SimilarityLoss
 from xaibench.distillation.losses.subdistill import SubspaceLoss
 from xaibench.distillation.losses.vid import VIDLoss
@@ -31,6 +32,7 @@ MAKE: dict[str, Callable[[], LayerLoss]] = {
     "vid": lambda: VIDLoss(TEACHER, STUDENT),
     "vkd": lambda: VkDLoss(TEACHER, STUDENT),
     "spkd": SimilarityLoss,
+    "rkd": lambda: RelationLoss(25, 50),
     "spkd norm": lambda: SimilarityLoss("norm"),
     "subdistill": lambda: SubspaceLoss(BASIS, STUDENT),
     "subdistill full": lambda: SubspaceLoss(FULL, STUDENT),

@@ -37,7 +37,10 @@ def stranger(setting: Setting) -> ModelPair:
     return dataclasses.replace(setting.pair, teacher=untrained(setting.pair.teacher, 77).eval())
 
 
-@pytest.mark.parametrize("text", ["kd", "dkd", "at", "spkd", "vkd", "crd", "semckd", "sd-kd", "icd", "e2kd", "kd+vid"])
+@pytest.mark.parametrize(
+    "text",
+    ["kd", "dkd", "dist", "at", "spkd", "rkd", "vkd", "crd", "semckd", "reviewkd", "sd-kd", "icd", "e2kd", "kd+vid"],
+)
 def test_the_random_control_never_looks_at_the_teacher(text: str, setting: Setting, evaluate: Evaluate) -> None:
     method = parse_method(text)
     plain, control = (m.build(setting).eval() for m in (method, RandomControl(method)))

@@ -13,12 +13,15 @@ from xaibench.distillation.criterion import Setting
 from xaibench.distillation.methods import (
     AT,
     CRD,
+    DIST,
     KD,
     METHODS,
+    RKD,
     SPKD,
     VID,
     FitNet,
     Method,
+    ReviewKD,
     SemCKD,
     SubDistill,
     VkD,
@@ -31,7 +34,7 @@ from xaibench.subspace import LayerMoments
 Evaluate = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
 
-@pytest.mark.parametrize("text", sorted(set(METHODS) - {"crd", "spkd", "semckd", "random-control"}))
+@pytest.mark.parametrize("text", sorted(set(METHODS) - {"crd", "dist", "rkd", "spkd", "semckd", "random-control"}))
 def test_a_samples_loss_is_its_own_where_the_method_says_so(text: str, setting: Setting, evaluate: Evaluate) -> None:
     """In evaluation mode the others of a batch change nothing."""
     method = parse_method(text)
@@ -45,12 +48,13 @@ def test_a_samples_loss_is_its_own_where_the_method_says_so(text: str, setting: 
 
 
 def test_methods_that_couple_samples_say_so(setting: Setting) -> None:
-    for method in (SPKD(), SemCKD(), KD() + SPKD()):
+    for method in (SPKD(), RKD(), DIST(), SemCKD(), KD() + SPKD()):
         assert "compares the samples of a batch" in method.build(setting).coupling
+    assert DIST(gamma=0).build(setting).coupling == ""
     assert "contrasts a sample with a memory" in CRD().build(setting).coupling
 
 
-@pytest.mark.parametrize("cls", [FitNet, AT, VID, SPKD, VkD, SubDistill])
+@pytest.mark.parametrize("cls", [FitNet, AT, VID, SPKD, RKD, VkD, ReviewKD, SubDistill])
 def test_without_layer_weight_no_layer_is_read_and_no_moment_measured(
     cls: type[Method], setting: Setting, evaluate: Evaluate
 ) -> None:
@@ -64,7 +68,9 @@ def test_without_layer_weight_no_layer_is_read_and_no_moment_measured(
     assert set(evaluate(criterion, setting.pair)[1]) == {"kd", "ce"}
 
 
-@pytest.mark.parametrize("text", ["subdistill", "subdistill:dimension=full", "fitnet", "vid", "vkd", "crd", "semckd"])
+@pytest.mark.parametrize(
+    "text", ["subdistill", "subdistill:dimension=full", "fitnet", "vid", "vkd", "crd", "semckd", "reviewkd"]
+)
 def test_the_seed_decides_what_is_learned_and_global_randomness_is_left_alone(text: str, setting: Setting) -> None:
     state = torch.get_rng_state()
     builds = [parse_method(text).build(dataclasses.replace(setting, seed=seed)) for seed in (1, 1, 2)]
@@ -76,7 +82,7 @@ def test_the_seed_decides_what_is_learned_and_global_randomness_is_left_alone(te
 
 def test_layers_may_differ_in_depth_and_size(setting: Setting, evaluate: Evaluate, tiny_pair: ModelPair) -> None:
     pair = dataclasses.replace(tiny_pair, layers=parse_layers(["layer3:layer1", "layer1:layer3"]))
-    for method in (SubDistill(), AT(), FitNet(), VID(), SPKD(), VkD(), CRD(), SemCKD()):
+    for method in (SubDistill(), AT(), FitNet(), VID(), SPKD(), RKD(), VkD(), CRD(), SemCKD(), ReviewKD()):
         criterion = method.build(dataclasses.replace(setting, pair=pair))
         assert torch.isfinite(evaluate(criterion, pair)[0]).all()
 

@@ -41,6 +41,8 @@ def test_each_sample_counts_by_its_weight(text: str, setting: Setting, evaluate:
     [
         ("spkd", "compares the samples of a batch"),
         ("semckd", "compares the samples of a batch"),
+        ("rkd", "compares the samples of a batch"),
+        ("dist", "compares the samples of a batch"),
         ("crd", "contrasts a sample with a memory of the others"),
         ("kd+spkd", "compares the samples of a batch"),
         ("random-control[crd]", "contrasts a sample with a memory"),

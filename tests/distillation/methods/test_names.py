@@ -12,11 +12,13 @@ from xaibench.distillation.methods import (
     AT,
     CRD,
     DISDO,
+    DIST,
     DKD,
     E2KD,
     ICD,
     KD,
     METHODS,
+    RKD,
     SDDKD,
     SDKD,
     SDNKD,
@@ -29,6 +31,7 @@ from xaibench.distillation.methods import (
     LabelSmoothing,
     Method,
     RandomControl,
+    ReviewKD,
     SemCKD,
     StudentOnly,
     SubDistill,
@@ -49,8 +52,9 @@ local = {"temperature": above, "scales": grids, "exact_global": st.booleans(), "
 terms = st.one_of(
     st.just(StudentOnly()),
     st.builds(LabelSmoothing, share),
-    st.builds(KD, share, above),
-    st.builds(DKD, alpha=above, beta=weight, temperature=above, warmup=epochs, task_weight=weight),
+    st.builds(KD, share, above, st.booleans()),
+    st.builds(DIST, beta=above, gamma=weight, temperature=above, task_weight=weight),
+    st.builds(DKD, alpha=above, beta=weight, temperature=above, warmup=epochs, standardise=st.booleans()),
     st.builds(SDKD, alpha=share, **local),
     st.builds(SDDKD, alpha=above, beta=weight, **local),
     st.builds(SDNKD, gamma=weight, variant=st.sampled_from(NKD_VARIANTS), **local),
@@ -65,6 +69,7 @@ terms = st.one_of(
     st.builds(AT, **layered),
     st.builds(VID, learned_scale=st.booleans(), **layered),
     st.builds(SPKD, variant=st.sampled_from(SPKD_VARIANTS), **layered),
+    st.builds(RKD, distance_weight=above, angle_weight=weight, **layered),
     st.builds(VkD, **layered),
     st.builds(
         CRD,
@@ -75,6 +80,7 @@ terms = st.one_of(
         **feature,
     ),
     st.builds(SemCKD, **feature),
+    st.builds(ReviewKD, warmup=epochs, **layered),
     st.builds(E2KD, **feature),
     st.builds(
         SubDistill,
@@ -134,8 +140,8 @@ def test_a_bare_name_is_the_method_with_its_defaults(name: str) -> None:
 def test_the_table_of_names() -> None:
     assert set(METHODS) == {
         *("student-only", "label-smoothing", "siddo", "disdo", "random-control", "untrained-teacher"),
-        *("kd", "dkd", "sd-kd", "sd-dkd", "sd-nkd", "icd", "influence", "subdistill"),
-        *("fitnet", "at", "vid", "spkd", "vkd", "crd", "semckd", "e2kd"),
+        *("kd", "dkd", "dist", "sd-kd", "sd-dkd", "sd-nkd", "icd", "influence", "subdistill"),
+        *("fitnet", "at", "vid", "spkd", "rkd", "vkd", "crd", "semckd", "reviewkd", "e2kd"),
     }
 
 

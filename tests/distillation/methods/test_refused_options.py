@@ -11,10 +11,10 @@ from xaibench.errors import XaibenchError
     [
         *((f"{name}:temperature=0", r"temperature must be above 0, got 0\.0") for name in METHODS if name in (
             "kd", "dkd", "sd-kd", "sd-dkd", "sd-nkd", "icd", "fitnet", "at", "vid", "spkd", "vkd", "crd", "semckd",
-            "e2kd", "subdistill",
+            "e2kd", "subdistill", "dist", "rkd", "reviewkd",
         )),
         *((f"{name}:layer_weight=-1", r"layer_weight must be at least 0, got -1\.0") for name in (
-            "fitnet", "at", "vid", "spkd", "vkd", "crd", "semckd", "e2kd", "subdistill",
+            "fitnet", "at", "vid", "spkd", "vkd", "crd", "semckd", "e2kd", "subdistill", "rkd", "reviewkd",
         )),
         ("kd:temperature=-2", r"temperature must be above 0, got -2\.0"),
         ("kd:temperature=nan", "temperature must be above 0, got nan"),
@@ -24,6 +24,12 @@ from xaibench.errors import XaibenchError
         ("label-smoothing:epsilon=2", "epsilon must be between 0 and 1"),
         ("dkd:beta=-1", r"beta must be at least 0, got -1\.0"),
         ("dkd:alpha=0,beta=0", "alpha, beta are all 0: nothing would be learned"),
+        ("dist:beta=-1", r"beta must be at least 0, got -1\.0"),
+        ("dist:beta=0,gamma=0", "beta, gamma are all 0: nothing would be learned"),
+        ("dist:task_weight=-1", "task_weight must be at least 0"),
+        ("rkd:distance_weight=0,angle_weight=0", "distance_weight, angle_weight are all 0: nothing would be learned"),
+        ("reviewkd:warmup=-1", "warmup must be at least 0, got -1"),
+        ("kd:standardise=2", "standardise"),
         ("dkd:warmup=-1", "warmup must be at least 0, got -1"),
         ("dkd:task_weight=-1", "task_weight must be at least 0"),
         ("sd-nkd:gamma=-1", "gamma must be at least 0"),

@@ -12,14 +12,17 @@ from torch import Tensor
 
 from xaibench.data.tasks import Task
 from xaibench.distillation.criterion import Setting
-from xaibench.distillation.losses.kd import cross_entropy, kd
+from xaibench.distillation.losses.dkd import dkd
+from xaibench.distillation.losses.kd import cross_entropy, kd, standardised
 from xaibench.distillation.methods import (
     AT,
     CRD,
+    DIST,
     DKD,
     E2KD,
     ICD,
     KD,
+    RKD,
     SDDKD,
     SDKD,
     SDNKD,
@@ -28,6 +31,7 @@ from xaibench.distillation.methods import (
     FitNet,
     LabelSmoothing,
     Method,
+    ReviewKD,
     SemCKD,
     StudentOnly,
     SubDistill,
@@ -51,6 +55,10 @@ def stages(weight: float) -> dict[str, float]:
         (KD(), {"kd": 0.9, "ce": 0.1}),
         (KD(alpha=1), {"kd": 1.0}),
         (DKD(), {"dkd": 1.0, "ce": 1.0}),
+        (KD(standardise=True), {"kd": 0.9, "ce": 0.1}),
+        (DKD(standardise=True, alpha=9, beta=72, temperature=2), {"dkd": 1.0, "ce": 1.0}),
+        (DIST(), {"dist": 1.0, "ce": 1.0}),
+        (DIST(beta=2, gamma=0, task_weight=0), {"dist": 1.0}),
         (SDKD(), {"sd-kd": 0.9, "ce": 0.1}),
         (SDDKD(), {"sd-dkd": 1.0, "ce": 1.0}),
         (SDNKD(), {"sd-nkd": 1.0, "ce": 1.0}),
@@ -62,9 +70,12 @@ def stages(weight: float) -> dict[str, float]:
         (AT(), {"kd": 1.0, **stages(1000)}),
         (VID(), {"kd": 1.0, **stages(1)}),
         (SPKD(), {"kd": 1.0, "layer4:layer4": 3000}),
+        (RKD(), {"kd": 1.0, "layer4:layer4": 1.0}),
         (VkD(), {"kd": 1.0, "layer4:layer4": 1.0}),
         (CRD(), {"kd": 1.0, "crd": 0.8}),
         (SemCKD(), {"kd": 1.0, "semckd": 400}),
+        (ReviewKD(), {"kd": 1.0, "reviewkd": 5.0}),
+        (ReviewKD(layers=("layer2", "layer4"), kd_weight=0, task_weight=1), {"ce": 1.0, "reviewkd": 5.0}),
         (E2KD(), {"kd": 1.0, "e2kd": 1.0}),
         (SubDistill(), {"kd": 1.0, **stages(100)}),
         (SubDistill(layer_weight=2, kd_weight=0, task_weight=0.5), {"ce": 0.5, **stages(2)}),
@@ -87,9 +98,11 @@ def test_the_total_is_the_weighted_sum_of_the_terms(
 
 
 def test_the_defaults_are_the_published_ones() -> None:
-    assert (KD().temperature, KD().alpha) == (4, 0.9)
-    dkd = DKD()
-    assert (dkd.alpha, dkd.beta, dkd.temperature, dkd.warmup) == (1, 8, 4, 20)
+    assert (KD().temperature, KD().alpha, KD().standardise) == (4, 0.9, False)
+    assert (DIST().beta, DIST().gamma, DIST().temperature) == (1, 1, 1)
+    assert (RKD().distance_weight, RKD().angle_weight, RKD().layers) == (25, 50, ("last",))
+    assert (ReviewKD().layer_weight, ReviewKD().warmup, ReviewKD().layers) == (5, 20, ())
+    assert (DKD().alpha, DKD().beta, DKD().temperature, DKD().warmup) == (1, 8, 4, 20)
     assert (SDDKD().alpha, SDDKD().beta, SDDKD().warmup, SDNKD().gamma) == (1, 8, 20, 2)
     assert all(m.temperature == 4 and m.scales == (1, 2, 4) for m in (SDKD(), SDDKD(), SDNKD(), ICD()))
     assert (ICD().gamma, ICD().beta) == (2, 2)
@@ -105,7 +118,7 @@ def test_the_defaults_are_the_published_ones() -> None:
     assert (subdistill.temperature, subdistill.basis, subdistill.centring) == (4, "prcaposdef", "peer_bn")
 
 
-@pytest.mark.parametrize("cls", [FitNet, AT, VID, SPKD, VkD, CRD, SemCKD, E2KD, SubDistill])
+@pytest.mark.parametrize("cls", [FitNet, AT, VID, SPKD, RKD, VkD, CRD, SemCKD, ReviewKD, E2KD, SubDistill])
 def test_twice_the_layer_weight_doubles_the_methods_part(
     cls: type[Method], setting: Setting, evaluate: Evaluate
 ) -> None:
@@ -130,6 +143,12 @@ def test_logit_terms_are_the_losses_at_the_methods_temperature(
     assert torch.allclose(terms["ce"], cross_entropy(student, labels))
     for method in (AT(temperature=2.5), SubDistill(temperature=2.5), CRD(temperature=2.5)):
         assert torch.allclose(evaluate(method.build(setting), pair)[1]["kd"], terms["kd"])
+    for method in (KD(standardise=True, temperature=2.5), DKD(standardise=True)):
+        assert torch.allclose(evaluate(method.build(setting), pair)[1]["ce"], terms["ce"])  # of the logits as they are
+    own = evaluate(KD(standardise=True, temperature=2.5).build(setting), pair)[1]["kd"]
+    assert torch.allclose(own, kd(standardised(student), standardised(teacher), 2.5))
+    decoupled = evaluate(DKD(standardise=True, warmup=0).build(setting), pair)[1]["dkd"]
+    assert torch.allclose(decoupled, dkd(standardised(student), standardised(teacher), labels))
     smooth = evaluate(LabelSmoothing(0.3).build(setting), pair)[0]
     uniform = -student.log_softmax(1).mean(1)
     assert torch.allclose(smooth, 0.7 * terms["ce"] + 0.3 * uniform)
@@ -143,6 +162,7 @@ def test_logit_terms_are_the_losses_at_the_methods_temperature(
         (SDNKD(), "sd-nkd"),
         (ICD(base="sd-dkd"), "sd-dkd"),
         (SDKD(warmup=20), "sd-kd"),
+        (ReviewKD(), "reviewkd"),
     ],
     ids=str,
 )
@@ -191,7 +211,7 @@ def test_e2kd_compares_captums_explanations_of_the_teachers_class(
     assert torch.allclose(have, 1 - torch.nn.functional.cosine_similarity(*maps), atol=1e-5)
 
 
-@pytest.mark.parametrize("text", ["kd:alpha=1", "at", "spkd", "icd:base=none", "e2kd"])
+@pytest.mark.parametrize("text", ["kd:alpha=1", "dist:task_weight=0", "at", "spkd", "rkd", "icd:base=none", "e2kd"])
 def test_a_teacher_as_its_own_student_has_no_loss(text: str, setting: Setting, evaluate: Evaluate) -> None:
     pair = setting.pair.with_student(setting.pair.teacher)
     own = dataclasses.replace(setting, pair=pair)

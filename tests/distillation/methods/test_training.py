@@ -28,8 +28,9 @@ TEXTS = [
     *("icd:base=sd-dkd", "icd:base=sd-nkd,scales=1+4", "icd:base=none", "sd-nkd:variant=public,exact_global=true"),
     *("fitnet:variant=channel-sum", "spkd:variant=norm", "vid:learned_scale=false", "crd:negatives=5"),
     *("subdistill:mapping=linear", "subdistill:mapping=soft-singular", "subdistill:dimension=full,normalise=false"),
+    *("kd:standardise=true", "dkd:standardise=true", "subdistill:centring=running"),
     *("kd+at:layers=layer3+layer4", "icd+crd+e2kd:kd_weight=0", "random-control[subdistill]", "untrained-teacher[vkd]"),
-    *("influence[kd]:refresh=1,iterations=5", "influence[e2kd+vid]:refresh=1,iterations=5"),
+    *("influence[kd]:refresh=1,iterations=5", "influence[reviewkd+vid]:refresh=1,iterations=5"),
     "influence[subdistill]:target=teacher,iterations=5",
 ]  # fmt: skip
 Run = Callable[..., DistillRun]
@@ -83,7 +84,16 @@ def test_the_seed_decides(run: Run, text: str) -> None:
             "influence[kd]:refresh=1,iterations=5",
             "influence[at]:refresh=1,target=both,pseudo=0.3,iterations=5",
         ),
-        *("random-control[kd]:noise=matched", "vid", "vkd", "sd-dkd", "kd+subdistill:mapping=soft-frobenius", "disdo"),
+        *(
+            "random-control[kd]:noise=matched",
+            "vid",
+            "reviewkd",
+            "vkd",
+            "sd-dkd",
+            "subdistill:centring=running",
+            "kd+subdistill:mapping=soft-frobenius",
+            "disdo",
+        ),
     ],
 )
 def test_an_interrupted_run_resumes_to_the_same_bytes(

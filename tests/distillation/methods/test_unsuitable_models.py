@@ -54,14 +54,16 @@ def test_e2kd_needs_a_single_linear_layer_where_local_logits_do_not(
     assert torch.isfinite(evaluate(criterion, deep.pair)[0]).all()
 
 
-@pytest.mark.parametrize("text", ["fitnet", "at", "vid", "spkd", "vkd", "crd", "semckd", "subdistill"])
+@pytest.mark.parametrize(
+    "text", ["fitnet", "at", "vid", "spkd", "rkd", "vkd", "crd", "semckd", "reviewkd", "subdistill"]
+)
 def test_a_pair_without_layers_is_refused(text: str, setting: Setting) -> None:
     bare = dataclasses.replace(setting, pair=dataclasses.replace(setting.pair, layers=()))
     with pytest.raises(ConfigError, match="needs at least one layer pair: give layers"):
         parse_method(text).build(bare)
 
 
-@pytest.mark.parametrize("text", ["fitnet", "at", "vid", "spkd", "vkd", "subdistill"])
+@pytest.mark.parametrize("text", ["fitnet", "at", "vid", "spkd", "rkd", "vkd", "reviewkd", "subdistill"])
 def test_a_layer_of_no_pair_is_refused(text: str, setting: Setting) -> None:
     with pytest.raises(ConfigError, match=r"'layer9' is no student layer of a pair: choose from layer1, .*, or last"):
         parse_method(f"{text}:layers=layer1+layer9").build(setting)
@@ -78,7 +80,7 @@ def test_a_student_wider_than_the_teacher_is_refused_where_it_cannot_be_embedded
         parse_method("subdistill").build(wide)
     with pytest.raises(ConfigError, match="17 student channels do not fit into 16 directions"):
         parse_method("subdistill:dimension=full").build(wide)
-    for text in ("fitnet", "vid", "at", "semckd", "crd"):
+    for text in ("fitnet", "vid", "at", "semckd", "crd", "reviewkd"):
         parse_method(text).build(wide)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from xaibench.errors import ConfigError
 
-__all__ = ["check_logits", "cross_entropy", "kd"]
+__all__ = ["check_logits", "cross_entropy", "kd", "standardised"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -28,6 +28,16 @@ def kd(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
     log_p = F.log_softmax(student / temperature, dim=1)
     log_q = F.log_softmax(teacher / temperature, dim=1)
     return temperature**2 * (log_q.exp() * (log_q - log_p)).sum(1)
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """Each sample's logits with mean 0 and standard deviation 1 over the K >= 2 classes: (B, K) -> (B, K).
+
+    (z - mean z) / (s + 1e-7) with s^2 = sum (z - mean z)^2 / (K - 1), as in the public code.
+    Source: Sun et al. 2024 (CVPR), arXiv 2403.01427.
+    """
+    mean, spread = logits.mean(1, keepdim=True), logits.std(1, keepdim=True)
+    return (logits - mean) / (spread + 1e-7)
 
 
 def check_logits(student: Tensor, teacher: Tensor, temperature: float, labels: Tensor | None = None) -> None:

@@ -13,10 +13,13 @@ from xaibench.distillation.methods.controls import (
     StudentOnly,
     UntrainedTeacher,
 )
+from xaibench.distillation.methods.dist import DIST
 from xaibench.distillation.methods.feature import AT, CRD, E2KD, SPKD, VID, FitNet, SemCKD, VkD
 from xaibench.distillation.methods.influence import InfluenceWeighted
 from xaibench.distillation.methods.local import ICD, SDDKD, SDKD, SDNKD
 from xaibench.distillation.methods.logit import DKD, KD
+from xaibench.distillation.methods.reviewkd import ReviewKD
+from xaibench.distillation.methods.rkd import RKD
 from xaibench.distillation.methods.subdistill import SubDistill
 from xaibench.distillation.methods.wrapped import Wrapped
 from xaibench.errors import ConfigError
@@ -28,11 +31,13 @@ __all__ = [
     "CONTROLS",
     "CRD",
     "DISDO",
+    "DIST",
     "DKD",
     "E2KD",
     "ICD",
     "KD",
     "METHODS",
+    "RKD",
     "SDDKD",
     "SDKD",
     "SDNKD",
@@ -45,6 +50,7 @@ __all__ = [
     "LabelSmoothing",
     "Method",
     "RandomControl",
+    "ReviewKD",
     "SemCKD",
     "StudentOnly",
     "SubDistill",
@@ -63,6 +69,7 @@ METHODS: dict[str, type[Method]] = {
         DISDO,
         KD,
         DKD,
+        DIST,
         SDKD,
         SDDKD,
         SDNKD,
@@ -71,9 +78,11 @@ METHODS: dict[str, type[Method]] = {
         AT,
         VID,
         SPKD,
+        RKD,
         VkD,
         CRD,
         SemCKD,
+        ReviewKD,
         E2KD,
         SubDistill,
         RandomControl,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,17 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.distillation.criterion import Batch, Criterion, Setting, TrainingState
-from xaibench.distillation.losses.kd import cross_entropy, kd
-from xaibench.distillation.losses.layer import LayerLoss
+from xaibench.distillation.losses.kd import cross_entropy, kd, standardised
 from xaibench.errors import ConfigError
 from xaibench.models.layer_outputs import Outputs
-from xaibench.models.layer_pairs import LayerPair
 from xaibench.models.pair import ModelPair
 from xaibench.options import check_types, plain_numbers
 
 __all__ = [
+    "BATCH_COUPLING",
     "Combined",
-    "Layered",
     "Logits",
     "Method",
     "check_not_negative",
@@ -34,6 +32,8 @@ __all__ = [
     "seeded",
     "step_generator",
 ]
+
+BATCH_COUPLING = "its loss compares the samples of a batch with each other"
 
 
 class Method(ABC):
@@ -95,59 +95,29 @@ class Combined(Method):
 class Logits(Criterion):
     """Cross-entropy and KD, the terms "ce" and "kd" that most methods add theirs to."""
 
-    def __init__(self, weights: Mapping[str, float], temperature: float = 4.0, smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        temperature: float = 4.0,
+        smoothing: float = 0.0,
+        standardise: bool = False,
+    ) -> None:
         super().__init__(weights)
         self.temperature = temperature
         self.smoothing = smoothing
+        self.standardise = standardise
         self.needs_teacher = any(name != "ce" for name in self.weights)
 
     def terms(self, student: Outputs, teacher: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         logits = student.logits.float()
         terms = {"ce": cross_entropy(logits, batch.labels, self.smoothing)}
         if "kd" in self.weights:
-            terms["kd"] = kd(logits, teacher["logits"], self.temperature)
+            terms["kd"] = kd(self.compared(logits), self.compared(teacher["logits"]), self.temperature)
         return terms
 
-
-class Layered(Logits):
-    """`kd_weight` KD + `task_weight` CE + `layer_weight` times one `LayerLoss` for each pair of layers.
-
-    make      builds the loss of a pair; drawn after seeding
-    coupling  see `Criterion`
-    """
-
-    def __init__(
-        self,
-        setting: Setting,
-        pairs: Sequence[LayerPair],
-        make: Callable[[LayerPair], LayerLoss],
-        *,
-        layer_weight: float,
-        kd_weight: float,
-        task_weight: float,
-        temperature: float,
-        coupling: str = "",
-    ) -> None:
-        weights = {"kd": kd_weight, "ce": task_weight} | {str(pair): layer_weight for pair in pairs}
-        super().__init__(weights, temperature)
-        self.coupling = coupling
-        self.pairs = tuple(pairs) if layer_weight > 0 else ()
-        self.teacher_layers = tuple(p.teacher for p in self.pairs)
-        self.student_layers = tuple(p.student for p in self.pairs)
-        with seeded(setting.seed):
-            self.losses = nn.ModuleList(make(pair) for pair in self.pairs)
-
-    def summarise(self, teacher: Outputs) -> dict[str, Tensor]:
-        summary = super().summarise(teacher)
-        for pair, loss in zip(self.pairs, self.losses):
-            summary[str(pair)] = loss.target(teacher.layers[pair.teacher])  # type: ignore[operator]
-        return summary
-
-    def terms(self, student: Outputs, teacher: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        terms = super().terms(student, teacher, batch)
-        for pair, loss in zip(self.pairs, self.losses):
-            terms[str(pair)] = loss(student.layers[pair.student], teacher[str(pair)])
-        return terms
+    def compared(self, logits: Tensor) -> Tensor:
+        """Logits as student and teacher are compared by: standardised, where the method says so."""
+        return standardised(logits) if self.standardise else logits
 
 
 @contextmanager

@@ -1,13 +1,11 @@
 """Methods on the features of paired layers, and on explanations made of them.
 
-Each has the base of SubDistill's experiments, kd_weight KD(T) + task_weight CE with weights 1 and 0, so that methods
-differ in their own term alone. RepDistiller, whose multipliers stand in `layer_weight`, trains on CE instead:
+RepDistiller, whose multipliers stand in `layer_weight`, trains on CE in place of the common base:
 kd_weight=0,task_weight=1.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,14 +24,13 @@ from xaibench.distillation.losses.spkd import SPKD_VARIANTS, SimilarityLoss
 from xaibench.distillation.losses.vid import VIDLoss
 from xaibench.distillation.losses.vkd import VkDLoss
 from xaibench.distillation.methods.base import (
-    Layered,
+    BATCH_COUPLING,
     Logits,
-    Method,
     check_positive,
-    check_weights,
     seeded,
     step_generator,
 )
+from xaibench.distillation.methods.layered import Feature, LayerByLayer
 from xaibench.errors import ConfigError, ModelError, unknown_name
 from xaibench.models.layer_outputs import Outputs
 from xaibench.models.local_logits import SpatialHead
@@ -41,48 +38,9 @@ from xaibench.models.maps import Shape
 
 __all__ = ["AT", "CRD", "E2KD", "SPKD", "VID", "FitNet", "SemCKD", "VkD"]
 
-_BATCH = "its loss compares the samples of a batch with each other"
-
 
 @dataclass(frozen=True)
-class _Feature(Method):
-    layer_weight: float = 1.0
-    kd_weight: float = 1.0
-    task_weight: float = 0.0
-    temperature: float = 4.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(temperature=self.temperature)
-        check_weights(layer_weight=self.layer_weight, kd_weight=self.kd_weight, task_weight=self.task_weight)
-
-
-@dataclass(frozen=True)
-class _LayerByLayer(_Feature):
-    """layers: student layers of the pairs to use; () all, ("last",) the last."""
-
-    layers: tuple[str, ...] = ()
-    coupling: ClassVar[str] = ""
-
-    @abstractmethod
-    def loss(self, teacher: Shape, student: Shape) -> LayerLoss:
-        """The loss of a pair of layers of these shapes."""
-
-    def build(self, setting: Setting) -> Criterion:
-        return Layered(
-            setting,
-            setting.layer_pairs(self.layers) if self.layer_weight > 0 else (),
-            lambda pair: self.loss(setting.teacher_shapes[pair.teacher], setting.student_shapes[pair.student]),
-            layer_weight=self.layer_weight,
-            kd_weight=self.kd_weight,
-            task_weight=self.task_weight,
-            temperature=self.temperature,
-            coupling=self.coupling,
-        )
-
-
-@dataclass(frozen=True)
-class FitNet(_LayerByLayer):
+class FitNet(LayerByLayer):
     """Regress the teacher's maps, `losses.fitnet`. Source: arXiv 1412.6550; RepDistiller's weight."""
 
     name: ClassVar[str] = "fitnet"
@@ -99,7 +57,7 @@ class FitNet(_LayerByLayer):
 
 
 @dataclass(frozen=True)
-class AT(_LayerByLayer):
+class AT(LayerByLayer):
     """Match where layers are active, `losses.at`. Source: arXiv 1612.03928; weight of RepDistiller."""
 
     name: ClassVar[str] = "at"
@@ -110,7 +68,7 @@ class AT(_LayerByLayer):
 
 
 @dataclass(frozen=True)
-class VID(_LayerByLayer):
+class VID(LayerByLayer):
     """Gaussian likelihood of the teacher's maps given the student's, `losses.vid`. Source: arXiv 1904.05835.
 
     learned_scale  False: the variances stay at their initial value, as in SubDistill's code on a GPU
@@ -124,14 +82,14 @@ class VID(_LayerByLayer):
 
 
 @dataclass(frozen=True)
-class SPKD(_LayerByLayer):
+class SPKD(LayerByLayer):
     """Match which samples are alike, `losses.spkd`, at the last layer. Source: arXiv 1907.09682."""
 
     name: ClassVar[str] = "spkd"
     layer_weight: float = 3000.0
     layers: tuple[str, ...] = ("last",)
     variant: str = "squared"
-    coupling: ClassVar[str] = _BATCH
+    coupling: ClassVar[str] = BATCH_COUPLING
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,7 +101,7 @@ class SPKD(_LayerByLayer):
 
 
 @dataclass(frozen=True)
-class VkD(_LayerByLayer):
+class VkD(LayerByLayer):
     """Orthogonal projection onto the teacher's normalised features, `losses.vkd`, last layer. Source: CVPR 2024."""
 
     name: ClassVar[str] = "vkd"
@@ -154,7 +112,7 @@ class VkD(_LayerByLayer):
 
 
 @dataclass(frozen=True)
-class CRD(_Feature):
+class CRD(Feature):
     """Contrast the pooled features of the last layer pair with those of other images, `losses.crd`.
 
     Source: ICLR 2020, arXiv 1910.10699; weight of RepDistiller.
@@ -180,7 +138,7 @@ class CRD(_Feature):
 
 
 @dataclass(frozen=True)
-class SemCKD(_Feature):
+class SemCKD(Feature):
     """Every student layer learns from all teacher layers, `losses.semckd`.
 
     Source: AAAI 2021, arXiv 2012.03236; weight of RepDistiller.
@@ -194,7 +152,7 @@ class SemCKD(_Feature):
 
 
 @dataclass(frozen=True)
-class E2KD(_Feature):
+class E2KD(Feature):
     """Match Grad-CAM explanations of the teacher's prediction, `losses.e2kd`. Source: arXiv 2402.03119.
 
     The maps are those before global average pooling, hence both models need a pooled linear head.
@@ -240,7 +198,7 @@ class _Contrastive(Logits):
 
 
 class _Semantic(Logits):
-    coupling = _BATCH
+    coupling = BATCH_COUPLING
 
     def __init__(self, method: SemCKD, setting: Setting) -> None:
         weights = {"kd": method.kd_weight, "ce": method.task_weight, "semckd": method.layer_weight}

@@ -21,6 +21,7 @@ class Source:
 
 
 _SDD = "SDD, CVPR 2024"
+_STANDARDISE = "`standardise`: Sun et al. 2024 (CVPR), arXiv 2403.01427"
 _FUNCTIONAL = "a functional perspective on distillation, arXiv 2510.12615"
 
 SOURCES: Mapping[str, Source] = MappingProxyType(
@@ -29,10 +30,14 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
         "label-smoothing": Source("CE with smoothed labels, `epsilon` 0.1, without a teacher"),
         "siddo": Source("CE; the same initialisation and another order of the data", _FUNCTIONAL),
         "disdo": Source("CE; another initialisation and the same order of the data", _FUNCTIONAL),
-        "kd": Source("0.9 T² KL + 0.1 CE, T = 4", "Hinton et al. 2015, arXiv 1503.02531"),
+        "kd": Source("0.9 T² KL + 0.1 CE, T = 4", f"Hinton et al. 2015, arXiv 1503.02531; {_STANDARDISE}"),
         "dkd": Source(
             "CE + min((epoch + 1) / `warmup`, 1) · T² (α TCKD + β NCKD), α 1, β 8, epochs from 0",
-            "Zhao et al. 2022, arXiv 2203.08679",
+            f"Zhao et al. 2022, arXiv 2203.08679; {_STANDARDISE}",
+        ),
+        "dist": Source(
+            "CE + T² (`beta` (1 - r) within samples + `gamma` (1 - r) within classes), r Pearson's, 1, 1, T = 1",
+            "Huang et al. 2022 (NeurIPS), arXiv 2205.10536",
         ),
         "sd-kd": Source("KD on local logits: the classifier on each cell of 1x1, 2x2 and 4x4 grids", _SDD),
         "sd-dkd": Source("DKD on local logits", _SDD),
@@ -46,6 +51,10 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
         "spkd": Source(
             "KD + which samples a layer finds alike, 3000 (last layer pair)", "Tung and Mori 2019, arXiv 1907.09682"
         ),
+        "rkd": Source(
+            "KD + 25 distances + 50 angles between the batch's samples, 1 (last layer pair)",
+            "Park et al. 2019 (CVPR), arXiv 1904.05068",
+        ),
         "vkd": Source(
             "KD + orthogonal projection onto the teacher's normalised pooled features, 1 (last pair)", "VkD, CVPR 2024"
         ),
@@ -55,6 +64,10 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
         "semckd": Source(
             "KD + every student layer from every teacher layer, by learned attention, 400",
             "Chen et al. 2021 (AAAI), arXiv 2012.03236",
+        ),
+        "reviewkd": Source(
+            "KD + every teacher layer from the student's layers at its depth and below, by learned fusion, 5",
+            "Chen et al. 2021 (CVPR), arXiv 2104.09044",
         ),
         "e2kd": Source("KD + 1 - cosine of Grad-CAM of the teacher's prediction, 1", "arXiv 2402.03119"),
         "subdistill": Source("KD + 100 Σ layer losses in the teacher's subspace", "arXiv 2601.05913"),

@@ -12,7 +12,8 @@ from torch import Tensor
 from xaibench.distillation.criterion import Batch, Criterion, Setting
 from xaibench.distillation.losses.layer import LayerLoss
 from xaibench.distillation.losses.subdistill import CENTRINGS, MAPPINGS, SubspaceLoss
-from xaibench.distillation.methods.base import Layered, Method, check_not_negative, check_positive, check_weights
+from xaibench.distillation.methods.base import Method, check_not_negative, check_positive, check_weights
+from xaibench.distillation.methods.layered import Layered
 from xaibench.errors import unknown_name
 from xaibench.models.layer_outputs import Outputs
 from xaibench.models.layer_pairs import LayerPair
