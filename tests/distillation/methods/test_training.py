@@ -30,8 +30,8 @@ TEXTS = [
     *("subdistill:mapping=linear", "subdistill:mapping=soft-singular", "subdistill:dimension=full,normalise=false"),
     *("kd:standardise=true", "dkd:standardise=true", "subdistill:centring=running"),
     *("kd+at:layers=layer3+layer4", "icd+crd+e2kd:kd_weight=0", "random-control[subdistill]", "untrained-teacher[vkd]"),
-    *("influence[kd]:refresh=1,iterations=5", "influence[reviewkd+vid]:refresh=1,iterations=5"),
-    "influence[subdistill]:target=teacher,iterations=5",
+    *("influence[kd]:refresh=1,iterations=5", "influence[e2kd+vid]:refresh=1,iterations=5"),
+    *("influence[subdistill]:target=teacher,iterations=5", "influence[reviewkd]:refresh=1,iterations=5"),
 ]  # fmt: skip
 Run = Callable[..., DistillRun]
 
