@@ -10,12 +10,11 @@ from matplotlib.font_manager import FontProperties
 
 from xaibench.errors import ConfigError, RunFolderError, UnknownNameError
 from xaibench.figures.fonts import FONTS, _readable, families
+from xaibench.figures.names import explainer_label, metric_label
 from xaibench.figures.style import (
-    explainer_label,
     figure_width,
     heatmap_colours,
     method_styles,
-    metric_label,
     new_figure,
     paper_style,
     save_figure,

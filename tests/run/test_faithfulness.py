@@ -172,8 +172,8 @@ def test_the_line_names_each_model_and_those_that_are_no_better_than_random() ->
     table = gaps_of(teacher=(0.21, 0.15, 0.27), kd=(0.1, -0.05, 0.25), at=(0.3, 0.2, 0.4))
     (line,) = faithfulness_lines(table)
     assert "How faithful maps by LRP are, in logits" in line
-    assert "teacher +0.21 [+0.15, +0.27], kd +0.10 [-0.05, +0.25], at +0.30 [+0.20, +0.40]." in line
-    assert line.endswith("Not shown to be better than random (the interval reaches 0): kd.")
+    assert "teacher +0.21 [+0.15, +0.27], KD +0.10 [-0.05, +0.25], AT +0.30 [+0.20, +0.40]." in line
+    assert line.endswith("Not shown to be better than random (the interval reaches 0): KD.")
     nan = float("nan")
     (line,) = faithfulness_lines(gaps_of(teacher=(0.2, nan, nan), kd=(nan, nan, nan)).assign(nan=[0, 6]))
     assert "of patches: teacher +0.20. Not shown to be better " in line

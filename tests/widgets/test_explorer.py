@@ -47,7 +47,7 @@ def test_starts_with_the_first_seed_of_each_method(fake_run):
         "given",
     )
     assert explorer.order == fake_run.images.keys
-    assert list(seen(explorer)) == ["input", "teacher", "kd/seed0", "subdistill/seed0"]
+    assert list(seen(explorer)) == ["input", "teacher", "KD, seed 0", "SubDistill, seed 0"]
     assert "of 12" in explorer._controls.count.value
     assert explorer.error == ""
 
@@ -167,7 +167,7 @@ def test_the_mean_over_seeds_is_the_mean_of_scores_and_of_shares(fake_run):
     assert row.scores["kd/mean"].value == pytest.approx(mean)
     maps = [fake_run._maps[f"kd/seed{seed}", "lrp"][0] for seed in (0, 1)]
     assert row.maps["kd/mean"].values == pytest.approx(np.mean([m / np.abs(m).sum() for m in maps], axis=0), rel=1e-5)
-    assert "mean of 2 students" in seen(explorer)["kd/mean"][2]
+    assert "mean of 2 students" in seen(explorer)["KD, mean over seeds"][2]
 
 
 def test_no_student_at_all_shows_the_teacher_alone(fake_run):
@@ -184,7 +184,7 @@ def test_the_explainer_changes_heatmaps_and_scores_but_not_the_input(fake_run):
     after = seen(explorer)
     assert (before["input"][0] == after["input"][0]).all()
     assert (before["teacher"][0] != after["teacher"][0]).any()
-    assert before["kd/seed0"][2] != after["kd/seed0"][2]
+    assert before["KD, seed 0"][2] != after["KD, seed 0"][2]
 
 
 @pytest.mark.parametrize(("sort", "sign"), [("least alike", 1), ("most alike", -1)])
@@ -215,7 +215,7 @@ def test_undefined_scores_come_last_and_are_said(fake_run):
     explorer.sort = "most alike"
     assert explorer.order[-1] == "test/002"
     explorer.image = "test/002"
-    below = seen(explorer)["kd/seed0"][2]
+    below = seen(explorer)["KD, seed 0"][2]
     assert "cosine undefined" in below
     assert "rank" not in below
     explorer.only = "undefined"
@@ -228,7 +228,7 @@ def test_filters_by_predictions_and_class(fake_run):
     assert explorer.order == ("test/004", "test/007")
     assert explorer.image == "test/004"
     assert explorer._controls.position.max == 2
-    assert "✗" in seen(explorer)["kd/seed0"][2]
+    assert "✗" in seen(explorer)["KD, seed 0"][2]
     explorer.only = "student wrong"
     assert explorer.order == ("test/004", "test/007")
     explorer.only = "both right"
@@ -287,13 +287,13 @@ def test_scores_chance_and_rank_are_below_each_student(fake_run):
     )
     value = values.set_index("image")["value"]
     rank = int((value < value["test/001"]).sum()) + 1
-    picture, alt, below = seen(explorer)["kd/seed0"]
+    picture, alt, below = seen(explorer)["KD, seed 0"]
     shown = f"cosine {value['test/001']:.2f}".replace("-", "−")
     mean, sd = METRICS["cosine"].chance(7)
     assert f"<b>{shown}</b>chance {mean:.2f} ± {sd:.2f}" in below
     assert f"rank {rank} of 12" in below
     assert "predicts pull&lt;over&gt; 75% ✓" in below
-    assert alt == f"LRP of kd/seed0 for test/001: {shown}"
+    assert alt == f"LRP of KD, seed 0 for test/001: {shown}"
     assert picture.shape == (28, 28, 3)
     assert "cosine" not in seen(explorer)["teacher"][2]
 
@@ -305,22 +305,22 @@ def test_one_scale_for_teacher_and_students(fake_run):
     fake_run._maps["subdistill/seed0", "lrp"][0] = ramp.clamp(-0.5, 0.5)
     explorer = Explorer(fake_run)
     pictures = {name: picture for name, (picture, _, _) in seen(explorer).items()}
-    assert (pictures["teacher"] == pictures["kd/seed0"]).all()
-    assert (pictures["teacher"] != pictures["subdistill/seed0"]).any()
+    assert (pictures["teacher"] == pictures["KD, seed 0"]).all()
+    assert (pictures["teacher"] != pictures["SubDistill, seed 0"]).any()
     red, _, blue = np.moveaxis(pictures["teacher"], -1, 0)
     assert (blue[:12] >= red[:12]).all()
     assert (red[-12:] >= blue[-12:]).all()
     explorer.scale = "none"
     pictures = {name: picture for name, (picture, _, _) in seen(explorer).items()}
-    assert (pictures["teacher"] != pictures["kd/seed0"]).any()
+    assert (pictures["teacher"] != pictures["KD, seed 0"]).any()
 
 
 def test_a_zero_map_is_white_and_an_undefined_one_grey(fake_run):
     fake_run._maps["kd/seed0", "lrp"][0] = 0
     fake_run._maps["subdistill/seed0", "lrp"][0, 0, 0] = np.nan
     pictures = {name: picture for name, (picture, _, _) in seen(Explorer(fake_run)).items()}
-    assert (pictures["kd/seed0"] == 255).all()
-    assert (pictures["subdistill/seed0"] == 0xBD).all()
+    assert (pictures["KD, seed 0"] == 255).all()
+    assert (pictures["SubDistill, seed 0"] == 0xBD).all()
 
 
 def test_ways_to_draw_the_maps(fake_run):
@@ -330,10 +330,10 @@ def test_ways_to_draw_the_maps(fake_run):
     assert seen(explorer)["teacher"][0].shape == (7, 7, 3)
     assert seen(explorer)["input"][0].shape == (28, 28, 3)
     explorer.look = "difference"
-    assert (seen(explorer)["teacher"][0] != seen(explorer)["kd/seed0"][0]).any()
+    assert (seen(explorer)["teacher"][0] != seen(explorer)["KD, seed 0"][0]).any()
     fake_run._maps["kd/seed1", "lrp"][:] = fake_run._maps["teacher", "lrp"]
     explorer.students = ("kd/seed1",)
-    assert (seen(explorer)["kd/seed1"][0] == 255).all()  # no difference: white
+    assert (seen(explorer)["KD, seed 1"][0] == 255).all()  # no difference: white
     explorer.look, explorer.opacity = "overlay", 0.0
     grey = plain["input"][0].mean(axis=2).round()
     assert np.abs(seen(explorer)["teacher"][0][..., 0] - grey).max() <= 1
@@ -354,7 +354,7 @@ def test_the_sign_changes_the_score_too(fake_run):
     ]
     expected = float(METRICS["cosine"](*(grid.abs() for grid in grids))[0])
     assert explorer.on_show[0].scores["kd/seed0"].value == pytest.approx(expected, abs=1e-6)
-    assert "chance 0.6" in seen(explorer)["kd/seed0"][2]
+    assert "chance 0.6" in seen(explorer)["KD, seed 0"][2]
 
 
 def test_zoom_and_cursor_show_a_part_and_its_value(fake_run):
@@ -405,14 +405,14 @@ def test_a_student_without_a_valid_explanation_is_grey_and_says_why(fake_run, mo
     monkeypatch.setattr(fake_run, "attribution", attribution)
     fake_run._scores = rows[~((rows["method"] == "kd") & (rows["seed"] == 0) & (rows["explainer"] == "lrp"))]
     explorer = Explorer(fake_run, students=("kd/seed0", "subdistill/seed0"), sort="least alike")
-    picture, _, below = seen(explorer)["kd/seed0"]
+    picture, _, below = seen(explorer)["KD, seed 0"]
     assert (picture == 0xBD).all()
     assert "no valid explanation by lrp: too bad" in below
     assert "cosine undefined" in below
     explorer.only = "undefined"
     assert len(explorer.order) == 12
     explorer.explainer = "ig"
-    assert "cosine undefined" not in seen(explorer)["kd/seed0"][2] if explorer.order else True
+    assert "cosine undefined" not in seen(explorer)["KD, seed 0"][2] if explorer.order else True
 
 
 def test_models_without_scores_are_not_offered(fake_run):

@@ -256,7 +256,7 @@ def test_look_inside_and_flip(tiny_run, store):
     explorer._details.box.selected_index = 3
     explorer._details.flip()
     assert explorer.error == ""
-    assert "Flip curves of kd/seed0, subdistill/seed0" in explorer._details._flips.value
+    assert "Flip curves of KD, seed 0, SubDistill, seed 0" in explorer._details._flips.value
     explorer.image = explorer.order[1]
     assert explorer._details._inside.value == ""  # it was another image's
 

@@ -12,6 +12,7 @@ from ipywidgets.widgets.widget import _instances
 from xaibench.errors import ConfigError, RunFolderError, UnknownNameError
 from xaibench.figures.names import method_label
 from xaibench.progress import progress, tell_progress
+from xaibench.questions.cues import CONTAMINATIONS
 from xaibench.report.result_table import ResultTable
 from xaibench.run.folder import open_run
 from xaibench.widgets import run_questions
@@ -196,6 +197,32 @@ def test_a_question_is_asked_once_and_then_shown(panel_of, folder, monkeypatch):
     assert "is not shown" in again._body.value
 
 
+def test_inside_is_asked_of_the_models(panel_of, folder):
+    panel = panel_of(part="questions", question="inside")
+    assert visible(panel._asking)
+    panel._asking.click()
+    assert panel.error == ""
+    assert not visible(panel._asking)
+    seen = alts(panel._body.value)
+    assert seen[0].startswith("Plot inside: relevance cosine, mean over layers: ")
+    assert all(f"{method_label(name)} " in seen[0] for name in panel.results.methods)
+    assert (folder / "inside.csv").is_file()
+
+
+@pytest.mark.slow  # 16 s: students for five shares of marked images, and their intervals
+def test_cues_are_asked_of_students_that_are_trained_for_it(cli, small_settings, tmp_path):
+    folder = tmp_path / "small"
+    assert cli("run", "--preset", "demo", "--out", folder, *small_settings).code == 0
+    panel = RunPanel(folder, part="questions", question="cues")
+    panel._asking.click()
+    assert panel.error == ""
+    assert alts(panel._body.value)[0].startswith("Plot cues: marked images taken for the mark's class")
+    assert "Student only" in alts(panel._body.value)[0]
+    levels = pd.read_csv(folder / "cues.csv").query("method == 'student-only'")["contamination"]
+    assert set(levels) == set(CONTAMINATIONS)
+    panel.close()
+
+
 def test_a_question_that_is_asked_reports_and_can_be_cancelled(panel_of, folder):
     panel, seen = panel_of(part="questions", question="flipping"), []
     before = panel._body.value
@@ -295,30 +322,46 @@ def test_controls_set_the_traits_and_follow_them(panel_of):
     assert panel._controls["part"].value == "scores"
 
 
-def test_damage_midway_is_a_sentence_and_the_rest_stays_usable(panel_of, folder):
+def test_damage_midway_is_a_sentence_the_traits_go_back_and_the_rest_stays_usable(panel_of, folder):
     panel = panel_of()
     kept = (folder / "summary.csv").read_bytes()
+    before = state(panel), panel._body.value, names(panel)
     (folder / "summary.csv").write_bytes(kept[:40])
     panel.sort = "method"
     assert "xaibench score" in panel.error
     assert "\n" not in panel.error
-    assert not visible(panel._scores.box)
-    assert panel._body.value == ""
+    assert (state(panel), panel._body.value, names(panel)) == before
+    assert panel._controls["sort"].value == panel.sort == "given"
+    assert visible(panel._scores.box)
     panel.part = "training"
     assert panel.error == ""
     assert alts(panel._body.value)
+    panel.show_images(panel.results.methods[0], panel.explainer)
+    assert "xaibench score" in panel.error
+    assert (panel.part, panel._controls["part"].value, panel.opened) == ("training", "training", ())
+    assert alts(panel._body.value)
     (folder / "summary.csv").write_bytes(kept)
-    panel.part = "scores"
+    panel.part, panel.sort = "scores", "method"
     assert panel.error == ""
-    assert visible(panel._scores.box)
     assert names(panel) == sorted(names(panel), key=str.casefold)
     shutil.rmtree(folder)
     for name in PARTS:
-        panel.part = name if name != panel.part else "export"
-        assert panel.error
-        assert "\n" not in panel.error
+        if name != "scores":
+            panel.part = name
+            assert panel.error
+            assert "\n" not in panel.error
+            assert panel.part == "scores"
     panel.refresh()
     assert str(folder) in panel.error
+
+
+def test_a_run_that_is_damaged_when_it_is_read_again_is_not_on_show(panel_of, folder):
+    panel = panel_of()
+    (folder / "summary.csv").write_bytes(b"damaged")
+    panel.refresh()
+    assert "xaibench score" in panel.error
+    assert panel._body.value == ""
+    assert not visible(panel._scores.box)
 
 
 def test_maps_that_are_gone_are_a_sentence(panel_of, folder):
@@ -326,6 +369,7 @@ def test_maps_that_are_gone_are_a_sentence(panel_of, folder):
     shutil.rmtree(folder / "attributions")
     panel.show_images(panel.results.methods[0], "lrp")
     assert "xaibench explain" in panel.error
+    assert panel.opened == ()
 
 
 def test_a_run_without_scores_says_which_command_makes_them(panel_of, folder):

@@ -215,7 +215,7 @@ def test_the_controls_set_the_traits_and_follow_them(panel_of, tiny_pair):
 
 def test_every_method_can_be_chosen(panel_of):
     panel = panel_of()
-    for (text, _), name in zip(panel._settings.offered.options, METHODS, strict=True):
+    for (_, text), name in zip(panel._settings.offered.options, METHODS, strict=True):
         panel._settings.offered.value = text
         assert panel.method.startswith(name)
         assert panel.error == ""
@@ -313,7 +313,7 @@ def test_a_task_of_other_classes_is_refused(tiny_pair, tiny_task):
 def test_offered_methods_are_those_given_and_the_first_is_chosen(tiny_pair, tiny_task):
     panel = TrainingPanel(tiny_pair, tiny_task, ["fitnet:layer_weight=3", "kd"])
     assert panel.method == "fitnet:layer_weight=3"
-    assert [text for text, _ in panel._settings.offered.options] == ["fitnet:layer_weight=3", "kd"]
+    assert panel._settings.offered.options == (("FitNet (layer_weight=3)", "fitnet:layer_weight=3"), ("KD", "kd"))
     panel.close()
 
 

@@ -52,7 +52,7 @@ _EXPLAINER_LABELS = {
     "shapley": "Shapley sampling",
     "occlusion": "occlusion",
 }
-_SEED = re.compile(r"(?P<method>.+)/seed(?P<seed>\d+)")
+_STUDENT = re.compile(r"(?P<method>.+)/(?:seed(?P<seed>\d+( \(\d+\))?)|mean)")
 _WRAPPED = re.compile(r"(?P<name>[a-z0-9-]+)\[(?P<inner>.+)\](?P<rest>:[^\]]*)?")
 _SUM = re.compile(r"\+(?=[a-z][a-z0-9-]*(?:[:+\[]|$))(?![^\[]*\])")
 
@@ -64,6 +64,8 @@ def method_label(name: str, names: Mapping[str, str] | None = None) -> str:
 
     >>> method_label("subdistill:centring=mean"), method_label("kd/seed0"), method_label("teacher")
     ('SubDistill (centring=mean)', 'KD, seed 0', 'teacher')
+    >>> method_label("kd/mean"), method_label("kd/seed0 (2)")
+    ('KD, mean over seeds', 'KD, seed 0 (2)')
     >>> method_label("kd+at:kd_weight=0"), method_label("influence[kd]:refresh=3")
     ('KD + AT (kd_weight=0)', 'Influence [KD] (refresh=3)')
     >>> method_label("subdistill:centring=mean", {"subdistill": "Ours"})
@@ -72,8 +74,9 @@ def method_label(name: str, names: Mapping[str, str] | None = None) -> str:
     names = names or {}
     if name in names:
         return names[name]
-    if student := _SEED.fullmatch(name):
-        return f"{method_label(student['method'], names)}, seed {student['seed']}"
+    if student := _STUDENT.fullmatch(name):
+        of = "mean over seeds" if student["seed"] is None else f"seed {student['seed']}"
+        return f"{method_label(student['method'], names)}, {of}"
     parts = _SUM.split(name)
     if len(parts) > 1 and all(_base(part) in METHOD_LABELS for part in parts):
         return " + ".join(method_label(part, names) for part in parts)

@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 
 from xaibench.errors import ConfigError, unknown_name
 from xaibench.figures.fonts import any_script, families
-from xaibench.figures.names import explainer_label, metric_label
 from xaibench.files import write_atomically
 from xaibench.validation import checked
 
@@ -27,11 +26,9 @@ __all__ = [
     "MUTED",
     "WIDTHS",
     "MethodStyle",
-    "explainer_label",
     "figure_width",
     "heatmap_colours",
     "method_styles",
-    "metric_label",
     "new_figure",
     "paper_style",
     "save_figure",

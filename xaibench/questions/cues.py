@@ -29,7 +29,7 @@ from xaibench.distillation.distill import make_fabric
 from xaibench.errors import ConfigError, ExplanationError, RunFolderError
 from xaibench.figures.cues import cues_figure
 from xaibench.figures.gallery import gallery
-from xaibench.figures.style import explainer_label
+from xaibench.figures.names import explainer_label
 from xaibench.options import format_options
 from xaibench.progress import progress
 from xaibench.questions.cue_scores import CueExam, summarise_cues

@@ -75,7 +75,7 @@ def faithfulness_lines(gaps: pd.DataFrame) -> list[str]:
             )
             shown = [_gap(row) for row in defined if row["method"] == "teacher"]
             shown.append(f"students from {_gap(students[0])} to {_gap(students[-1])}")
-        weak = ", ".join(str(row["method"]) for row in defined if not row["low"] > 0) or "none"
+        weak = ", ".join(method_label(str(row["method"])) for row in defined if not row["low"] > 0) or "none"
         text = (
             f"How faithful maps by {explainer_label(str(explainer))} are, in logits over a random order of patches: "
             f"{', '.join(shown) or 'undefined'}. Not shown to be better than random (the interval reaches 0): {weak}."
@@ -101,7 +101,7 @@ def rests_on(summary: pd.DataFrame) -> str:
 
 def _gap(row: Mapping[Hashable, Any]) -> str:
     interval = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if math.isfinite(row["low"]) else ""
-    return f"{row['method']} {row['faithfulness']:+.2f}{interval}"
+    return f"{method_label(str(row['method']))} {row['faithfulness']:+.2f}{interval}"
 
 
 def _is_control(method: object) -> bool:

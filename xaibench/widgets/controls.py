@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import ipywidgets as widgets
 
 from xaibench.figures.gallery import NORMALISATIONS
-from xaibench.figures.style import explainer_label, metric_label
+from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.similarity.maps import SIGNS
 from xaibench.similarity.metrics.table import METRICS
 from xaibench.widgets.order import ONLY, SORTS
@@ -88,8 +88,8 @@ class Controls:
             groups = known.groups
             for method in groups:
                 if method not in self.methods:
-                    toggle = widgets.ToggleButton(description=method, layout=widgets.Layout(width="auto"))
-                    toggle.tooltip = f"show {method}"
+                    toggle = widgets.ToggleButton(description=method_label(method), layout=widgets.Layout(width="auto"))
+                    toggle.tooltip = f"show {method_label(method)}"
                     toggle.observe(lambda _: self._choose_students(), "value")
                     self.methods[method] = toggle
             several = max(len(names) for names in groups.values()) > 1

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from xaibench.errors import DataError
-from xaibench.figures.style import metric_label
+from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.options import format_options
 from xaibench.widgets import inside
 from xaibench.widgets.keeping import FORMATS, keep
@@ -149,11 +149,12 @@ class Details:
         for row in explorer.on_show:
             for model, made in row.maps.items():
                 note = made.trouble or made.told or "nothing is measured on these maps"
-                lines.append(f"<tr><td>{html.escape(row.key)}</td><td>{html.escape(model)}</td>")
+                lines.append(f"<tr><td>{html.escape(row.key)}</td><td>{html.escape(method_label(model))}</td>")
                 lines.append(f"<td>{html.escape(note)}</td></tr>")
+        by = html.escape(explainer_label(explorer.explainer.partition(":")[0]))
         options = html.escape(format_options(parse_explainer(explorer.explainer), full=True))
         self._made.value = (
-            f"<p>Both models are asked by <code>{options}</code>. Scores are of maps pooled to "
+            f"<p>Both models are asked by {by}, <code>{options}</code>. Scores are of maps pooled to "
             f"{known.grid} × {known.grid} cells ({explorer.sign}).</p><table>{''.join(lines)}</table>"
         )
 

@@ -15,7 +15,7 @@ from xaibench.attribution.store.store import AttributionStore
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError
 from xaibench.figures.gallery import gallery
-from xaibench.figures.style import explainer_label
+from xaibench.figures.names import explainer_label
 from xaibench.models.copies import private_copy
 from xaibench.widgets.comparison import Comparison
 from xaibench.widgets.controls import Controls

@@ -14,6 +14,7 @@ from xaibench.attribution.layers import direction_heatmaps, layer_relevance, lrp
 from xaibench.errors import ConfigError
 from xaibench.figures.flipping import flip_figure
 from xaibench.figures.gallery import displayed, symmetric_limit
+from xaibench.figures.names import method_label
 from xaibench.models.layer_pairs import LayerPair, suggest_layers
 from xaibench.similarity.cross_flip import CrossFlip, curve_table, flip_orders
 from xaibench.similarity.patch_order import patch_order, random_order
@@ -60,7 +61,7 @@ def look_inside(
     wanted = known if layer not in known else (layer,)
     maps: dict[str, dict[str, Tensor]] = {}
     for number, name in enumerate((TEACHER, *names)):
-        turn.report(number / (len(names) + 2), f"layers of {name}")
+        turn.report(number / (len(names) + 2), f"layers of {method_label(name)}")
         model = live.module(name, turn)
         layers = [pair.teacher if name == TEACHER else pair.student for pair in pairs if pair.teacher in wanted]
         explainer = lrp_or_gradient(model, x, target, live.preprocessing)
@@ -72,8 +73,10 @@ def look_inside(
         limit = symmetric_limit(np.concatenate([values.ravel() for values in shown.values()]))
         pictures = [
             card(
-                name,
-                image_html(heatmap_pixels(values, limit), f"Relevance at {at[name][0]} of {name} for {row.key}"),
+                method_label(name),
+                image_html(
+                    heatmap_pixels(values, limit), f"Relevance at {at[name][0]} of {method_label(name)} for {row.key}"
+                ),
                 html.escape(at[name][0]),
             )
             for name, values in shown.items()
@@ -112,7 +115,7 @@ def flip(comparison: Comparison, row: Row, question: Question, students: Sequenc
     )
     tables = []
     for number, name in enumerate(names):
-        turn.report(number / len(names), f"flip {name}")
+        turn.report(number / len(names), f"flip {method_label(name)}")
         orders = {
             "own": patch_order(comparison.map(name, question, place, turn).values[None], grid),
             "teacher": own,
@@ -129,7 +132,7 @@ def flip(comparison: Comparison, row: Row, question: Question, students: Sequenc
         f"{label} rather than {contrast}: logit difference while patches of {row.key} are replaced by the mean colour, "
         "the most relevant first. One image says little: 'xaibench flip' asks all of them."
     )
-    return figure_html(figure, f"Flip curves of {', '.join(names)} for {row.key}") + (
+    return figure_html(figure, f"Flip curves of {', '.join(map(method_label, names))} for {row.key}") + (
         f'<div class="xb-note">{html.escape(words)}</div>'
     )
 

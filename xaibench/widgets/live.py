@@ -18,6 +18,7 @@ from xaibench.attribution.store.store import AttributionStore
 from xaibench.attribution.targets import Target
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.errors import ConfigError, ExplanationError
+from xaibench.figures.names import explainer_label, method_label
 
 if TYPE_CHECKING:
     from xaibench.attribution.result import Attribution
@@ -165,7 +166,8 @@ class Live:
         missing = [place for place in places if (name, question, place) not in self._maps]
         for start in range(0, len(missing), _BATCH):
             part = missing[start : start + _BATCH]
-            _needs(turn).report(start / len(missing), f"{question.explainer} of {name}")
+            note = f"{explainer_label(question.explainer)} of {method_label(name)}"
+            _needs(turn).report(start / len(missing), note)
             chosen = None if target is None else target.take([list(places).index(place) for place in part])
             for place, made in zip(part, self._explained(name, question, part, turn, chosen)):
                 self._maps[name, question, place] = made

@@ -110,12 +110,11 @@ class Panel(widgets.VBox):
 
         def show(result: Any) -> None:
             self._idle()
+            self.error = ""
             try:
-                done(result)
+                done(result)  # may ask for more, which may fail
             except Exception as error:  # noqa: BLE001 - as an error of the work itself
                 self._failed(error)
-            else:
-                self.error = ""
 
         self.worker.run(work, show, self._failed)
         if self.worker.busy:

@@ -13,8 +13,7 @@ import traitlets
 from traitlets import Bunch
 
 from xaibench.errors import ConfigError, XaibenchError, unknown_name
-from xaibench.figures.names import method_label
-from xaibench.figures.style import explainer_label, metric_label
+from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.report.result_table import FORMATS
 from xaibench.run.folder import Run
 from xaibench.widgets.explorer import Explorer
@@ -70,7 +69,7 @@ class RunPanel(RunTraits):
     copied     the table to copy, "methods" or "scores" of the explainer; `form` "text", "html", "latex" or "csv"
 
     A value that is not there raises an error and changes nothing. Where results are missing or damaged `error` says
-    which command makes them; the other parts stay usable, and `refresh` reads the run again.
+    which command makes them, and the traits go back to what is on show; `refresh` reads the run again.
     """
 
     def __init__(self, what: Run | Path | str | Results, *, explorer: Explorer | None = None, **traits: Any) -> None:
@@ -137,7 +136,8 @@ class RunPanel(RunTraits):
     def _build(self) -> None:
         known = self.results
         explainers = [(explainer_label(name), name) for name in known.explainers]
-        sorts = [({"given": "as given", "method": "name"}.get(name, name), name) for name in self.sorts]
+        named = {"given": "as given", "method": "name"}
+        sorts = [(named.get(name, explainer_label(name)), name) for name in self.sorts]
         self._controls: dict[str, Any] = {
             "part": widgets.ToggleButtons(
                 options=[(text, name) for name, text in PARTS.items() if name != "questions" or known.questions],
@@ -241,11 +241,12 @@ class RunPanel(RunTraits):
         self._visible(shown)
 
     def _failed(self, error: Exception) -> None:
-        """What cannot be made is not on show; the controls stay."""
+        """What is on show stays, and the traits go back to it."""
         super()._failed(error)
-        self._on_show = None
-        self._body.value = self._text.value = self._images.value = ""
-        self._visible(None)
+        if self._on_show is None:  # a run that was read again, or cannot be read at all
+            self._body.value = self._text.value = self._images.value = ""
+            self._visible(None)
+        self._go_back()
 
     def _visible(self, shown: _Shown | None) -> None:
         """Show the widgets of the part that is on show."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from xaibench.figures.style import explainer_label, metric_label
+from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.progress import tell_progress
 from xaibench.questions.question import command
 from xaibench.run.answers import command_of, read_record, up_to_date
@@ -159,6 +159,7 @@ def _chosen(question: Further, explainer: str, metric: str) -> dict[str, str]:
 def _seen(table: pd.DataFrame, what: str) -> str:
     """The means of the table of an answer in a sentence."""
     columns = set(table)
+    table = table.assign(**{name: table[name].map(method_label) for name in ("method", "model") if name in columns})
     if {"model", "order", "mean", "measure"} <= columns:
         rows = table[table["measure"] == table["measure"].iloc[0]]
         means = rows.groupby(["model", "order"], sort=False)["mean"].mean()

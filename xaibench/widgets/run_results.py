@@ -12,8 +12,7 @@ import pandas as pd
 
 from xaibench.attribution.store.store import default_store
 from xaibench.errors import RunFolderError
-from xaibench.figures.names import method_label
-from xaibench.figures.style import explainer_label, metric_label
+from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.report.result_table import ResultTable
 from xaibench.report.seen import means_seen, scores_seen, similarity_seen, training_seen
 from xaibench.run.drawing import spread_methods
@@ -162,11 +161,11 @@ class RunResults:
             f"<h4>Training of {html.escape(method_label(method))}</h4>{figure_html(drawn, training_seen(histories))}"
         ]
         for name in names:
-            path = self.run.student_folder(name).folder / "influence.csv"
+            path, student = self.run.student_folder(name).folder / "influence.csv", method_label(name)
             if path.is_file():
-                turn.report(0.5, f"influence {name}")
-                parts.append(f"<h4>Most helpful and most harmful training images of {html.escape(name)}</h4>")
-                parts.append(_png_html(path.with_suffix(".png"), _influence_seen(path, name)) + _where(path))
+                turn.report(0.5, f"influence, {student}")
+                parts.append(f"<h4>Most helpful and most harmful training images of {html.escape(student)}</h4>")
+                parts.append(_png_html(path.with_suffix(".png"), _influence_seen(path, student)) + _where(path))
         if len(parts) == 1:
             parts.append(_note("This method does not weight training images by their influence."))
         return "".join(parts)
@@ -231,11 +230,11 @@ def _png_html(path: Path, alt: str) -> str:
     return f'<img class="xb-figure" src="data:image/png;base64,{data}" alt="{html.escape(alt, quote=True)}">'
 
 
-def _influence_seen(path: Path, name: str) -> str:
+def _influence_seen(path: Path, student: str) -> str:
     rows = pd.read_csv(path).sort_values("influence", kind="stable")
     helpful, harmful = (", ".join(map(str, part["label"])) for part in (rows.head(8), rows.tail(8)[::-1]))
     return (
-        f"Training images of {name}. Most helpful: {helpful}. Most harmful: {harmful}. "
+        f"Training images of {student}. Most helpful: {helpful}. Most harmful: {harmful}. "
         f"Weights from {rows['weight'].min():.2f} to {rows['weight'].max():.2f}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from xaibench.figures.names import explainer_label
 from xaibench.widgets.comparison import Comparison
 from xaibench.widgets.explorer_traits import Asked
 from xaibench.widgets.live import TEACHER
@@ -58,7 +59,7 @@ def compute_scene(known: Comparison, asked: Asked, changed: str, before: Scene |
     rows = []
     for number, key in enumerate(keys):
         if turn is not None:
-            turn.report(number / len(keys), question.explainer)
+            turn.report(number / len(keys), explainer_label(question.explainer))
         rows.append(_row(known, asked, known.place(key), turn))
     return Scene(replace(asked, image=image), order, rows, older)
 

@@ -10,8 +10,7 @@ import ipywidgets as widgets
 import pandas as pd
 from ipywidgets.widgets.widget_string import HTMLStyle
 
-from xaibench.figures.names import method_label
-from xaibench.figures.style import explainer_label, metric_label
+from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.report.tables import html_table
 
 __all__ = ["SCORES", "ScoreTable", "details_html", "sorted_methods"]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xaibench.figures.gallery import NORMALISATIONS, displayed, symmetric_limit
-from xaibench.figures.style import explainer_label, metric_label
+from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.similarity.maps import pool, with_sign
 from xaibench.widgets.comparison import Prediction, Score
 from xaibench.widgets.live import TEACHER, Map
@@ -107,7 +107,7 @@ def stage_html(
             lines = list(_below(row, model, metric, classes, total))
             if display.cursor is not None:
                 lines.append(_at_cursor(values, display.cursor, display.scale))
-            cells.append(card(model, _framed(picture, alt, values.shape, display), *lines))
+            cells.append(card(method_label(model), _framed(picture, alt, values.shape, display), *lines))
         parts.append(cards(cells))
     parts.append(colour_bar(limit, _unit(display), display.scale == "share"))
     return "".join(parts)
@@ -219,7 +219,7 @@ def _predicted(every: tuple[Prediction, ...], label: str, classes: tuple[str, ..
 
 
 def _alt(row: Row, model: str, explainer: str, metric: str) -> str:
-    about = f"{explainer_label(explainer)} of {model} for {row.key}"
+    about = f"{explainer_label(explainer)} of {method_label(model)} for {row.key}"
     return about if model == TEACHER else f"{about}: {score_text(metric, row.scores[model].value)}"
 
 

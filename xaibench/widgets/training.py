@@ -24,6 +24,7 @@ from xaibench.distillation.distill import DistillRun
 from xaibench.distillation.methods import METHODS, method_name, parse_method
 from xaibench.distillation.recipe import Recipe, check_seed, parse_recipe
 from xaibench.errors import ConfigError, DataError, ModelError, XaibenchError
+from xaibench.figures.names import method_label
 from xaibench.models.layer_outputs import layer_module
 from xaibench.models.layer_pairs import LayerPair, parse_layers
 from xaibench.models.pair import ModelPair
@@ -291,7 +292,7 @@ class TrainingPanel(Panel):
         return name
 
     def _say(self, text: str) -> None:
-        name = html.escape(self._job.name) if self._job is not None else ""
+        name = html.escape(method_label(self._job.name)) if self._job is not None else ""
         self._words.value = f'<div class="xb-note"><b>{name}</b> {html.escape(text)}</div>'
 
     def _clean(self) -> None:

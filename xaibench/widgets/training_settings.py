@@ -13,6 +13,7 @@ import torch
 from xaibench.distillation.methods import METHODS, Method, method_name, parse_method
 from xaibench.distillation.methods.subdistill import DIMENSIONS
 from xaibench.errors import ModelError
+from xaibench.figures.names import method_label
 from xaibench.models.layer_pairs import suggest_layers
 from xaibench.models.pair import ModelPair
 from xaibench.options import format_options
@@ -30,7 +31,7 @@ class Settings:
         self, choose: Callable[[str, Any], None], pair: ModelPair, size: Sequence[int], methods: Sequence[str]
     ) -> None:
         self._choose = choose
-        options = [(text, text) for text in methods]
+        options = [(method_label(text), text) for text in methods]
         self.offered = dropdown("method", options)
         self.method = _text("as text", "18rem")
         self.epochs = _number(widgets.BoundedIntText, "epochs", min=1, max=10**6)
