@@ -58,7 +58,7 @@ def stages(weight: float) -> dict[str, float]:
         (KD(standardise=True), {"kd": 0.9, "ce": 0.1}),
         (DKD(standardise=True, alpha=9, beta=72, temperature=2), {"dkd": 1.0, "ce": 1.0}),
         (DIST(), {"dist": 1.0, "ce": 1.0}),
-        (DIST(beta=2, gamma=0, task_weight=0), {"dist": 1.0}),
+        (DIST(beta=3, gamma=0, task_weight=0), {"dist": 1.0}),
         (SDKD(), {"sd-kd": 0.9, "ce": 0.1}),
         (SDDKD(), {"sd-dkd": 1.0, "ce": 1.0}),
         (SDNKD(), {"sd-nkd": 1.0, "ce": 1.0}),
@@ -99,7 +99,7 @@ def test_the_total_is_the_weighted_sum_of_the_terms(
 
 def test_the_defaults_are_the_published_ones() -> None:
     assert (KD().temperature, KD().alpha, KD().standardise) == (4, 0.9, False)
-    assert (DIST().beta, DIST().gamma, DIST().temperature) == (1, 1, 1)
+    assert (DIST().beta, DIST().gamma, DIST().temperature) == (2, 2, 1)
     assert (RKD().distance_weight, RKD().angle_weight, RKD().layers) == (25, 50, ("last",))
     assert (ReviewKD().layer_weight, ReviewKD().warmup, ReviewKD().layers) == (5, 20, ())
     assert (DKD().alpha, DKD().beta, DKD().temperature, DKD().warmup) == (1, 8, 4, 20)

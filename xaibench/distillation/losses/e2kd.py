@@ -1,4 +1,4 @@
-"""e2KD: the student shall explain the teacher's prediction as the teacher does. Source: arXiv 2402.03119."""
+"""e2KD: the student shall explain the teacher's prediction as the teacher does. arXiv 2402.03119 (ECCV 2024)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Distillation of local logits: a logit loss on each cell of a coarse grid, heavier where cell and whole disagree.
 
 Local logits come from `models.local_logits.local_logits`: (B, K, P), cell 0 is the global one where the scales hold 1.
-Source: scale-decoupled distillation (SDD), CVPR 2024.
+Source: scale-decoupled distillation (SDD), Wei et al. 2024 (CVPR), arXiv 2403.13512.
 """
 
 from __future__ import annotations

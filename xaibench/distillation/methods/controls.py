@@ -1,6 +1,6 @@
 """What a distillation is compared with: training without a teacher, and teachers that know nothing.
 
-Source: a functional perspective on distillation, arXiv 2510.12615.
+Source: Mason-Williams et al. 2025, arXiv 2510.12615.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class SPKD(LayerByLayer):
 
 @dataclass(frozen=True)
 class VkD(LayerByLayer):
-    """Orthogonal projection onto the teacher's normalised features, `losses.vkd`, last layer. Source: CVPR 2024."""
+    """Project the last layer onto the teacher's normalised features, `losses.vkd`. Source: arXiv 2403.06213."""
 
     name: ClassVar[str] = "vkd"
     layers: tuple[str, ...] = ("last",)

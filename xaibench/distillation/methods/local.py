@@ -65,7 +65,7 @@ class _Decoupled(_Grid):
 
 @dataclass(frozen=True)
 class SDKD(_Decoupled):
-    """alpha SD-KD + (1 - alpha) CE: the weighted mean over cells of KD. Source: SDD, CVPR 2024."""
+    """alpha SD-KD + (1 - alpha) CE: the weighted mean over cells of KD. Source: arXiv 2403.13512."""
 
     name: ClassVar[str] = "sd-kd"
     alpha: float = 0.9
@@ -86,7 +86,7 @@ class SDKD(_Decoupled):
 
 @dataclass(frozen=True)
 class SDDKD(_Decoupled):
-    """CE + min((epoch + 1) / warmup, 1) SD-DKD: the weighted mean over cells of DKD. Source: SDD, CVPR 2024."""
+    """CE + min((epoch + 1) / warmup, 1) SD-DKD: the weighted mean over cells of DKD. Source: arXiv 2403.13512."""
 
     name: ClassVar[str] = "sd-dkd"
     alpha: float = 1.0
@@ -108,7 +108,7 @@ class SDDKD(_Decoupled):
 
 @dataclass(frozen=True)
 class SDNKD(_Decoupled):
-    """CE + min((epoch + 1) / warmup, 1) SD-NKD: the weighted mean over cells of NKD. Source: SDD, CVPR 2024.
+    """CE + min((epoch + 1) / warmup, 1) SD-NKD: the weighted mean over cells of NKD. Source: arXiv 2403.13512.
 
     variant  see `losses.dkd.nkd`
     """
