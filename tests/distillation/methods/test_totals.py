@@ -56,7 +56,7 @@ def stages(weight: float) -> dict[str, float]:
         (KD(alpha=1), {"kd": 1.0}),
         (DKD(), {"dkd": 1.0, "ce": 1.0}),
         (KD(standardise=True), {"kd": 0.9, "ce": 0.1}),
-        (DKD(standardise=True, alpha=9, beta=72, temperature=2), {"dkd": 1.0, "ce": 1.0}),
+        (DKD(standardise=True, alpha=9, beta=81), {"dkd": 1.0, "ce": 1.0}),
         (DIST(), {"dist": 1.0, "ce": 1.0}),
         (DIST(beta=3, gamma=0, task_weight=0), {"dist": 1.0}),
         (SDKD(), {"sd-kd": 0.9, "ce": 0.1}),
