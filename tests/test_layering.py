@@ -24,6 +24,7 @@ LAYERS = (
     ("report",),
     ("run",),
     ("questions",),
+    ("experiments",),
     ("widgets", "testing"),
     ("pytest_plugin",),
     ("cli",),

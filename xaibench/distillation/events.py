@@ -25,6 +25,7 @@ class EpochState:
     rows     of the history so far, with those of an earlier, interrupted call; `row` is the last
     seconds  of the training so far, without those of an earlier, interrupted call
     student  () -> a copy of the student as it is at that moment, on the CPU, in evaluation mode
+    learned  () -> the same of the method's criterion, with what it learns beside the student (rotations, regressors)
     """
 
     epoch: int
@@ -33,6 +34,7 @@ class EpochState:
     rows: Sequence[Mapping[str, float]]
     seconds: float
     student: Callable[[], nn.Module]
+    learned: Callable[[], nn.Module]
     _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def cancel(self) -> None:

@@ -165,7 +165,8 @@ def fit(
             if on_epoch is not None:
                 seconds = time.perf_counter() - begun
                 history = [dict(r) for r in rows]
-                told = EpochState(epoch, recipe.epochs, history[-1], history, seconds, partial(_snapshot, step.student))
+                copies = partial(_snapshot, step.student), partial(_snapshot, step.criterion)
+                told = EpochState(epoch, recipe.epochs, history[-1], history, seconds, *copies)
                 _tell(on_epoch, told, fabric)
             advance(1, note=f"loss {row['loss']:.3f}  val {row['validation_accuracy']:.3f}")
             _log.info("%s epoch %d: %s", title, epoch, {k: round(v, 4) for k, v in row.items()})
@@ -194,8 +195,8 @@ def _tell(on_epoch: OnEpoch, state: EpochState, fabric: Fabric) -> None:
         raise Cancelled(f"training was cancelled after {state.epoch + 1} of {state.epochs} epochs")
 
 
-def _snapshot(student: nn.Module) -> nn.Module:
-    return private_copy(student).cpu().to(memory_format=torch.contiguous_format).eval()
+def _snapshot(module: nn.Module) -> nn.Module:
+    return private_copy(module).cpu().to(memory_format=torch.contiguous_format).eval()
 
 
 def _state(step: _Step, train: StudentInput, validation: ImageSet, view: int) -> TrainingState:

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from xaibench.errors import DataError
+from xaibench.figures.bases import basis_label, basis_styles, dimension_axis
 from xaibench.figures.layout import (
     add_legend,
     add_note,
@@ -21,8 +22,8 @@ from xaibench.figures.layout import (
     panels_across,
     wrapped,
 )
-from xaibench.figures.names import label, layer_label
-from xaibench.figures.style import MUTED, MethodStyle, figure_width, method_styles, new_figure, paper_style
+from xaibench.figures.names import layer_label
+from xaibench.figures.style import MUTED, figure_width, new_figure, paper_style
 from xaibench.validation import checked
 
 __all__ = ["dimension_figure"]
@@ -30,21 +31,6 @@ __all__ = ["dimension_figure"]
 _NEEDED = ("layer", "basis", "k", "accuracy", "low", "high", "width", "chance")
 _HIGH, _LEFT, _RIGHT, _BETWEEN, _NARROW = 1.15, 0.54, 0.1, 0.14, 0.85  # inches; the last of the narrowest panel
 _TITLE, _LINE, _LABEL = 0.22, 0.11, 0.34  # inches
-_BASES = {
-    "prcaposdef": "PRCA (positive definite)",
-    "prca": "PRCA",
-    "prca_abs": "PRCA (by magnitude)",
-    "pca": "PCA",
-    "pca_reversed": "PCA, reversed",
-    "gradpca": "gradient PCA",
-    "random": "random",
-    "identity": "channels",
-}
-_STYLES = {
-    "prcaposdef": MethodStyle("#D55E00", "o"),
-    "pca": MethodStyle("#0072B2", "s"),
-    "random": MethodStyle(MUTED, "^"),
-}
 _WHOLE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (4, 2)}
 _CHANCE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (1, 1.5))}
 
@@ -65,7 +51,7 @@ def dimension_figure(
         raise DataError(f"the table lacks {', '.join(missing) or 'rows'}: pass what dimension_run returned")
     layers = [str(layer) for layer in dict.fromkeys(table["layer"])]
     bases = [str(basis) for basis in dict.fromkeys(table["basis"]) if basis != "none"]
-    styles = method_styles(bases) | {basis: style for basis, style in _STYLES.items() if basis in bases}
+    styles = basis_styles(bases)
     inches = figure_width(width)
     room = inches - _LEFT - _RIGHT
     across = panels_across(len(layers), room, _BETWEEN, _NARROW)
@@ -75,9 +61,7 @@ def dimension_figure(
     low, high = table[["low", "chance"]].min().min(), table["high"].max()
     with paper_style():
         entries: dict[str, Any] = {
-            label(basis, {basis: _BASES.get(basis, basis)} | dict(names or {})): Line2D(
-                [], [], color=s.colour, marker=s.marker, markersize=3, mew=0
-            )
+            basis_label(basis, names): Line2D([], [], color=s.colour, marker=s.marker, markersize=3, mew=0)
             for basis, s in styles.items()
         }
         entries["all directions"] = Line2D([], [], **_WHOLE)
@@ -90,7 +74,7 @@ def dimension_figure(
         for place, layer in enumerate(layers):
             line, column = divmod(place, across)
             x, top = _LEFT + column * (panel + _BETWEEN), legend + line * pitch + above
-            axes = axes_at(figure, x, top, panel, _HIGH, xscale="log")
+            axes = axes_at(figure, x, top, panel, _HIGH)
             own = table[table["layer"] == layer]
             for basis, style in styles.items():
                 rows = own[own["basis"] == basis].sort_values("k")
@@ -104,12 +88,7 @@ def dimension_figure(
             axes.set_ylim(max(0, low - 0.04), min(1, high) + 0.04)
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-            most = own["k"].max()
-            axes.set_xlim(0.8, most * 1.25)
-            axes.set_xticks(ticks := [tick for tick in (1, 10, 100, 1000) if tick <= most], map(str, ticks))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.grid(color="#e4e4e4", linewidth=0.5)
-            axes.set_axisbelow(True)
+            dimension_axis(axes, own["k"].max())
             axes.tick_params(labelleft=column == 0)
             axes.set_xlabel("directions k", labelpad=1)
             if column == 0:
