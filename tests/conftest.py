@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -152,11 +154,19 @@ def small_settings() -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_config: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of `tiny_config`. Shared: copy it before anything is written into it."""
+    """The folder of a finished run of `tiny_config`, made once for all processes: copy it before it is written into."""
     from xaibench.run.config import RunConfig
+    from xaibench.run.folder import open_run
     from xaibench.run.pipeline import run_config
 
-    return run_config(RunConfig.parse(tiny_config), tmp_path_factory.mktemp("runs") / "tiny", accelerator="cpu").folder
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (base / "tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = base / "tiny"
+        if not (folder / "manifest.json").is_file() or not open_run(folder).finished:
+            run_config(RunConfig.parse(tiny_config), folder, accelerator="cpu")
+    return folder
 
 
 @dataclass(frozen=True)

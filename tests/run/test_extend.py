@@ -5,9 +5,7 @@ import shutil
 import pytest
 import torch
 
-from xaibench.run.config import RunConfig
 from xaibench.run.folder import open_run
-from xaibench.run.pipeline import run_config
 
 
 @pytest.fixture
@@ -29,12 +27,15 @@ def config(tmp_path, tiny_config):
 MORE = ('"subdistill"]', '"subdistill", "at:kd_weight=0,task_weight=1"]')
 LRP = ('["lrp", "ig:budget=1025"]', '["lrp"]')
 FEWER = ("images = 6", "images = 4")
+STEPS = ("explain", "score")
 
 
-def test_more_methods_keep_the_students_and_other_images_are_explained_anew(tiny_run, cli, tmp_path, config, contents):
+def test_more_methods_keep_the_students_and_give_the_run_that_asked_for_all_at_once(
+    tiny_run, cli, tmp_path, config, contents
+):
     folder = shutil.copytree(tiny_run, tmp_path / "run")
-    before = contents(folder / "students")
-    called = cli("run", config(MORE, LRP, FEWER), "--out", folder, "--extend", "--accelerator", "cpu")
+    before, wanted = contents(folder / "students"), config(MORE, LRP, FEWER)
+    called = cli("run", wanted, "--out", folder, "--extend", "--accelerator", "cpu")
     assert called.code == 0, called.err
     after = contents(folder / "students")
     assert {name: after[name] for name in before} == before
@@ -47,18 +48,15 @@ def test_more_methods_keep_the_students_and_other_images_are_explained_anew(tiny
     assert set(run.table()["method"]) == {"teacher", "student-only", "kd", "subdistill", "at:kd_weight=0,task_weight=1"}
     assert run.scores()["image"].nunique() == 4
     assert run.attribution("kd/seed0", "lrp").relevance.shape[0] == 4
-
-
-def test_an_extended_run_is_the_run_that_asked_for_all_at_once(tiny_run, tmp_path, config):
-    folder = shutil.copytree(tiny_run, tmp_path / "run")
-    wanted = RunConfig.load(config(MORE, LRP, FEWER))
-    extended = run_config(wanted, folder, accelerator="cpu", extend=True)
-    whole = run_config(wanted, tmp_path / "whole", accelerator="cpu")
+    for command in (("distill", wanted, "--out", tmp_path / "whole"), *((c, tmp_path / "whole") for c in STEPS)):
+        assert cli(*command).code == 0
+    whole = open_run(tmp_path / "whole")
+    assert whole.students == run.students
     for name in whole.students:
-        one, other = (run.student(name).state_dict() for run in (extended, whole))
+        one, other = (made.student(name).state_dict() for made in (run, whole))
         assert all(torch.equal(one[key], other[key]) for key in one)
     for name in ("scores.csv", "faithfulness.csv"):
-        assert (extended.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+        assert (folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
 def test_without_extend_the_remedy_is_named(tiny_run, cli, tmp_path, config, contents):

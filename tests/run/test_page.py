@@ -15,12 +15,13 @@ from xaibench.figures.style import new_figure
 from xaibench.questions.flipping import flip_run
 from xaibench.questions.pooling import pool_run
 from xaibench.questions.question import Question
+from xaibench.report.html import write_report
 from xaibench.run.answers import facts, read_record, up_to_date
 from xaibench.run.drawing import spread_methods
 from xaibench.run.explaining import explain_models
 from xaibench.run.folder import open_run
 from xaibench.run.manifest import extend_manifest
-from xaibench.run.page import present
+from xaibench.run.page import further_section, present
 from xaibench.run.pipeline import reopen
 from xaibench.run.scoring import score_models
 
@@ -80,8 +81,10 @@ def of_further(page):
 
 def further(run):
     """Names of the further answers that the page shows, and command -> what it has to make again."""
-    present(run)
-    part = of_further((run.folder / "report.html").read_text())
+    page = run.folder / "further.html"
+    write_report(page, title="", headline="", sections=[further_section(run)])
+    part = of_further(page.read_text())
+    page.unlink()
     shown = [line.partition(":")[0] for line in part.split("<figcaption>")[1:]]
     outdated = re.findall(r"<p>(.*?) (?:is|are) not shown: .*?<code>(.*?)</code></p>", part)
     return shown, {html.unescape(command): names for names, command in outdated}

@@ -1,6 +1,7 @@
 """A run that was interrupted or killed goes on to the results of an uninterrupted one, and loses nothing."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -32,26 +33,32 @@ images = 3
 explainers = ["lrp"]
 """
 STUDENT = "students/subdistill_layer_weight_1/seed0"
-# Runs the command line in a process that is killed when it is about to put the n-th file of a name into place, or that
-# can write only small files.
+# Runs the command line in children of one process, so that what they import is imported once. Each is killed when it is
+# about to put the n-th file of a name into place, or can write only small files.
 PROGRAM = """
-import os, resource, signal, sys
+import json, os, resource, signal, sys
 from pathlib import Path
 from xaibench.cli import main
-ending, name, count, *arguments = sys.argv[1:]
-if ending == "kill":
+import xaibench.run.page, xaibench.run.pipeline
+endings, arguments = json.loads(sys.argv[1]), sys.argv[2:]
+def kill_at(name, count):
     replace, seen = Path.replace, []
     def last_words(self, target):
         if name in str(target):
             seen.append(target)
-            if len(seen) == int(count):
+            if len(seen) == count:
                 os.kill(os.getpid(), signal.SIGKILL)
         return replace(self, target)
     Path.replace = last_words
-else:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-sys.argv = ["xaibench", *arguments]
-main()
+for ending in endings:
+    child = os.fork()
+    if not child:
+        kill_at(*ending) if ending else resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        sys.argv = ["xaibench", *arguments]
+        sys.exit(main())
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    left = [str(path) for path in Path(arguments[arguments.index("--out") + 1]).rglob(".*.partial*")]
+    print(json.dumps({"ending": ending, "code": code, "partial": left}), flush=True)
 """
 # A kill in each phase: moments, training, the student's files, explaining, tables, drawing.
 KILLS = (
@@ -73,10 +80,12 @@ def bytes_of(folder):
     return (folder / STUDENT / "student.safetensors").read_bytes()
 
 
-def doomed(ending, name, count, *arguments):
+def doomed(endings, *arguments):
+    """What each of `endings` left, (name, count) of the file at which to be killed or None for a full disk; stderr."""
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-c", PROGRAM, ending, name, str(count), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
+    command = [sys.executable, "-c", PROGRAM, json.dumps(endings), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True, env=environment)
+    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +104,11 @@ def uninterrupted(config):
 def test_a_run_that_is_killed_in_every_phase_gives_the_same_results(config, uninterrupted, cli, tmp_path, contents):
     folder = tmp_path / "run"
     command = ("run", config, "--out", folder, "--accelerator", "cpu")
-    for name, count in KILLS:
-        done = doomed("kill", name, count, *command)
-        assert done.returncode == -signal.SIGKILL, (name, done.stderr)
-        assert list(folder.rglob(".*.partial*")), name
+    left, told = doomed(KILLS, *command)
+    assert [tuple(one["ending"]) for one in left] == list(KILLS)
+    for one in left:
+        assert one["code"] == -signal.SIGKILL, (one, told)
+        assert one["partial"], one
     called = cli(*command)
     assert called.code == 0, called.err
     assert not list(folder.rglob(".*.partial*"))
@@ -135,13 +145,12 @@ def test_an_interrupted_run_exits_with_130_and_resumes(config, uninterrupted, cl
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(config, uninterrupted, cli, tmp_path, contents):
     folder = tmp_path / "run"
     command = ("distill", config, "--out", folder, "--accelerator", "cpu")
-    done = doomed("full", "", 0, *command)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    last = done.stderr.splitlines()[-1]
+    (left,), told = doomed([None], *command)  # a line of stdout more would be no JSON
+    assert left["code"] == 2, told
+    last = told.splitlines()[-1]
     assert last.startswith("error: cannot write ")
     assert last.endswith("free space or choose another folder")
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in told
     assert set(contents(folder)) == {"manifest.json"}
     assert cli(*command).code == 0
     assert bytes_of(folder) == bytes_of(uninterrupted)

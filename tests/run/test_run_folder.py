@@ -221,7 +221,8 @@ def test_the_same_command_again_changes_no_file_and_trains_nothing(
 ):
     config = tmp_path / "tiny.toml"
     config.write_text(tiny_config)
-    before = contents(tiny_run)
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    before = contents(folder)
 
     def refuse(*_args, **_kwargs):
         raise AssertionError("trained or explained again")
@@ -229,9 +230,9 @@ def test_the_same_command_again_changes_no_file_and_trains_nothing(
     monkeypatch.setattr("xaibench.run.training.distill", refuse)
     monkeypatch.setattr("xaibench.run.explaining.explain_model", refuse)
     monkeypatch.setattr("xaibench.run.faithfulness.flip_area", refuse)
-    called = cli("run", config, "--out", tiny_run, "--accelerator", "cpu")
+    called = cli("run", config, "--out", folder, "--accelerator", "cpu")
     assert called.code == 0, called.err
-    assert contents(tiny_run) == before
+    assert contents(folder) == before
 
 
 def test_what_is_not_there_says_how_to_make_it(tiny_run, tmp_path):

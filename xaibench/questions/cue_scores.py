@@ -16,10 +16,12 @@ from xaibench.attribution.targets import Target, make_target
 from xaibench.data.cues import Cue, Marked, class_index, mark
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.models.predict import predict_logits
-from xaibench.similarity.intervals import common_images, mean_interval
+from xaibench.similarity.intervals import common_images, curve_interval
 from xaibench.similarity.localisation import LOCALISATIONS
 
 __all__ = ["CueExam", "summarise_cues"]
+
+_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +112,15 @@ def summarise_cues(scores: pd.DataFrame) -> pd.DataFrame:
     for (level, method, *which), part in scores.groupby(["contamination", "method", *kind], sort=False, dropna=False):
         images = common[tuple(which)]
         values, chance = (part.pivot(index="seed", columns="image", values=name) for name in ("value", "chance"))
-        score = mean_interval(values[images])
-        gap = mean_interval((values - goals[tuple(which)])[images] if method != "teacher" else [[np.nan]])
+        both = [values] if method == "teacher" else [values, values - goals[tuple(which)]]
+        mean, low, high, n = curve_interval(
+            np.stack([one[images].to_numpy() for one in both], axis=-1), resamples=_RESAMPLES
+        )
         row = {"contamination": level, "method": method, **dict(zip(kind, which)), "seeds": len(values)}
-        row |= {"images": len(images), "mean": score.mean, "low": score.low, "high": score.high, "n": score.n}
+        row |= {"images": len(images), "mean": mean[0], "low": low[0], "high": high[0], "n": n}
         row |= {"nan": int(values.isna().sum().sum()), "chance": pd.Series(chance[images].to_numpy().ravel()).mean()}
-        row |= {"difference": gap.mean, "difference_low": gap.low, "difference_high": gap.high}
+        for end, ends in (("", mean), ("_low", low), ("_high", high)):
+            row[f"difference{end}"] = np.nan if method == "teacher" else ends[1]
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -28,7 +28,7 @@ from xaibench.run.folder import Run, file_name
 from xaibench.run.results import results
 from xaibench.run.sections import after_figures, matched_scores, methods_section
 
-__all__ = ["present"]
+__all__ = ["further_section", "present"]
 
 _FURTHER = {
     "flipping-*": (
@@ -71,7 +71,6 @@ def present(run: Run) -> None:
     """Draw the run's figures and write its report from what `score_models` left."""
     figures, heatmaps = _figures(run), _heatmaps(run)
     write_text(run.folder / "table.tex", results(run).render("latex"))
-    further, outdated = _further(run)
     write_report(
         run.folder / "report.html",
         title=f"Do the students decide like their teacher? {run.config.data.dataset}: {', '.join(run.classes)}",
@@ -80,7 +79,7 @@ def present(run: Run) -> None:
             methods_section(run),
             Section("Figures", [picture(one) for one in figures]),
             Section("Heatmaps", _with_key(run, [picture(one) for one in heatmaps])),
-            Section("Further questions", [*map(picture, further), *(_remade(*one) for one in outdated.items())]),
+            further_section(run),
             *after_figures(run),
         ],
     )
@@ -183,20 +182,20 @@ def _part(run: Run) -> str:
     return f": {min(explainers, PANELS)} of {explainers} explainers, {len(metrics)} of {scores} metrics; all are below"
 
 
-def _further(run: Run) -> tuple[list[Picture], dict[str, list[str]]]:
-    """Pictures of further questions that lie in the folder, and of those that are out of date command -> names."""
+def further_section(run: Run) -> Section:
+    """Pictures of further questions that lie in the folder, and what makes those again that are out of date."""
     made = records(run)
-    shown: list[Picture] = []
+    shown: list[Html] = []
     outdated: dict[str, list[str]] = {}
     for pattern, (plain, caption) in _FURTHER.items():
         for path in sorted(run.folder.glob(f"{pattern}.png"), key=lambda path: path.stem):
             record = made.get(path.name, {})
             if record and up_to_date(run, record):
                 seen = f"Plot {path.stem}; its numbers are in {path.stem}.csv beside this page"
-                shown.append(Picture(path, f"{path.stem}: {caption}", seen))
+                shown.append(picture(Picture(path, f"{path.stem}: {caption}", seen)))
             else:
                 outdated.setdefault(command_of(run, record, plain.split()), []).append(path.stem)
-    return shown, outdated
+    return Section("Further questions", [*shown, *(_remade(*one) for one in outdated.items())])
 
 
 def _remade(command: str, names: list[str]) -> Html:
