@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from xaibench.errors import ConfigError, UnknownNameError
-from xaibench.questions.dimension import _counts, dimension_run
-from xaibench.run.folder import Run
+from xaibench.errors import ConfigError, RunFolderError, UnknownNameError
+from xaibench.figures.dimension import dimension_figure
+from xaibench.files import sha256_of_file, write_json, write_text
+from xaibench.questions.dimension import _counts, dimension_run, dimension_runs, over_subtasks
+from xaibench.run.folder import Run, open_run
 from xaibench.run.pipeline import reopen
 from xaibench.run.training import shared_moments
+from xaibench.similarity.intervals import seed_interval
 from xaibench.similarity.projection import projected_accuracy
 from xaibench.subspace.bases import make_basis
 
@@ -67,3 +73,53 @@ def test_the_command_prints_a_column_a_basis(run: Run, cli) -> None:
     called = cli("dimension", run.folder, "--basis", "pca", "--layer", "layer4", "--images", 8, "--accelerator", "cpu")
     assert called.code == 0
     assert called.out.splitlines()[0].split() == ["|", "layer", "|", "k", "|", "pca", "|"]
+
+
+@pytest.fixture
+def another(run: Run, tmp_path: Path) -> Run:
+    """A run of other classes, as far as this question is concerned, whose answer is kept with other accuracies."""
+    dimension_run(run, layers=["layer4"], bases=["pca"], images=8)
+    folder = Path(shutil.copytree(run.folder, tmp_path / "another"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["classes"] = ["a", "b", "c", "d"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    stem = "dimension-pca-layer4_layer4-8images"
+    table = pd.read_csv(folder / f"{stem}.csv", keep_default_na=False)
+    write_text(folder / f"{stem}.csv", table.assign(accuracy=table["accuracy"] * 0.5).to_csv(index=False))
+    record = json.loads((folder / f"{stem}.json").read_text())
+    record["files"][f"{stem}.csv"] = sha256_of_file(folder / f"{stem}.csv")
+    write_json(folder / f"{stem}.json", record)
+    return open_run(folder)
+
+
+def test_of_several_runs_the_mean_over_subtasks_is_drawn(run: Run, another: Run, tmp_path: Path) -> None:
+    asked = {"layers": ["layer4"], "bases": ["pca"], "images": 8}
+    table = dimension_runs([run, another.folder], tmp_path / "mean", **asked)
+    one, other = (dimension_run(each, **asked) for each in (run, another))
+    assert list(table.columns) == [*COLUMNS, "unit"]
+    assert (table[["layer", "basis", "k", "width"]] == one[["layer", "basis", "k", "width"]]).all(axis=None)
+    np.testing.assert_allclose(table["accuracy"], (one["accuracy"] + other["accuracy"]) / 2)
+    want = [seed_interval(pair).within(0, 1) for pair in zip(one["accuracy"], other["accuracy"])]
+    np.testing.assert_allclose(table[["low", "high"]], [[each.low, each.high] for each in want])
+    assert set(table["n"]) == {2}
+    assert {path.name for path in (tmp_path / "mean").iterdir()} == {
+        f"dimension.{e}" for e in ("csv", "json", "pdf", "png")
+    }
+    figure = dimension_figure(table)
+    assert any("95% intervals over 2 subtasks" in text.get_text() for text in figure.texts)
+    assert dimension_runs([run, another], tmp_path / "mean", **asked).equals(table)
+
+
+def test_runs_that_cannot_be_averaged_are_refused(run: Run, another: Run, tmp_path: Path, cli) -> None:
+    with pytest.raises(ConfigError, match="needs at least two runs"):
+        dimension_runs([run], tmp_path / "mean")
+    with pytest.raises(ConfigError, match="have the same classes: leave one of them out"):
+        dimension_runs([run, run.folder], tmp_path / "mean")
+    with pytest.raises(RunFolderError, match="holds something else than an answer over subtasks"):
+        dimension_runs([run, another], run.folder)
+    table = dimension_run(run, layers=["layer4"], bases=["pca"], images=8)
+    with pytest.raises(ConfigError, match="a and b have other layers or widths: give runs of one teacher"):
+        over_subtasks({"a": table, "b": table.assign(width=3)})
+    assert cli("dimension", run.folder, another.folder).error.endswith("give --out FOLDER")
+    assert "leave out --out" in cli("dimension", run.folder, "--out", tmp_path / "mean").error
+    assert not (tmp_path / "mean").exists()

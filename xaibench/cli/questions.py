@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from xaibench.cli.app import Accelerator, Devices, Extend, Json, RunFolder, Set, app, say, show
+from xaibench.errors import ConfigError
 
 Explainer = Annotated[str | None, typer.Option(help="Explainer of the run; the first if not given.")]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Method of the run; repeat for more.")]
@@ -81,24 +82,32 @@ def inside(
 
 @app.command()
 def dimension(
-    folder: RunFolder,
+    folders: Annotated[list[Path], typer.Argument(help="A run folder, or several of different classes.")],
     bases: Annotated[
         list[str] | None, typer.Option("--basis", help="Basis; repeat for more. prcaposdef, pca and random.")
     ] = None,
     layers: Annotated[list[str] | None, typer.Option("--layer", help="Layer pair; repeat for more.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="How many test images; 500 if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the mean over several runs.")] = None,
     accelerator: Accelerator = "auto",
     as_json: Json = False,
 ) -> None:
-    """Project the teacher's layers on few directions: how many does it need?"""
+    """Project the teacher's layers on few directions: how many does it need? Several runs give a mean over subtasks."""
     from xaibench.distillation.distill import make_fabric
-    from xaibench.questions.dimension import dimension_run
+    from xaibench.questions.dimension import dimension_run, dimension_runs
     from xaibench.report.tables import side_by_side
     from xaibench.run.folder import open_run
 
-    run = open_run(folder)
-    device = make_fabric(run.config.train, accelerator).device
-    table = dimension_run(run, bases=bases, layers=layers, images=images, device=device)
+    runs = [open_run(folder) for folder in folders]
+    device = make_fabric(runs[0].config.train, accelerator).device
+    if len(runs) == 1:
+        if out is not None:
+            raise ConfigError("the answer of one run lies in its folder: leave out --out, or give several runs")
+        table = dimension_run(runs[0], bases=bases, layers=layers, images=images, device=device)
+    else:
+        if out is None:
+            raise ConfigError("the mean over several runs needs a folder of its own: give --out FOLDER")
+        table = dimension_runs(runs, out, bases=bases, layers=layers, images=images, device=device)
     shown = table[table["basis"] != "none"]
     show(table if as_json else side_by_side(shown, ["layer", "k"], "basis", "accuracy"), as_json)
 

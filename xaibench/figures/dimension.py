@@ -42,7 +42,7 @@ def dimension_figure(
     """Accuracy with a layer projected on the first k directions of a basis, against k: a panel a layer, a line a basis.
 
     table  columns layer, basis, k, accuracy, low, high, width, chance, and n for the note below, as
-           `questions.dimension.dimension_run` makes it; the rows of basis "none" hold the teacher as it is
+           `questions.dimension` makes it of one run, or of several; the rows of basis "none" hold the teacher as it is
     names  basis or layer -> what to write in place of its label
     width  "single", "double" or inches
     """
@@ -56,7 +56,8 @@ def dimension_figure(
     room = inches - _LEFT - _RIGHT
     across = panels_across(len(layers), room, _BETWEEN, _NARROW)
     panel = (room + _BETWEEN) / across - _BETWEEN
-    note = "bands: 95% intervals" + (f" over {table['n'].max()} images" if "n" in table else "")
+    unit = table["unit"].iloc[0] if "unit" in table else "images"
+    note = "bands: 95% intervals" + (f" over {table['n'].max()} {unit}" if "n" in table else "")
     note += "; vertical line: the student's width"
     low, high = table[["low", "chance"]].min().min(), table["high"].max()
     with paper_style():

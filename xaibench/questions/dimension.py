@@ -1,29 +1,33 @@
-"""How many directions of a layer the teacher needs: its accuracy with the layer projected on the first k of a basis."""
+"""How many directions of a layer the teacher needs: its accuracy with the layer projected on the first k of a basis.
+
+Asked of one run, for its subtask, or of several runs, on average over their subtasks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from xaibench.errors import ConfigError, unknown_name
+from xaibench.errors import ConfigError, RunFolderError, unknown_name
 from xaibench.figures.dimension import dimension_figure
 from xaibench.models.predict import as_device, predict_logits
 from xaibench.progress import progress
 from xaibench.questions.question import Question, choose_layers, command
 from xaibench.run.answers import facts
-from xaibench.run.folder import Run
+from xaibench.run.folder import Run, open_run
 from xaibench.run.inputs import Assets
 from xaibench.run.pipeline import reopen
 from xaibench.run.training import shared_moments
-from xaibench.similarity.intervals import mean_interval
+from xaibench.similarity.intervals import mean_interval, seed_interval
 from xaibench.similarity.projection import projected_logits
 from xaibench.subspace.bases import BASES, make_basis
 from xaibench.validation import checked
 
-__all__ = ["dimension_run"]
+__all__ = ["dimension_run", "dimension_runs", "over_subtasks"]
 
 _BASES = ("prcaposdef", "pca", "random")
 _IMAGES = 500
@@ -78,6 +82,76 @@ def dimension_run(
         table = _table(run, reopen(run)[1], chosen, list(map(str, pairs)), images, as_device(device))
         answer = question.keep({question.stem: table}, {question.stem: dimension_figure(table)})
     return answer[question.stem]
+
+
+@checked
+def dimension_runs(
+    runs: Sequence[Run | Path | str],
+    folder: Path | str,
+    *,
+    bases: Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
+    images: int | None = None,
+    device: torch.device | str | None = None,
+) -> pd.DataFrame:
+    """Ask several runs, each for its own subtask, write the mean over subtasks to dimension.{csv,pdf,png} in `folder`.
+
+    runs    two or more runs, or their folders, of different classes; all of one teacher and one student architecture
+    folder  a new one, or that of an earlier answer to the same kind of question
+
+    Other arguments and errors as in `dimension_run`; the answer of each run is kept in its own folder. Returns what
+    `over_subtasks` does. Raises ConfigError for runs that have other layers or widths, or the same classes,
+    RunFolderError for a folder with other contents.
+    """
+    opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
+    if len(opened) < 2:
+        raise ConfigError("a mean over subtasks needs at least two runs: give more, or ask one alone")
+    seen: dict[frozenset[str], Run] = {}
+    for run in opened:
+        if (other := seen.setdefault(frozenset(run.classes), run)) is not run:
+            raise ConfigError(f"{other.folder} and {run.folder} have the same classes: leave one of them out")
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(not p.name.startswith("dimension") for p in folder.iterdir())):
+        raise RunFolderError(f"{folder} holds something else than an answer over subtasks: choose another folder")
+    tables = {
+        str(run.folder): dimension_run(run, bases=bases, layers=layers, images=images, device=device) for run in opened
+    }
+    table = over_subtasks(tables)
+    chosen, words = [str(name) for name in table["basis"].unique() if name != "none"], list(tables)
+    question = Question(
+        folder,
+        "dimension",
+        {"runs": words, "bases": chosen, "layers": list(table["layer"].unique()), "images": images},
+        {},
+        (),
+        command("dimension", *words, basis=bases and chosen, layer=layers and list(layers), images=images, out=folder),
+    )
+    return question.keep({"dimension": table}, {"dimension": dimension_figure(table)})["dimension"]
+
+
+def over_subtasks(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The mean over subtasks of what `dimension_run` returned for each, with its 95% t interval.
+
+    tables  name of a subtask -> its table; all have the same layers, bases and k, or ConfigError names the one that
+            has not
+
+    Columns as in `dimension_run`; n is the number of subtasks, which the interval speaks for, chance and agreement are
+    means, too.
+    """
+    kinds = ["layer", "basis", "k", "width"]
+    (first, model), *others = tables.items()
+    for name, table in others:
+        if not table[kinds].equals(model[kinds]):
+            raise ConfigError(
+                f"{first} and {name} have other layers or widths: give runs of one teacher and one student architecture"
+            )
+    joined = pd.concat(tables.values(), ignore_index=True)
+    rows = []
+    for names, part in joined.groupby(kinds, sort=False):
+        score = seed_interval(part["accuracy"]).within(0, 1)
+        row = {"accuracy": score.mean, "low": score.low, "high": score.high, "n": score.n}
+        rows.append(dict(zip(kinds, names)) | row | part[["agreement", "chance"]].mean().to_dict())
+    return pd.DataFrame(rows)[[*model.columns]].assign(unit="subtasks")
 
 
 def _table(
