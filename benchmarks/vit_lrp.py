@@ -30,7 +30,8 @@ from torch import nn
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.explainers import parse_explainer
 from xaibench.attribution.targets import Target, make_target
-from xaibench.data.cues import class_index, contaminate, mark, parse_cue
+from xaibench.data.cue_kinds import parse_cue
+from xaibench.data.cues import class_index, contaminate, mark
 from xaibench.data.datasets import preprocessing_for
 from xaibench.data.images import ImageSet
 from xaibench.data.tasks import load_task

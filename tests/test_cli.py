@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from xaibench.attribution.explainers import parse_explainer
-from xaibench.data.cues import parse_cue
+from xaibench.data.cue_kinds import parse_cue
 from xaibench.data.datasets import load_dataset
 from xaibench.distillation.methods import parse_method
 from xaibench.models.checkpoints import load_checkpoint

@@ -18,9 +18,9 @@ from .attribution.store.store import AttributionStore as AttributionStore
 from .attribution.store.store import default_store as default_store
 from .attribution.targets import Target as Target
 from .attribution.targets import make_target as make_target
+from .data.cue_kinds import parse_cue as parse_cue
 from .data.cues import contaminate as contaminate
 from .data.cues import mark as mark
-from .data.cues import parse_cue as parse_cue
 from .data.datasets import embedded as embedded
 from .data.datasets import load_dataset as load_dataset
 from .data.images import ImageSet as ImageSet

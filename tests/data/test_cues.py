@@ -6,7 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xaibench.data.cues import CORNERS, CUES, Cue, class_index, contaminate, mark, parse_cue
+from xaibench.data.cue_kinds import CORNERS, CUES, Cue, parse_cue
+from xaibench.data.cues import class_index, contaminate, mark, marked_class, other_labels
+from xaibench.data.digits import VARIANTS, digit_tiles
 from xaibench.data.images import ImageSet
 from xaibench.errors import ConfigError, DataError, UnknownNameError
 from xaibench.options import format_options
@@ -23,9 +25,11 @@ def images_of(n: int = 60, channels: int = 3, height: int = 20, width: int = 24,
     return ImageSet(pixels, torch.arange(n) % len(CLASSES), CLASSES, keys, "noise")
 
 
-def twin(image: np.ndarray, cue: Cue, size: int, corner: str) -> tuple[np.ndarray, np.ndarray]:
+def twin(
+    image: np.ndarray, cue: Cue, size: int, corner: str, label: int, variant: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The marked image and its mask, pixel by pixel."""
-    colour, opacity = cue.picture(size)
+    colour, opacity = cue.picture_of(size, label, variant)
     high, wide = opacity.shape
     result, mask = image.astype(float), np.zeros(image.shape[1:], dtype=bool)
     for i in range(high):
@@ -44,11 +48,12 @@ def twin(image: np.ndarray, cue: Cue, size: int, corner: str) -> tuple[np.ndarra
 @pytest.mark.parametrize("name", CUES)
 def test_a_mark_is_drawn_where_its_mask_says_and_nowhere_else(name: str, corner: str, channels: int) -> None:
     images = images_of(4, channels)
-    cue = CUES[name](size=6, corner=corner, margin=1)
+    cue = CUES[name](size=7, corner=corner, margin=1)
     marked = mark(images, cue)
-    for before, after, mask in zip(images.images, marked.images.images, marked.masks):
-        want, box = twin(before.numpy(), cue, 6, corner)
-        np.testing.assert_array_equal(after.numpy(), want)
+    for before, after, mask, label in zip(images.images, marked.images.images, marked.masks, images.labels.tolist()):
+        twins = [twin(before.numpy(), cue, 7, corner, label, variant) for variant in range(cue.variants)]
+        box = twins[0][1]
+        assert any((after.numpy() == want).all() for want, _ in twins)
         np.testing.assert_array_equal(mask.numpy(), box)
         assert (before != after).any()
     assert marked.images.keys == images.keys
@@ -102,6 +107,96 @@ def test_only_the_chosen_images_change() -> None:
     assert torch.equal((marked.images.images != images.images).flatten(1).any(1), chosen)
     assert torch.equal(marked.chosen, chosen)
     assert "3 of 10 with stripes:size=none,corner=top-left,margin=2" in marked.images.source
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+@pytest.mark.parametrize("size", [7, 9, 20])
+def test_digits_are_drawn_in_many_ways_and_told_apart(size: int) -> None:
+    tiles = digit_tiles(size)
+    assert tiles.shape == (10, VARIANTS, size, size)
+    assert tiles.min() == 0
+    assert (tiles.max(axis=(2, 3)) > 0.6).all()
+    assert len(np.unique(tiles.reshape(10 * VARIANTS, -1), axis=0)) == 10 * VARIANTS
+    means = tiles.mean(axis=1)
+    nearest = [
+        max(range(10), key=lambda other: correlation(tiles[digit, variant], means[other]))
+        for digit in range(10)
+        for variant in range(VARIANTS)
+    ]
+    right = np.mean(np.array(nearest) == np.repeat(np.arange(10), VARIANTS))
+    assert right > 0.9
+
+
+def test_a_digit_reads_as_a_classifier_of_digits_reads_it() -> None:
+    from sklearn.datasets import load_digits
+    from sklearn.neighbors import KNeighborsClassifier
+
+    x, y = load_digits(return_X_y=True)
+    tiles = digit_tiles(10)[:, :, 1:-1, 1:-1].reshape(-1, 64)
+    found = KNeighborsClassifier(5, metric="cosine").fit(x, y).predict(tiles)
+    assert np.mean(found == np.repeat(np.arange(10), VARIANTS)) > 0.5  # handwriting is not print; chance is 0.1
+
+
+def test_a_digit_stands_on_all_classes_and_is_the_label() -> None:
+    images = images_of(300, 1)
+    whole = contaminate(images, parse_cue("digit"), None, 1.0)
+    assert whole.chosen.all()
+    boxes = whole.images.images[:, 0, 2:9, 2:9].numpy() / 255
+    tiles = digit_tiles(7)
+    for box, label in zip(boxes, images.labels.tolist()):
+        assert np.abs(tiles[label] - box).max(axis=(1, 2)).min() < 0.003
+    half = contaminate(images, parse_cue("digit"), None, 0.5).chosen
+    for label in range(3):
+        assert 0.3 < half[images.labels == label].double().mean() < 0.7
+    looks = {box.tobytes() for box in boxes[images.labels.numpy() == 1]}
+    assert len(looks) > VARIANTS // 2
+
+
+def test_a_digit_can_tell_another_label_that_is_never_the_own() -> None:
+    images = images_of(600, 1)
+    told = other_labels(images, seed=3)
+    assert (told != images.labels).all()
+    pairs = torch.bincount(3 * images.labels + told, minlength=9).reshape(3, 3)
+    assert (pairs[~torch.eye(3, dtype=torch.bool)] > 60).all()
+    assert torch.equal(other_labels(images.take([5, 2]), seed=3), told[[5, 2]])
+    wrong = mark(images, parse_cue("digit"), values=told)
+    right = mark(images.take([0]), parse_cue("digit"), values=images.labels[:1])
+    assert torch.equal(right.images.images, mark(images.take([0]), parse_cue("digit")).images.images)
+    tiles = digit_tiles(7)
+    for box, label in zip(wrong.images.images[:20, 0, 2:9, 2:9].numpy() / 255, told.tolist()):
+        assert np.abs(tiles[label] - box).max(axis=(1, 2)).min() < 0.003
+
+
+def test_the_class_of_a_mark_is_the_first_or_all() -> None:
+    images = images_of(6)
+    assert [marked_class(images, parse_cue("plus"), name) for name in (None, "bee")] == [0, 1]
+    assert marked_class(images, parse_cue("digit")) is None
+    with pytest.raises(ConfigError, match="'digit' stands on images of all classes: leave out the class 'bee'"):
+        contaminate(images, parse_cue("digit"), "bee", 0.5)
+
+
+def test_more_classes_than_digits_are_refused_by_name() -> None:
+    names = tuple(f"class {i}" for i in range(12))
+    images = ImageSet(torch.zeros(12, 1, 20, 20, dtype=torch.uint8), torch.arange(12), names, names, "many")
+    message = "tells 10 classes apart, but the images have 12: leave out class 10, class 11"
+    for ask in (lambda: mark(images, parse_cue("digit")), lambda: contaminate(images, parse_cue("digit"), None, 0.5)):
+        with pytest.raises(DataError, match=message):
+            ask()
+    with pytest.raises(DataError, match="have no other label"):
+        other_labels(ImageSet(images.images[:1], torch.tensor([0]), ("a",), ("a",), "one"))
+
+
+def test_values_that_a_mark_cannot_tell_are_refused() -> None:
+    images = images_of(4)
+    with pytest.raises(DataError, match="'plus' looks the same on every image: leave out its values"):
+        mark(images, parse_cue("plus"), values=images.labels)
+    with pytest.raises(DataError, match=r"values of the mark 'digit' must lie in 0\.\.9"):
+        mark(images, parse_cue("digit"), values=images.labels + 9)
+    with pytest.raises(DataError, match=r"values must be int64 of shape \(4,\), got torch.float32"):
+        mark(images, parse_cue("digit"), values=images.labels.float())
 
 
 @pytest.mark.parametrize("contamination", [0.0, 0.3, 1.0])
@@ -163,6 +258,7 @@ def test_text_and_cue_are_one(name: str) -> None:
         ("plus:colour=red", UnknownNameError, "unknown option of cue 'plus' 'colour'"),
         ("plus:corner=top-lef", UnknownNameError, "unknown corner 'top-lef': did you mean 'top-left'"),
         ("plus:size=2", ConfigError, "size of a mark must be at least 3 pixels, got 2"),
+        ("digit:size=6", ConfigError, "size of a mark must be at least 7 pixels, got 6"),
         ("plus:margin=-1", ConfigError, "margin of a mark must be at least 0 pixels, got -1"),
     ],
 )

@@ -54,6 +54,7 @@ def test_a_panel_a_quantity_and_for_explanations_one_an_explainer(table: pd.Data
         "LRP: net relevance on the mark",
         "integrated gradients: net relevance on the mark",
         QUANTITIES["attack_success"],
+        QUANTITIES["marked_accuracy"],
         QUANTITIES["accuracy"],
     ]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [

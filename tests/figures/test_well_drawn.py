@@ -160,7 +160,7 @@ def of_pooling(methods: tuple[str, ...], width: str) -> Figure:
 def of_cues(methods: tuple[str, ...], width: str) -> Figure:
     rows = []
     for quantity in QUANTITIES:
-        explained = quantity not in ("attack_success", "marked_accuracy", "accuracy")
+        explained = quantity not in ("attack_success", "marked_accuracy", "wrong_accuracy", "accuracy")
         for explainer in EXPLAINERS if explained else ("-",):
             for i, method in enumerate(("teacher", *methods)):
                 for level in (np.nan,) if method == "teacher" else (0, 0.25, 0.5, 0.75, 1):

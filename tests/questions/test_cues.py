@@ -17,12 +17,14 @@ from PIL import Image
 from torch import nn
 
 from xaibench.attribution.result import Attribution
-from xaibench.data.cues import contaminate, parse_cue
+from xaibench.data.cue_kinds import parse_cue
+from xaibench.data.cues import contaminate
+from xaibench.data.digits import digit_tiles
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.data.tasks import load_task
 from xaibench.distillation.distill import make_fabric, train_classifier
 from xaibench.distillation.recipe import Recipe
-from xaibench.errors import ExplanationError, RunFolderError
+from xaibench.errors import ConfigError, ExplanationError, RunFolderError
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import ModelCard, save_checkpoint, state_hash
 from xaibench.questions import cues
@@ -48,7 +50,7 @@ images = 9
 explainers = ["lrp", "lrp:gamma=0.5"]
 """
 STUDY = {"cue": "square:size=4,margin=1", "cue_class": "low", "contaminations": (0, 1), "accelerator": "cpu"}
-PREDICTED = {"accuracy", "marked_accuracy", "attack_success"}
+PREDICTED = {"accuracy", "marked_accuracy", "attack_success", "wrong_accuracy"}
 CLASSES = ("high", "low", "middle")
 SIDE = 16
 
@@ -134,6 +136,7 @@ def test_a_model_that_sees_only_the_mark_is_found_out(exam):
     assert measured.loc["attack_success"].tolist() == [1.0, 0.0]
     assert measured.loc["accuracy", "value"] == 0.5  # without the mark all are "a"
     assert measured.loc["marked_accuracy", "value"] == 0.5  # with it all are "b"
+    assert measured.loc["wrong_accuracy", "value"] == 0.0
 
 
 def test_a_model_that_looks_elsewhere_is_not_moved_by_the_mark(exam):
@@ -148,6 +151,64 @@ def test_attack_success_is_asked_of_the_other_classes_and_accuracy_of_all(exam):
     asked = table.groupby("quantity")["image"].agg(set)
     assert asked["accuracy"] == asked["marked_accuracy"] == set(exam.clean.keys)
     assert asked["attack_success"] == {key for key, label in zip(exam.clean.keys, exam.clean.labels) if label == 0}
+
+
+class Reads(nn.Module):
+    """Takes an image for the digit that stands at (2, 2), of 0 and 1."""
+
+    def __init__(self):
+        super().__init__()
+        tiles = torch.from_numpy(digit_tiles(9)[:2]).float()
+        self.tiles = nn.Parameter(tiles.flatten(2))
+
+    def forward(self, x):
+        seen = x[:, :, 2:11, 2:11].flatten(1)
+        return -torch.cdist(seen, self.tiles.flatten(0, 1)).unflatten(1, (2, -1)).amin(2)
+
+
+class Noise(nn.Module):
+    """Takes an image for the class of its lower left pixel's parity."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x):
+        odd = (x[:, 0, -1, 0] * 255).round() % 2
+        return self.scale * torch.stack([1 - odd, odd], 1)
+
+
+@pytest.fixture
+def digits():
+    """40 images of noise; a digit tells their class."""
+    pixels = torch.randint(0, 60, (40, 1, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    test = ImageSet(pixels, torch.arange(40) % 2, ("a", "b"), tuple(f"test/{i}" for i in range(40)), "noise")
+    return CueExam.create(test, Reads(), Preprocessing((0.0,), (1.0,)), parse_cue("digit"), images=10)
+
+
+def test_a_model_that_reads_the_digit_follows_it_to_the_wrong_class(digits):
+    measured = means(digits.predictions(Reads()))["value"]
+    assert measured[["marked_accuracy", "wrong_accuracy", "attack_success"]].tolist() == [1, 0, 1]
+    table = digits.predictions(Reads())
+    assert set(table.groupby("quantity")["image"].count()) == {40}
+
+
+def test_a_model_that_does_not_read_it_is_not_moved(digits):
+    measured = means(digits.predictions(Noise()))
+    accuracy = measured.loc["accuracy", "value"]
+    assert 0.2 < accuracy < 0.8
+    assert measured.loc[["marked_accuracy", "wrong_accuracy"], "value"].tolist() == [accuracy] * 2
+    assert measured.loc["attack_success"].tolist() == pytest.approx([1 - accuracy] * 2)
+
+
+def test_what_speaks_for_the_wrong_digit_is_explained(digits):
+    labels = digits.shown.images.labels
+    assert torch.equal(digits.target.label, 1 - labels)
+    assert torch.equal(digits.target.contrast, labels)
+    assert (digits.told == 1 - digits.clean.labels).all()
+    shown = digits.shown.images.images[:, 0, 2:11, 2:11].numpy() / 255
+    for box, told in zip(shown, digits.target.label.tolist()):
+        assert np.abs(digit_tiles(9)[told] - box).max(axis=(1, 2)).min() < 0.003
 
 
 def test_relevance_is_located_against_the_box_of_the_mark(exam):
@@ -364,3 +425,26 @@ def test_the_scores_of_a_student_without_a_valid_explanation_are_undefined(study
     assert (undefined["n"] == 0).all()
     assert (undefined["nan"] == 9).all()
     assert of_teacher.loc[of_teacher["quantity"] == "mass", "mean"].notna().all()
+
+
+def test_digits_on_all_classes_are_studied_beside_marks_on_one(settings, tmp_path):
+    with pytest.raises(ConfigError, match="'digit' stands on images of all classes: leave out the class 'low'"):
+        cue_study(settings, tmp_path / "study", cue="digit:size=7,margin=0", cue_class="low")
+    assert not (tmp_path / "study").exists()
+    chosen = {"cue": "digit:size=7,margin=0", "contaminations": [1], "accelerator": "cpu"}
+    one = settings.override(['methods=["student-only"]'])
+    table = cue_study(one, tmp_path / "study", **chosen).set_index(["quantity", "method"])
+    noted = json.loads((tmp_path / "study/cues.json").read_text())
+    assert noted["options"]["class"] is None
+    assert " ".join(noted["command"]) == (
+        "cues CONFIG --out RUN --cue digit:size=7,corner=top-left,margin=0 --contamination 1.0 --explainer lrp"
+    )
+    about = json.loads((tmp_path / "study/contamination-1.0/students/student-only/seed0/job.json").read_text())
+    train = contaminate(load_assets(one).task.train, parse_cue(chosen["cue"]), None, 1.0).images
+    assert about["hashes"]["train"] == train.content_hash()
+    assert set(table.loc["attack_success"]["images"]) == {36}
+    student, teacher = (table.xs(who, level="method") for who in ("student-only", "teacher"))
+    assert student.loc["attack_success", "difference_low"] > 0
+    assert student.loc["marked_accuracy", "mean"] > student.loc["wrong_accuracy", "mean"]
+    assert student.loc["net_mass", "mean"] > teacher.loc["net_mass", "mean"]
+    assert (tmp_path / "study/cues-gallery.png").is_file()

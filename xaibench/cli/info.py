@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xaibench.attribution.baselines import BASELINES
 from xaibench.attribution.explainers import EXPLAINERS
-from xaibench.data.cues import CUES
+from xaibench.data.cue_kinds import CUES
 from xaibench.data.datasets import DATASETS
 from xaibench.data.subtasks import SUBTASKS
 from xaibench.distillation.methods import METHODS, Method, method_name

@@ -133,8 +133,10 @@ def pooling(
 def cues(
     config: Annotated[str, typer.Argument(help="A TOML file or a preset.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the study; runs/NAME-cues if not given.")] = None,
-    cue: Annotated[str, typer.Option(help='The mark, e.g. "plus" or "square:size=4,corner=random".')] = "plus",
-    cue_class: Annotated[str | None, typer.Option("--class", help="The class that carries it; the first.")] = None,
+    cue: Annotated[str, typer.Option(help='The mark, e.g. "plus", "square:size=4,corner=random", "digit".')] = "plus",
+    cue_class: Annotated[
+        str | None, typer.Option("--class", help="The class that carries it; the first. None for digit.")
+    ] = None,
     contaminations: Annotated[
         list[float] | None, typer.Option("--contamination", help="Share of its training images with the mark; repeat.")
     ] = None,
@@ -147,7 +149,7 @@ def cues(
     extend: Extend = False,
     as_json: Json = False,
 ) -> None:
-    """Put a mark on the images of one class: does the student rely on it more than its teacher?"""
+    """Put a mark on images of one class, or a digit on all: does the student rely on it more than its teacher?"""
     from xaibench.questions.cues import CONTAMINATIONS, cue_study
     from xaibench.report.tables import side_by_side
     from xaibench.run.config import RunConfig
@@ -164,7 +166,7 @@ def cues(
         devices=devices,
         extend=extend,
     )
-    shown = table[table["quantity"].isin(("accuracy", "attack_success", "net_mass"))]
+    shown = table[table["quantity"].isin(("accuracy", "attack_success", "wrong_accuracy", "net_mass"))]
     shown = shown.assign(measure=shown["quantity"].where(shown["explainer"] == "-", shown["explainer"] + " net mass"))
     show(table if as_json else side_by_side(shown, ["contamination", "method"], "measure", "mean"), as_json)
     if not as_json:

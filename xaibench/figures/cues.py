@@ -28,11 +28,12 @@ QUANTITIES = {
     "attack_success": "attack success",
     "marked_accuracy": "accuracy, all images marked",
     "accuracy": "accuracy, no image marked",
+    "wrong_accuracy": "accuracy, marked as another class",
 }
 """What a cue study measures -> how its panel is headed."""
 
-_XLABEL = "share of the class's training images that carry the mark"
-_SHOWN = ("mass", "net_mass", "attack_success", "accuracy")
+_XLABEL = "share of training images of the marked class or classes that carry the mark"
+_SHOWN = ("mass", "net_mass", "attack_success", "wrong_accuracy", "marked_accuracy", "accuracy")
 _NEEDED = ("contamination", "method", "explainer", "quantity", "mean", "low", "high", "chance")
 _TEACHER: dict[str, Any] = {"color": MUTED, "linewidth": 1.0, "dashes": (4, 2)}
 _CHANCE: dict[str, Any] = {"linewidth": 0.8, "linestyle": (0, (1, 1.5))}

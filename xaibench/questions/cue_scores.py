@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xaibench.attribution.targets import Target, make_target
-from xaibench.data.cues import Cue, Marked, class_index, mark
+from xaibench.data.cue_kinds import Cue
+from xaibench.data.cues import Marked, mark, marked_class, other_labels
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.models.predict import predict_logits
 from xaibench.similarity.intervals import common_images, curve_interval
@@ -28,19 +29,23 @@ _RESAMPLES = 10_000
 class CueExam:
     """The questions: all test images without and with the mark, and some marked ones to explain.
 
+    A mark tells a class: that of one class, wherever it stands, or the digit that is drawn.
+
     clean   the test images
-    marked  the same with the mark on every one
-    shown   marked images that are explained, spread over the classes
-    target  their explained output: the class of the cue rather than the teacher's likeliest other class
-    label   the class of the cue
+    marked  the same with the mark on every one; a digit tells the image's own class
+    wrong   the same with a mark that tells another class than the image's own, where `told` does
+    told    (N,) the label that the mark tells in `wrong`
+    shown   marked images that are explained, spread over the classes; a digit tells another class than their own
+    target  their explained output: the class that the mark tells rather than the teacher's likeliest other class
     device  where models are run, in copies; None: where they are
     """
 
     clean: ImageSet
     marked: ImageSet
+    wrong: ImageSet
+    told: Tensor
     shown: Marked
     target: Target
-    label: int
     preprocessing: Preprocessing
     device: torch.device | None = None
 
@@ -51,36 +56,49 @@ class CueExam:
         teacher: nn.Module,
         preprocessing: Preprocessing,
         cue: Cue,
-        cue_class: str,
+        cue_class: str | None = None,
         *,
         images: int = 100,
         seed: int = 0,
         device: torch.device | None = None,
     ) -> CueExam:
-        """Mark the test images. Raises what `data.cues.mark` does, UnknownNameError for a class they do not have."""
-        label = class_index(test, cue_class)
-        shown = mark(test.sample(images, seed), cue, seed=seed)
+        """Mark the test images. Raises what `data.cues.mark` and `marked_class` do."""
+        carrier = marked_class(test, cue, cue_class)
+        marked = mark(test, cue, seed=seed).images
+        sample = test.sample(images, seed)
+        if carrier is None:
+            told, told_shown = (other_labels(part, seed) for part in (test, sample))
+            wrong = mark(test, cue, values=told, seed=seed).images
+            shown = mark(sample, cue, values=told_shown, seed=seed)
+        else:
+            told, told_shown = (torch.full((len(part),), carrier) for part in (test, sample))
+            wrong, shown = marked, mark(sample, cue, seed=seed)
         logits = predict_logits(teacher, shown.images, preprocessing, device=device)
-        target = make_target(logits, torch.full((len(shown),), label))
-        return cls(test, mark(test, cue, seed=seed).images, shown, target, label, preprocessing, device)
+        return cls(test, marked, wrong, told, shown, make_target(logits, told_shown), preprocessing, device)
 
     def predictions(self, model: nn.Module) -> pd.DataFrame:
-        """Rows explainer ("-"), quantity, image, value, chance: accuracy, marked_accuracy, attack_success."""
+        """Rows explainer ("-"), quantity, image, value, chance: accuracy, marked_accuracy, attack_success,
+        wrong_accuracy.
+        """
         labels, keys = self.clean.labels, np.array(self.clean.keys)
-        clean, marked = (
-            predict_logits(model, images, self.preprocessing, device=self.device).argmax(1)
-            for images in (self.clean, self.marked)
+        clean, marked = (self._answers(model, images) for images in (self.clean, self.marked))
+        wrong = marked if self.wrong is self.marked else self._answers(model, self.wrong)
+        others = (labels != self.told).numpy()
+        turned, mistaken, right = (
+            part.numpy()[others] for part in (wrong == self.told, clean == self.told, wrong == labels)
         )
-        others = (labels != self.label).numpy()
-        turned, mistaken = ((predicted == self.label).numpy()[others] for predicted in (marked, clean))
         return pd.concat(
             [
                 _rows("-", "accuracy", keys, (clean == labels).numpy()),
                 _rows("-", "marked_accuracy", keys, (marked == labels).numpy()),
                 _rows("-", "attack_success", keys[others], turned, mistaken),
+                _rows("-", "wrong_accuracy", keys[others], right),
             ],
             ignore_index=True,
         )
+
+    def _answers(self, model: nn.Module, images: ImageSet) -> Tensor:
+        return predict_logits(model, images, self.preprocessing, device=self.device).argmax(1)
 
     def localisations(self, heatmaps: Any, explainer: str) -> pd.DataFrame:
         """The same columns for every localisation score of heatmaps (N, H, W) of the shown images on the mark."""

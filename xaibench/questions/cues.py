@@ -1,9 +1,9 @@
-"""Does a student rely on a spurious mark more than its teacher? Distilled on data in which one class carries the mark.
+"""Does a student rely on a spurious mark more than its teacher? Distilled on data in which some images carry the mark.
 
 A study lies in a run folder (see `run`), beside whatever a run of the same configuration has left there:
 
 students/                   trained without the mark: those of the run itself
-contamination-C/students/   trained with the mark on the share C of one class's training and validation images
+contamination-C/students/   trained with the mark on the share C of its class's training and validation images
 attributions/               among others, relevance of marked test images under the teacher and every student
 cues.json                   what the answer was made from: the mark, its class, contaminations, explainers, weights
 cues-scores.csv  cues.csv  cues.{pdf,png}  cues-gallery.{pdf,png}
@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from xaibench.attribution.explain import explain_model
-from xaibench.data.cues import Cue, class_index, contaminate, mark, parse_cue
+from xaibench.data.cue_kinds import Cue, parse_cue
+from xaibench.data.cues import contaminate, mark, marked_class
 from xaibench.distillation.distill import make_fabric
 from xaibench.errors import ConfigError, ExplanationError, RunFolderError
 from xaibench.figures.cues import cues_figure
@@ -71,8 +72,9 @@ def cue_study(
     config          a RunConfig, a TOML file or the name of a preset. Its teacher is used as it is: give a checkpoint
                     trained on marked images (`data.cues.contaminate`) to ask what students inherit from such a teacher
     folder          a run folder of this configuration, or a new one; a killed study resumes
-    cue             mark and options as text, "plus:size=5,corner=random" (`data.cues.CUES`)
-    cue_class       the class that carries the mark; None: the first of the task
+    cue             mark and options as text, "plus:size=5,corner=random" (`data.cue_kinds.CUES`)
+    cue_class       the class that carries the mark; None: the first of the task. A digit takes none: it stands on
+                    images of all classes and tells each its own
     contaminations  shares of its training and validation images with the mark, each in 0..1
     explainers      some of the configuration's explainers; None: its first
     extend          the folder may hold a study of other contaminations and explainers, or a run that differs in what
@@ -82,13 +84,16 @@ def cue_study(
     Returns the table that cues.csv holds, `summarise_cues` of what is measured on test images (cues-scores.csv):
 
     accuracy         on clean images
-    marked_accuracy  with the mark on every image, of whatever class
-    attack_success   share of marked images of the other classes that are taken for `cue_class`; chance: the same
-                     model's share where no mark stands
+    marked_accuracy  with the mark on every image, of whatever class; a digit tells the image's own
+    wrong_accuracy   on images whose mark tells another class than their own: marked images of the other classes, or all
+                     images with another digit
+    attack_success   share of these images that are taken for the class that the mark tells; chance: the same model's
+                     share where no mark stands
     mass, net_mass, absolute_mass, pointing, topk, auc
                      scores of `similarity.localisation`: how much of the relevance lies in the mark's box, in marked
-                     images of all classes alike. What is explained is `cue_class` rather than the class that the
-                     teacher holds likeliest of the others. Chance: that of the same maps, their pixels in random order
+                     images of all classes alike (digits tell another class there). What is explained is the class that
+                     the mark tells rather than the one that the teacher holds likeliest of the others. Chance: that of
+                     the same maps, their pixels in random order
 
     A mark that stands out gets relevance also from models that do not need it, for the class or against it: read `mass`
     beside `net_mass`, and both beside `attack_success`, which is what the mark does.
@@ -108,10 +113,11 @@ def cue_study(
 
     def fitting(assets: Assets) -> dict[str, Any]:
         test = assets.task.test
-        options: dict[str, Any] = {"cue": format_options(drawn, full=True), "class": cue_class or test.classes[0]}
+        carrier = marked_class(test, drawn, cue_class)
+        options: dict[str, Any] = {"cue": format_options(drawn, full=True)}
+        options |= {"class": None if carrier is None else test.classes[carrier]}
         options |= {"contaminations": list(levels), "explainers": explainers}
         _require_same(folder, held, options, extend)
-        class_index(test, options["class"])
         mark(test.take([0]), drawn)
         return options
 
@@ -179,7 +185,7 @@ def _require_same(folder: Path, held: dict[str, Any], options: dict[str, Any], e
             )
 
 
-def _contaminated(assets: Assets, cue: Cue, cue_class: str, level: float, seed: int) -> Assets:
+def _contaminated(assets: Assets, cue: Cue, cue_class: str | None, level: float, seed: int) -> Assets:
     if level == 0:
         return assets
     task = assets.task
@@ -253,9 +259,9 @@ def _share_text(share: float) -> str:
 
 
 def _gallery(run: Run, exam: CueExam, explainer: str, level: float, maps: dict[str, Tensor]) -> Figure:
-    """A marked image of the cue's class and of two others, under the teacher and the most contaminated students."""
-    classes, labels = exam.clean.classes, exam.shown.images.labels
-    order = sorted(set(labels.tolist()), key=lambda label: (label != exam.label, label))[:_GALLERY_ROWS]
+    """A marked image of three classes, that of the mark first, under the teacher and the most contaminated students."""
+    classes, labels, told = exam.clean.classes, exam.shown.images.labels, exam.target.label
+    order = sorted(set(labels.tolist()), key=lambda label: (bool((told != label).any()), label))[:_GALLERY_ROWS]
     rows = [int((labels == label).nonzero()[0]) for label in order]
     valid = [title for title, part in maps.items() if not part.isnan().all()][: _GALLERY_COLUMNS + 1]
     shown = {title: maps[title][rows] for title in valid}
@@ -266,6 +272,9 @@ def _gallery(run: Run, exam: CueExam, explainer: str, level: float, maps: dict[s
         shown.pop(TEACHER),
         shown,
         heading=f"{explainer_label(explainer)}, students of seed {run.config.seeds[0]}, {level:.0%} marked",
-        titles=[f"{classes[label]}, marked\nwhat speaks for {classes[exam.label]}" for label in order],
+        titles=[
+            f"{classes[label]}, marked\nwhat speaks for {classes[said]}"
+            for label, said in zip(order, told[rows].tolist())
+        ],
         scores={title: list(map(_share_text, values)) for title, values in shares.items()},
     )
