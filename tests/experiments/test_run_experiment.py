@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from xaibench.errors import ConfigError, RunFolderError
+from xaibench.errors import ConfigError, RunFolderError, UnknownNameError
 from xaibench.experiments.base import summarise
+from xaibench.experiments.convergence import Convergence
 from xaibench.experiments.run_experiment import run_experiment
 from xaibench.experiments.xor import Xor
 from xaibench.similarity.intervals import seed_interval
@@ -100,6 +101,12 @@ def test_other_contents_and_other_experiments_are_refused(
         run_experiment(SMALL, other / "mine.txt")
     with pytest.raises(ConfigError, match="seeds must be 1 to 1000, got 0"):
         run_experiment(SMALL, tmp_path / "new", seeds=0)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_experiment_that_cannot_be_measured_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="unknown subtask 'topps': did you mean 'tops'"):
+        run_experiment(Convergence(subtask="topps"), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

@@ -30,7 +30,7 @@ from xaibench.experiments.base import Experiment, share_text
 from xaibench.figures.bases import basis_label
 from xaibench.figures.convergence import convergence_figure
 from xaibench.figures.names import method_label
-from xaibench.models.layer_outputs import forward_with_layers
+from xaibench.models.layer_outputs import evaluating, forward_with_layers
 from xaibench.models.layer_pairs import LayerPair
 from xaibench.models.maps import pool_to
 from xaibench.models.pair import ModelPair
@@ -120,53 +120,59 @@ class Convergence(Experiment):
         probe = _Probe.create(pair, task, moments, seed)
         parts = []
         for name, method in self._methods().items():
-            rows: list[dict[str, object]] = []
-
-            def look(epoch: int, student: nn.Module, learned: nn.Module, rows: list[Any] = rows) -> None:
-                rows += [row | {"epoch": epoch} for row in probe.rows(student, learned)]
-
-            setting = Setting(pair, probe.inputs[:2], lambda: moments, task.train.labels, seed=seed)
-            look(0, pair.student, method.build(setting))  # as the training begins
-            distill(
-                pair,
-                task,
-                method,
-                seed=seed,
-                measure=lambda: moments,
-                device="cpu",
-                on_epoch=lambda state: _tell(look, state),
-                epochs=self.epochs,
-                lr=self.lr,
-                batch_size=self.batch_size,
-                schedule="cosine",
-                augment="none",
-                precision="32-true",
-            )
-            advance()
+            rows = self._while_training(method, pair, task, moments, probe, seed)
             parts.append(pd.DataFrame(rows).assign(method=name))
+            advance()
         return pd.concat(parts, ignore_index=True)[[*self.keys, "value"]]
+
+    def _while_training(
+        self,
+        method: Method,
+        pair: ModelPair,
+        task: Task,
+        moments: Mapping[str, LayerMoments],
+        probe: _Probe,
+        seed: int,
+    ) -> list[dict[str, object]]:
+        setting = Setting(pair, probe.inputs[:2], lambda: moments, task.train.labels, seed=seed)
+        rows = probe.rows(0, pair.student, method.build(setting))  # as `distill` begins
+
+        def look(state: EpochState) -> None:
+            rows.extend(probe.rows(state.epoch + 1, state.student(), state.learned()))
+
+        distill(
+            pair,
+            task,
+            method,
+            seed=seed,
+            measure=lambda: moments,
+            device="cpu",
+            on_epoch=look,
+            epochs=self.epochs,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            schedule="cosine",
+            augment="none",
+            precision="32-true",
+        )
+        return rows
 
     def figure(self, table: pd.DataFrame) -> Figure:
         return convergence_figure(table)
 
     def sentences(self, scores: pd.DataFrame) -> list[str]:
-        best = {"learned": 0, "fitted": 1}
         over_layers = scores.groupby(["method", "map", "basis", "epoch", "seed"])["value"].mean()
         end, seeds, layers = scores["epoch"].max(), scores["seed"].nunique(), scores["layer"].nunique()
         found = [f"Share of the features' energy over {layers} layers, {seeds} seed(s), before and after {end} epochs:"]
         for method in scores["method"].unique():
             own = over_layers.loc[method]
-            which = min(own.index.unique("map"), key=best.__getitem__)
+            which = "learned" if "learned" in own.index.unique("map") else "fitted"
             shares = (
                 f"{basis_label(basis)} {own.loc[which, basis, 0].mean():.3f}, {share_text(own.loc[which, basis, end])}"
                 for basis in own.index.unique("basis")
             )
             found.append(f"{method_label(method)} ({which} map): {'; '.join(shares)}")
         return found
-
-
-def _tell(look: Callable[[int, nn.Module, nn.Module], None], state: EpochState) -> None:
-    look(state.epoch + 1, state.student(), state.learned())
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,10 +209,10 @@ class _Probe:
         return cls(inputs, features, directions, sizes)
 
     @torch.no_grad()
-    def rows(self, student: nn.Module, criterion: nn.Module) -> list[dict[str, object]]:
+    def rows(self, epoch: int, student: nn.Module, criterion: nn.Module) -> list[dict[str, object]]:
         """rho of each layer, map and basis; `criterion` is the method's, with the maps it has learned."""
-        student.eval()
-        found = forward_with_layers(student, self.inputs, tuple(layer.student for layer in self.features)).layers
+        with evaluating(student):
+            found = forward_with_layers(student, self.inputs, tuple(layer.student for layer in self.features)).layers
         rows: list[dict[str, object]] = []
         for layer, teacher in self.features.items():
             maps = pool_to(found[layer.student], self.sizes[layer])
@@ -219,7 +225,7 @@ class _Probe:
                 features = features.double()
                 covariance = features.T @ features / len(features)
                 for kind, directions in self.directions[layer].items():
-                    row = {"layer": str(layer), "map": which, "basis": kind}
+                    row = {"layer": str(layer), "map": which, "basis": kind, "epoch": epoch}
                     share, chance = energy_share(mapping, covariance, directions), directions.shape[1] / len(directions)
                     rows.append(row | {"chance": chance, "value": share})
         return rows

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -54,7 +55,8 @@ def run_experiment(experiment: Experiment, folder: Path | str, *, seeds: int = 5
     folder = Path(folder)
     if not 1 <= seeds <= _MOST_SEEDS:
         raise ConfigError(f"seeds must be 1 to {_MOST_SEEDS}, got {seeds}: it is how many are measured")
-    _claim(experiment, folder)
+    about = {"experiment": format_options(experiment, full=True), "versions": library_versions()}
+    _check(folder, about)
     parts = []
     with progress(experiment.name, seeds * experiment.trainings) as advance:
         for seed in range(seeds):
@@ -64,6 +66,7 @@ def run_experiment(experiment: Experiment, folder: Path | str, *, seeds: int = 5
             else:
                 with silent_unless(shown=False):
                     rows = experiment.measure(seed, advance)
+                write_json(folder / "experiment.json", about)
                 write_text(path, rows.to_csv(index=False))
             parts.append(_rows(path, experiment).assign(seed=seed))
     scores = pd.concat(parts, ignore_index=True)[[*experiment.keys, "seed", "value"]]
@@ -74,16 +77,14 @@ def run_experiment(experiment: Experiment, folder: Path | str, *, seeds: int = 5
     return scores
 
 
-def _claim(experiment: Experiment, folder: Path) -> None:
-    """Write the record into an empty folder, or compare it with the one that is there."""
+def _check(folder: Path, about: dict[str, Any]) -> None:
+    """Refuse a folder that holds anything but this experiment."""
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file: choose another folder")
     record = folder / "experiment.json"
-    about = {"experiment": format_options(experiment, full=True), "versions": library_versions()}
     if not record.is_file():
         if folder.exists() and any(folder.iterdir()):
             raise RunFolderError(f"{folder} is not empty and holds no experiment: choose another folder")
-        write_json(record, about)
         return
     try:
         held = json.loads(record.read_text(encoding="utf-8"))
