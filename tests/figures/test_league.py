@@ -58,6 +58,14 @@ def test_the_teacher_is_a_line_where_it_has_a_value() -> None:
     assert "teacher" not in league_figure(TABLE[1:]).texts[0].get_text()
 
 
+@pytest.mark.parametrize(
+    ("seeds", "whom"), [([3, 3, 3], "other training seeds"), ([3, 1, 3], "this student"), ([1, 1, 1], "this student")]
+)
+def test_the_note_says_for_whom_intervals_speak(seeds: list[int], whom: str) -> None:
+    table = TABLE.assign(seeds=pd.array([pd.NA, *seeds], dtype="Int64"))
+    assert league_figure(table).texts[0].get_text().startswith(f"mean with its 95% interval for {whom}; filled")
+
+
 def wide(explainers: int, methods: int) -> pd.DataFrame:
     """accuracy, agreement, and a cosine and a lift of each explainer, which have long and short names."""
     names = ["lrp", "ig:budget=1025", "input-x-gradient", "smoothgrad", "gradcam", "shapley:patch=8", "occlusion"]

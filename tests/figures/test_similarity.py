@@ -111,8 +111,8 @@ def test_shifted_maps_are_a_null_where_the_summary_has_them(summary):
 
 
 def test_a_note_stands_below_the_panels(summary):
-    figure = similarity_figure(summary, note="2 of 7 explainers")
-    assert "2 of 7 explainers" in [text.get_text() for text in figure.texts]
+    figure = similarity_figure(summary.assign(seeds=1), note="2 of 7 explainers")
+    assert "bars: 95% intervals for this student; 2 of 7 explainers" in [text.get_text() for text in figure.texts]
     assert_well_drawn(figure)
 
 

@@ -21,10 +21,12 @@ from xaibench.figures.inside import inside_figure
 from xaibench.figures.league import league_figure
 from xaibench.figures.matrix import score_matrix
 from xaibench.figures.pooling import pooling_figure
+from xaibench.figures.reliability import reliability_figure
 from xaibench.figures.similarity import similarity_figure
 from xaibench.figures.spectra import spectra_figure
 from xaibench.figures.students import students_figure
 from xaibench.figures.style import paper_style
+from xaibench.figures.transfer import transfer_figure
 from xaibench.subspace.bases import BASES
 
 METHODS = (
@@ -213,6 +215,23 @@ def of_students(methods: tuple[str, ...], width: str) -> Figure:
     return students_figure(table, width=width)
 
 
+def of_transfer(methods: tuple[str, ...], width: str) -> Figure:
+    random = rng()
+    tables = {
+        name: pd.DataFrame({"tau+": random.normal(0.3, 0.05, 7), "tau-": random.normal(0.4, 0.1, 7), "wrong": 81})
+        for name in methods
+    }
+    return transfer_figure(tables, width=width)
+
+
+def of_reliability(methods: tuple[str, ...], width: str) -> Figure:
+    edges = np.linspace(0, 1, 16)
+    curve = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "confidence": edges[1:] - 0.03})
+    curve = curve.assign(accuracy=curve["confidence"] ** 1.3, count=np.arange(15))
+    curves = {"teacher": curve, **{f"{name}/seed{seed}": curve for name in methods for seed in range(2)}}
+    return reliability_figure(curves, width=width)
+
+
 FIGURES: dict[str, Callable[[tuple[str, ...], str], Figure]] = {
     "gallery": of_gallery,
     "similarity": of_similarity,
@@ -229,6 +248,8 @@ FIGURES: dict[str, Callable[[tuple[str, ...], str], Figure]] = {
     "spectra": of_spectra,
     "dimension": of_dimension,
     "students": of_students,
+    "transfer": of_transfer,
+    "reliability": of_reliability,
 }
 
 

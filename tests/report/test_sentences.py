@@ -95,13 +95,16 @@ def test_means_name_the_images_and_seeds_that_they_rest_on(summary):
     def said(table):
         return rests_on(table).partition("every method has a score. ")[2]
 
-    assert said(summary) == "LRP: 100 of 120 images and 1 seed; integrated gradients: 100 of 120 images and 1 seed."
+    assert said(summary) == (
+        "LRP: 100 of 120 images and 1 seed; integrated gradients: 100 of 120 images and 1 seed. "
+        "Intervals speak for this student, not for its method: one training says nothing about others."
+    )
     kd, lrp = summary["method"] == "kd", summary["explainer"] == "lrp"
     unequal = summary.assign(seeds=[3 - k for k in kd], images=np.where(lrp, 100, 90))
     ssim = unequal[lrp].assign(metric="ssim", images=70)
     assert said(pd.concat([unequal, ssim])) == (
         "LRP: 70 to 100 (by metric) of 120 images and 3 seeds (KD 2); "
-        "integrated gradients: 90 of 120 images and 3 seeds (KD 2)."
+        "integrated gradients: 90 of 120 images and 3 seeds (KD 2). Intervals speak for other training seeds."
     )
 
 

@@ -19,7 +19,7 @@ def test_the_table_of_a_run_says_what_its_numbers_rest_on(tiny_run):
     tests = run.manifest["images"]["test"]
     assert f"n = {tests} test images" in whole.caption
     assert re.search(r"heatmaps \(cosine\), images: LRP n = [56]; integrated gradients.* n = [56]\.", whole.caption)
-    assert "Seeds: 1. ±: half of the 95% interval over images." in whole.caption
+    assert "Seeds: 1. ±: half of the 95% interval over images. Intervals speak for this student, not" in whole.caption
     assert all(rows and 0 not in rows for rows in whole.bold.values())  # the teacher competes with nobody
     accuracy = results(run, ["method", "accuracy"])
     assert list(accuracy.data) == ["method", "accuracy", "accuracy low", "accuracy high"]

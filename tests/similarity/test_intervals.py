@@ -17,6 +17,9 @@ from xaibench.similarity.intervals import (
     mean_interval,
     paired_bootstrap,
     ratio_interval,
+    seed_interval,
+    speaks_for,
+    subtask_interval,
 )
 
 
@@ -67,7 +70,7 @@ def test_one_value_has_no_interval_and_none_has_no_mean() -> None:
 
 
 def test_equal_values_have_an_interval_of_no_width() -> None:
-    assert bootstrap_mean([0.1] * 7) == Interval(pytest.approx(0.1), pytest.approx(0.1), pytest.approx(0.1), 7)
+    assert bootstrap_mean([0.1] * 7) == Interval(*[pytest.approx(0.1)] * 3, 7, speaks_for="this student")
 
 
 def test_paired_differences_are_tighter_than_unpaired_ones() -> None:
@@ -151,7 +154,7 @@ def test_the_two_way_interval_covers_what_it_says(seeds: int, spread: tuple[floa
         x = by_seed * rng.normal(size=(seeds, 1)) + by_image * rng.normal(size=40) + rest * rng.normal(size=(seeds, 40))
         one = mean_interval(x)
         hits += one.low <= 0 <= one.high
-    assert hits / 300 >= 0.91  # a percentile bootstrap over seeds and images has .80 for three seeds that differ
+    assert hits / 1000 >= 0.91  # a percentile bootstrap over seeds and images has .80 for three seeds that differ
 
 
 def test_curves_have_that_interval_at_each_point() -> None:
@@ -183,6 +186,48 @@ def test_a_ratio_is_undefined_where_what_it_divides_by_may_be_0() -> None:
     assert np.isnan(ratio_interval(above, -near_0).mean)
     with pytest.raises(DataError, match=r"one shape \(S, N\), got \(3, 20\) and \(3, 19\)"):
         ratio_interval(above, near_0[:, 1:])
+
+
+def covered(intervals: list[Interval]) -> float:
+    return float(np.mean([one.low <= 0 <= one.high for one in intervals]))
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_t_intervals_over_seeds_and_subtasks_cover_what_they_say(n: int) -> None:
+    rng = np.random.default_rng(n)
+    seeds = covered([seed_interval(x) for x in rng.normal(size=(1000, n))])
+    tasks = rng.normal(size=(1000, n, 1)) + 2 * rng.normal(size=(1000, n, 4))
+    subtasks = covered([subtask_interval(x) for x in tasks])
+    assert 0.925 <= seeds <= 0.975
+    assert 0.925 <= subtasks <= 0.975
+    if n == 3:  # seeds do not speak for subtasks: pooled, they cover far less
+        assert covered([seed_interval(x.ravel()) for x in 3 * tasks[..., :1] + rng.normal(size=(1000, 3, 4))]) < 0.8
+
+
+def test_the_interval_over_subtasks_is_that_of_their_means() -> None:
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    got, want = subtask_interval(x), stats.ttest_1samp(x.mean(axis=1), 0).confidence_interval()
+    assert (got.low, got.high) == pytest.approx((want.low, want.high))
+    assert (got.mean, got.n, got.nan) == (pytest.approx(x.mean()), 4, 0)
+    x[0, 0], x[1] = np.nan, np.nan
+    gaps = subtask_interval(x)
+    assert gaps.mean == pytest.approx(np.mean([x[0, 1:].mean(), x[2].mean(), x[3].mean()]))
+    assert (gaps.n, gaps.nan) == (3, 4)
+    assert subtask_interval(x[2:3]) == seed_interval(x[2])
+    assert np.isnan(subtask_interval([[np.nan]]).mean)
+
+
+def test_intervals_say_for_whom_they_speak() -> None:
+    x = np.random.default_rng(1).normal(size=(3, 5))
+    assert bootstrap_mean(x[0]).speaks_for == mean_interval(x[:1]).speaks_for == "this student"
+    assert ratio_interval(x[:1], x[:1] ** 2).speaks_for == seed_interval(x[0, :1]).speaks_for == "this student"
+    assert mean_interval([x[0], [np.nan] * 5]).speaks_for == "this student"  # one seed takes part
+    assert subtask_interval(x[:1, :1]).speaks_for == "this student"
+    for one in (mean_interval(x), ratio_interval(x, x**2), seed_interval(x[0]), subtask_interval(x[:1])):
+        assert one.speaks_for == speaks_for(5) == "other training seeds"
+    assert (
+        subtask_interval(x).speaks_for == speaks_for(5, 3) == subtask_interval(x[:, :1]).speaks_for == "other subtasks"
+    )
 
 
 def test_seeds_are_compared_on_the_images_that_all_have() -> None:

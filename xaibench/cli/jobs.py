@@ -28,6 +28,7 @@ def run(
     """Distil, explain, score and report: the main job. A killed run resumes when it is started again."""
     from xaibench.run.config import RunConfig, presets
     from xaibench.run.pipeline import run_config
+    from xaibench.run.results import results
 
     if (config is None) == (preset is None):
         raise ConfigError("give either a configuration file or --preset NAME")
@@ -36,7 +37,10 @@ def run(
     settings = RunConfig.load(config or str(preset)).override(set_ or [])
     folder = out or Path("runs") / (preset or Path(str(config)).stem)
     finished = run_config(settings, folder, accelerator=accelerator, devices=devices, extend=extend)
-    show(finished.table(), as_json)
+    if as_json:
+        show(finished.table(), as_json)
+    else:
+        say(results(finished).render("text", width=LINE).rstrip())
     sys.stderr.write(f"report: {finished.folder / 'report.html'}\n")
 
 
@@ -149,7 +153,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score the students' heatmaps against the teacher's; fail where a mean lies below its threshold."""
-    from xaibench.report.sentences import faithfulness_lines
+    from xaibench.report.sentences import faithfulness_lines, rests_on
     from xaibench.run.folder import open_run
     from xaibench.run.scoring import score_models
     from xaibench.run.tables import gap_table
@@ -171,6 +175,7 @@ def score(
         printed = printed[printed[kind].isin(names)] if names else printed
     show(printed, as_json)
     if not as_json:
+        say(fill(rests_on(printed), LINE))
         gaps = gap_table(this.faithfulness())
         for line in faithfulness_lines(gaps[gaps["explainer"].isin(printed["explainer"])]):
             say(fill(line, LINE))

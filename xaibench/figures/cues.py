@@ -11,9 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from xaibench.errors import DataError, unknown_name
-from xaibench.figures.layout import add_legend, axes_at, fitting, legend_height, wrapped
+from xaibench.figures.layout import add_legend, add_note, axes_at, fitting, legend_height, note_height, wrapped
 from xaibench.figures.names import explainer_label, label, method_label
-from xaibench.figures.style import MUTED, MethodStyle, figure_width, method_styles, new_figure, paper_style
+from xaibench.figures.style import (
+    MUTED,
+    MethodStyle,
+    figure_width,
+    interval_note,
+    method_styles,
+    new_figure,
+    paper_style,
+)
 from xaibench.validation import checked
 
 __all__ = ["QUANTITIES", "cues_figure"]
@@ -66,8 +74,8 @@ def cues_figure(
     names       method or explainer -> what to write in place of its label
     width       "single", "double" or inches
 
-    Dotted is what the quantity would be by chance or without the mark (the column chance); in a student's own colour
-    where it differs between students.
+    A note says for whom the students' intervals speak, where the table has a column seeds. Dotted is what the quantity
+    would be by chance or without the mark (the column chance); in a student's own colour where it differs between them.
     """
     missing = [name for name in _NEEDED if name not in table]
     if missing:
@@ -83,6 +91,7 @@ def cues_figure(
     if not panels:
         raise DataError(f"the table holds none of {', '.join(quantities)}: pass the table of a cue study")
     styles = method_styles(students["method"])
+    note = f"bars: {interval_note(students, several=True)}"
 
     inches = figure_width(width)
     across = min(_ACROSS, len(panels), max(1, int(inches / 1.6)))
@@ -100,7 +109,7 @@ def cues_figure(
         title_size = min(fitting(title, 7.5, cell - 0.1) for title in titles)
         top = _TOP + _TITLE * max(title.count("\n") for title in titles)
         pitch = top + _HIGH + _BOTTOM
-        height = legend + down * pitch + _LINE
+        height = legend + down * pitch + _LINE + note_height(note, inches)
         figure = new_figure(inches, height)
         for place, key in enumerate(panels):
             row, column = divmod(place, across)
@@ -110,7 +119,9 @@ def cues_figure(
             middle = 0.5 - (_LEFT - _RIGHT) / room / 2
             axes.set_title(titles[place], pad=4, fontsize=title_size, x=middle, linespacing=1.0)
         size = fitting(_XLABEL, 6.5, inches - 0.1)
-        figure.text(0.5, 0.04 / height, _XLABEL, ha="center", va="bottom", fontsize=size)
+        below = (0.04 + note_height(note, inches)) / height
+        figure.text(0.5, below, _XLABEL, ha="center", va="bottom", fontsize=size)
+        add_note(figure, note)
         add_legend(figure, entries)
     return figure
 

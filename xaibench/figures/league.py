@@ -14,7 +14,7 @@ from xaibench.errors import DataError
 from xaibench.figures.fonts import text_width
 from xaibench.figures.layout import add_note, axes_at, fitting, note_height, wrapped
 from xaibench.figures.names import explainer_label, label, method_label, metric_label
-from xaibench.figures.style import INK, MUTED, figure_width, new_figure, paper_style
+from xaibench.figures.style import INK, MUTED, figure_width, interval_note, new_figure, paper_style
 from xaibench.validation import checked
 
 __all__ = ["league_figure"]
@@ -22,7 +22,6 @@ __all__ = ["league_figure"]
 _ROW, _LEAST_ROW, _TALL, _TITLE, _TICKS = 0.155, 0.105, 8.8, 0.115, 0.26  # inches
 _RIGHT, _BETWEEN, _PANEL, _MOST = 0.14, 0.2, 0.66, 6  # inches, but the last: panels side by side
 _SMALLEST, _SMALL = 5.5, 6.0  # points
-_READING = "mean with its 95% interval; filled: the highest"
 
 
 @checked(error=DataError)
@@ -32,7 +31,8 @@ def league_figure(
     """Dot plot of a run's table: a row a method, a panel each for accuracy, agreement and the explainers' scores.
 
     table  column method, and columns X with their 95% intervals "X low", "X high"; one row a method. A row "teacher" is
-           drawn as a dashed line where it has a value
+           drawn as a dashed line where it has a value. Where there is a column seeds, the note says for whom the
+           intervals speak
     names  method, explainer or quantity -> what to write in place of its label
     width  "single", "double" or inches
 
@@ -50,7 +50,8 @@ def league_figure(
     rows = rows.sort_values((scores or quantities)[0], ascending=False, kind="stable")
     inches = figure_width(width)
     goals = teacher[quantities].to_numpy(dtype=float)[:1].reshape(-1)
-    note = _READING + ("; dashed: the teacher" if np.isfinite(goals).any() else "")
+    note = f"mean with its {interval_note(rows)}; filled: the highest"
+    note += "; dashed: the teacher" if np.isfinite(goals).any() else ""
     with paper_style():
         most = 0.3 * inches
         labels = [wrapped(method_label(str(name), names), _SMALL, most) for name in rows["method"]]

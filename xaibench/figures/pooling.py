@@ -13,9 +13,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from xaibench.errors import DataError
-from xaibench.figures.layout import add_legend, legend_height
+from xaibench.figures.layout import add_legend, add_note, legend_height, note_height
 from xaibench.figures.names import method_label, metric_label
-from xaibench.figures.style import INK, MUTED, figure_width, method_styles, new_figure, paper_style
+from xaibench.figures.style import INK, MUTED, figure_width, interval_note, method_styles, new_figure, paper_style
 from xaibench.validation import checked
 
 __all__ = ["pooling_figure"]
@@ -46,11 +46,11 @@ def pooling_figure(
     names   method or metric -> what to write in place of its label
     width   "single", "double" or inches
 
-    Lines with bars are means with 95% intervals, methods a little apart; dotted with hollow markers the same student's
-    maps of other images, and where the curves have them (column shifted) its maps shifted at random. The dashed line is
-    the score of random maps, its band +-2 standard errors of a mean over as many images, 2 chance_sd / sqrt(n / seeds),
-    for the method with the fewest defined scores. Undefined means (NaN) are left out. Raises DataError for no curves or
-    columns that are missing.
+    Lines with bars are means with 95% intervals, methods a little apart; a note says for whom these speak. Dotted with
+    hollow markers are the same student's maps of other images, and where the curves have them (column shifted) its maps
+    shifted at random. The dashed line is the score of random maps, its band +-2 standard errors of a mean over as many
+    images, 2 chance_sd / sqrt(n / seeds), for the method with the fewest defined scores. Undefined means (NaN) are left
+    out. Raises DataError for no curves or columns that are missing.
     """
     if not curves:
         raise DataError("there are no curves to draw: compute at least one with pooling_curve")
@@ -63,6 +63,7 @@ def pooling_figure(
     inches = figure_width(width)
     together = pd.concat(curves.values())
     grids = sorted(together["grid"].unique())
+    note = f"bars: {interval_note(together, several=True)}"
     with paper_style():
         entries: dict[str, Any] = {
             method_label(name, names): Line2D([], [], color=s.colour, marker=s.marker, markersize=4.2, mew=0)
@@ -72,7 +73,8 @@ def pooling_figure(
         for label, look in (_NULLS[name] for name in nulls):
             entries[label] = Line2D([], [], color=INK, **look, **_NULL)
         entries["random maps ± 2 SE of the mean"] = (Patch(**_BAND), Line2D([], [], **_CHANCE))
-        top, bottom, left, right = 0.08 + legend_height(list(entries), inches), 0.36, 0.46, 0.1
+        top, left, right = 0.08 + legend_height(list(entries), inches), 0.46, 0.1
+        bottom = 0.36 + note_height(note, inches)
         height = top + 0.55 * min(inches, 3.6) + bottom
         figure = new_figure(inches, height)
         box = (left / inches, bottom / height, 1 - (left + right) / inches, 1 - (top + bottom) / height)
@@ -104,4 +106,5 @@ def pooling_figure(
         left += max(0.0, 0.03 - figure.get_tightbbox().x0)  # for long tick labels
         axes.set_position((left / inches, bottom / height, 1 - (left + right) / inches, 1 - (top + bottom) / height))
         add_legend(figure, entries)
+        add_note(figure, note)
     return figure

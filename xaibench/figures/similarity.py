@@ -17,7 +17,16 @@ from xaibench.errors import DataError
 from xaibench.figures.fonts import text_width
 from xaibench.figures.layout import add_legend, add_note, axes_at, fitting, legend_height, note_height, wrapped
 from xaibench.figures.names import explainer_label, method_label, metric_label
-from xaibench.figures.style import INK, MUTED, MethodStyle, figure_width, method_styles, new_figure, paper_style
+from xaibench.figures.style import (
+    INK,
+    MUTED,
+    MethodStyle,
+    figure_width,
+    interval_note,
+    method_styles,
+    new_figure,
+    paper_style,
+)
 from xaibench.validation import checked
 
 __all__ = ["similarity_figure"]
@@ -61,9 +70,10 @@ def similarity_figure(
     names    method, explainer or metric -> what to write in place of its label
     width    "single", "double" or inches
 
-    Filled markers with bars are means with 95% intervals. The dashed line is the score of random maps, its band +-2
-    standard errors of a mean over as many images: 2 chance_sd / sqrt(n / seeds). Hollow markers and crosses are the
-    nulls. Methods, metrics and explainers stand in the order of their first row; undefined means (NaN) are left out.
+    Filled markers with bars are means with 95% intervals; the note says for whom these speak. The dashed line is the
+    score of random maps, its band +-2 standard errors of a mean over as many images: 2 chance_sd / sqrt(n / seeds).
+    Hollow markers and crosses are the nulls. Methods, metrics and explainers stand in the order of their first row;
+    undefined means (NaN) are left out.
     """
     missing = [name for name in _NEEDED if name not in summary]
     if missing:
@@ -76,6 +86,7 @@ def similarity_figure(
     styles = method_styles(methods)
     nulls = [name for name in _NULLS if name in summary and summary[name].notna().any()]
 
+    note = f"bars: {interval_note(summary, several=True)}{'; ' * bool(note)}{note}"
     inches = figure_width(width)
     with paper_style():
         entries = _legend(styles, nulls, names)

@@ -14,7 +14,15 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from xaibench.errors import DataError
 from xaibench.figures.layout import add_legend, add_note, axes_at, legend_height, note_height, panels_across
 from xaibench.figures.names import label, method_label
-from xaibench.figures.style import INK, MethodStyle, figure_width, method_styles, new_figure, paper_style
+from xaibench.figures.style import (
+    INK,
+    MethodStyle,
+    figure_width,
+    interval_note,
+    method_styles,
+    new_figure,
+    paper_style,
+)
 from xaibench.validation import checked
 
 __all__ = ["students_figure"]
@@ -51,7 +59,8 @@ def students_figure(
     room = inches - _LEFT - _RIGHT
     across = panels_across(len(panels), room, _BETWEEN, _NARROW)
     panel = (room + _BETWEEN) / across - _BETWEEN
-    note = "MACs: multiply-accumulates; bars: 95% intervals; methods of one cost stand a little apart"
+    bars = interval_note(table, several=True)
+    note = f"MACs: multiply-accumulates; bars: {bars}; methods of one cost stand a little apart"
     with paper_style():
         entries = {
             method_label(name, names) if name != "teacher" else label(name, names): Line2D(

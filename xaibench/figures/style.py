@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import Colormap
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 from xaibench.errors import ConfigError, unknown_name
 from xaibench.figures.fonts import any_script, families
 from xaibench.files import write_atomically
+from xaibench.similarity.intervals import speaks_for
 from xaibench.validation import checked
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "MethodStyle",
     "figure_width",
     "heatmap_colours",
+    "interval_note",
     "method_styles",
     "new_figure",
     "paper_style",
@@ -136,6 +139,14 @@ def figure_width(width: str | float) -> float:
     if not 1 <= width <= 20:
         raise ConfigError(f"figure width {width:g} in is out of range: give 1 to 20 inches, 'single' or 'double'")
     return float(width)
+
+
+def interval_note(table: pd.DataFrame, several: bool = False) -> str:
+    """What a figure says of its intervals: for whom they speak, by the least of the column seeds where there is one."""
+    text = "95% intervals" if several else "95% interval"
+    if "seeds" not in table or table["seeds"].isna().all():
+        return text
+    return f"{text} for {speaks_for(int(table['seeds'].min()))}"
 
 
 @contextmanager

@@ -12,8 +12,9 @@ import pandas as pd
 from xaibench.distillation.methods import CONTROLS
 from xaibench.errors import DataError
 from xaibench.figures.names import explainer_label, method_label, metric_label
+from xaibench.similarity.intervals import speaks_for
 
-__all__ = ["faithfulness_lines", "headline", "rests_on"]
+__all__ = ["faithfulness_lines", "headline", "rests_on", "whom"]
 
 _NAMED = 6  # models whose faithfulness is said one by one
 
@@ -85,8 +86,14 @@ def faithfulness_lines(gaps: pd.DataFrame) -> list[str]:
     return lines
 
 
+def whom(seeds: int) -> str:
+    """For whom intervals over so many training seeds (and images) speak, as a sentence."""
+    few = ", not for its method: one training says nothing about others" if seeds == 1 else ""
+    return f"Intervals speak for {speaks_for(seeds)}{few}."
+
+
 def rests_on(summary: pd.DataFrame) -> str:
-    """How many images and seeds the means rest on, by explainer."""
+    """How many images and seeds the means rest on, by explainer, and for whom their intervals speak."""
     parts = []
     for explainer, part in summary.groupby("explainer", sort=False):
         least, most = part["images"].min(), part["images"].max()
@@ -96,7 +103,8 @@ def rests_on(summary: pd.DataFrame) -> str:
         fewer = ", ".join(f"{method_label(str(method))} {count}" for method, count in seeds.items() if count < usual)
         students = f"{usual} seed{'s' * (usual > 1)}{f' ({fewer})' * bool(fewer)}"
         parts.append(f"{explainer_label(str(explainer))}: {images} of {part['explained'].max()} images and {students}")
-    return f"Means of scores rest on the explained images on which every method has a score. {'; '.join(parts)}."
+    rests = f"Means of scores rest on the explained images on which every method has a score. {'; '.join(parts)}."
+    return f"{rests} {whom(int(summary['seeds'].min()))}"
 
 
 def _gap(row: Mapping[Hashable, Any]) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.report.result_table import ResultTable
+from xaibench.report.sentences import whom
 from xaibench.report.tables import best_rows, chosen_columns
 from xaibench.run.costs import STUDENT, costs_of
 from xaibench.run.folder import TEACHER, Run
@@ -72,5 +73,5 @@ def _caption(run: Run, columns: Sequence[str]) -> str:
         seeds = run.table()["seeds"].dropna()
         several = f"{seeds.min()}" if seeds.nunique() == 1 else f"{seeds.min()} to {seeds.max()}"
         over = "seeds and images" if seeds.max() > 1 else "images"
-        parts.append(f"Seeds: {several}. ±: half of the 95% interval over {over}.")
+        parts.append(f"Seeds: {several}. ±: half of the 95% interval over {over}. {whom(int(seeds.min()))}")
     return " ".join(parts)

@@ -15,7 +15,7 @@ from xaibench.errors import RunFolderError
 from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.report.html import Html, Section, code, file_list, folded, paragraph, preformatted, reading, sheet
 from xaibench.report.result_table import ResultTable
-from xaibench.report.sentences import faithfulness_lines, rests_on
+from xaibench.report.sentences import faithfulness_lines, rests_on, whom
 from xaibench.run.breakdown import class_accuracy, class_scores, departures, method_pairs
 from xaibench.run.costs import costs_of
 from xaibench.run.folder import TEACHER, Run
@@ -99,7 +99,8 @@ def _classes(run: Run) -> Section:
         _sheet(
             run,
             class_accuracy(predictions),
-            "Accuracy by class: share of the class's test images. ±: half of the 95% interval.",
+            "Accuracy by class: share of the class's test images. ±: half of the 95% interval. "
+            + whom(len(run.config.seeds)),
         )
     ]
     for explainer in run.explainers:

@@ -1,10 +1,13 @@
-"""Means with 95% intervals, over images, over training seeds, and over both; and the one rule for undefined scores.
+"""Means with 95% intervals, over images, training seeds and subtasks; and the one rule for undefined scores.
 
-Which interval         | it speaks for
------------------------|------------------------------------------------------------------------------------------------
-bootstrap over images  | this student (or this pair of models) on other images of the same kind
-t over seeds           | other training seeds of the method
-two-way t              | other training seeds and other images
+Which interval         | it speaks for                                   | it holds the truth (95% are meant)
+-----------------------|-------------------------------------------------|-----------------------------------
+bootstrap over images  | this student (or this pair) on other images     | .92 of 20 images, .95 from 100 on
+t over seeds           | other training seeds of the method              | .95
+two-way t, ratios      | other training seeds and other images           | .92 to .98 (3 seeds), .94 to .97
+t over subtasks        | other subtasks, whatever the seeds              | .95
+
+The last column is of normal values and measured by `benchmarks/interval_coverage.py`: see docs/results.md.
 
 Undefined scores (NaN) are left out and counted. What is compared (seeds, methods, a score and its null) is compared on
 the images that all have: an image with an undefined score in one of them is left out of all (`common_images`). A seed
@@ -30,6 +33,8 @@ __all__ = [
     "paired_bootstrap",
     "ratio_interval",
     "seed_interval",
+    "speaks_for",
+    "subtask_interval",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -42,7 +47,8 @@ _NAN = float("nan")
 class Interval:
     """A mean with its interval: low <= mean <= high over n values; nan more were undefined.
 
-    low and high are NaN where n < 2: one value says nothing about its spread.
+    low and high are NaN where n < 2: one value says nothing about its spread. `speaks_for`, what the
+    function of this name says, is "" where nobody said.
     """
 
     mean: float
@@ -50,6 +56,7 @@ class Interval:
     high: float
     n: int
     nan: int = 0
+    speaks_for: str = ""
 
     def within(self, low: float, high: float) -> Interval:
         """Its ends cut at the least and greatest value that the mean can have."""
@@ -58,6 +65,15 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def speaks_for(seeds: int, subtasks: int = 1) -> str:
+    """Whom an interval over so many training seeds and subtasks speaks for, beside other images of the kind.
+
+    >>> speaks_for(1), speaks_for(3), speaks_for(3, subtasks=8)
+    ('this student', 'other training seeds', 'other subtasks')
+    """
+    return "other subtasks" if subtasks > 1 else "other training seeds" if seeds > 1 else "this student"
 
 
 def bootstrap_mean(values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> Interval:
@@ -71,7 +87,7 @@ def bootstrap_mean(values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_
     kept = x[~np.isnan(x)]
     n, nan = len(kept), int(np.isnan(x).sum())
     if n < 2:
-        return Interval(float(kept[0]) if n else _NAN, _NAN, _NAN, n, nan)
+        return Interval(float(kept[0]) if n else _NAN, _NAN, _NAN, n, nan, speaks_for(1))
     generator = draws(seed)
     means = np.empty(resamples)
     step = max(1, _CHUNK // n)
@@ -80,7 +96,7 @@ def bootstrap_mean(values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_
         means[start : start + rows] = kept[generator.integers(0, n, (rows, n))].mean(axis=1)
     low, high = np.quantile(means, _tails(level))
     mean = float(kept.mean())
-    return Interval(mean, min(float(low), mean), max(float(high), mean), n, nan)
+    return Interval(mean, min(float(low), mean), max(float(high), mean), n, nan, speaks_for(1))
 
 
 def paired_bootstrap(
@@ -102,14 +118,22 @@ def seed_interval(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
     NaN are left out and counted. (A bootstrap of so few values covers far less than it says.)
     """
     _check(level, 1)
-    x = _finite(values, "a vector (S,)", 1)
-    kept = x[~np.isnan(x)]
-    n, nan = len(kept), int(np.isnan(x).sum())
-    mean = float(kept.mean()) if n else _NAN
-    if n < 2:
-        return Interval(mean, _NAN, _NAN, n, nan)
-    half = float(_t_factor(n - 1, level) * kept.std(ddof=1) / np.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n, nan)
+    return _t_interval(_finite(values, "a vector (S,)", 1), level)
+
+
+def subtask_interval(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
+    """Mean of values (K, S), K subtasks by S training seeds, with the interval that the subtasks allow.
+
+    The subtask is the unit of generalisation: the t interval of the subtasks' means over their seeds, K - 1 degrees of
+    freedom however many seeds there are; one subtask has the interval of its seeds. For a difference between methods
+    give that of each cell. NaN are left out and counted; `n` counts the subtasks, or of one its seeds, that take part.
+    """
+    _check(level, 1)
+    x = _finite(values, "values (K, S), subtasks by seeds", 2)
+    undefined: npt.NDArray[np.bool_] = np.isnan(x)
+    tasks = x[~undefined.all(axis=1)]
+    found = _t_interval(np.nanmean(tasks, axis=1) if len(tasks) > 1 else tasks.ravel(), level)
+    return replace(found, nan=int(undefined.sum()), speaks_for=speaks_for(found.n, len(tasks)))
 
 
 def mean_interval(values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> Interval:
@@ -127,7 +151,7 @@ def mean_interval(values: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_0
     x = _finite(values, "scores (S, N), seeds by images", 2)
     kept = _complete(x[..., None])
     mean, low, high = (float(one[0]) for one in _interval(kept, seed, resamples, level))
-    return Interval(mean, low, high, kept[..., 0].size, int(np.isnan(x).sum()))
+    return Interval(mean, low, high, kept[..., 0].size, int(np.isnan(x).sum()), speaks_for(len(kept)))
 
 
 def curve_interval(
@@ -163,12 +187,12 @@ def ratio_interval(
         raise DataError(f"a ratio needs two arrays of one shape (S, N), got {a.shape} and {b.shape}")
     both = np.stack([a, b], axis=-1)
     kept = _complete(both)
-    n, nan = kept[..., 0].size, int(np.isnan(both).any(axis=-1).sum())
+    seeds, images, _ = kept.shape
+    of = kept[..., 0].size, int(np.isnan(both).any(axis=-1).sum()), speaks_for(seeds)
     above, below = kept.sum(axis=(0, 1))
     if not below > 0:
-        return Interval(_NAN, _NAN, _NAN, n, nan)
+        return Interval(_NAN, _NAN, _NAN, *of)
     ratio = float(above / below)
-    seeds, images, _ = kept.shape
     low = high = np.array([_NAN])
     if seeds == 1 and images > 1:
         means = _resampled_means(kept[0], seed, resamples)
@@ -178,7 +202,7 @@ def ratio_interval(
     elif _interval(kept[..., 1:], seed, resamples, level)[1] > 0:
         pulls = (kept[..., :1] - ratio * kept[..., 1:]) / kept[..., 1:].mean()
         low, high = (ratio + end for end in _interval(pulls, seed, resamples, level)[1:])
-    return Interval(ratio, min(float(low[0]), ratio), max(float(high[0]), ratio), n, nan)
+    return Interval(ratio, min(float(low[0]), ratio), max(float(high[0]), ratio), *of)
 
 
 def common_images(*scores: npt.ArrayLike) -> npt.NDArray[np.bool_]:
@@ -223,6 +247,14 @@ def _interval(x: Array, seed: int, resamples: int, level: float) -> tuple[Array,
     df = np.maximum(np.divide(v**2, spread, out=np.ones(points), where=spread > 0), 1)
     half = _t_factor(df, level) * np.sqrt(v / (seeds * images))
     return mean, mean - half, mean + half
+
+
+def _t_interval(x: Array, level: float) -> Interval:
+    kept = x[~np.isnan(x)]
+    n = len(kept)
+    mean = float(kept.mean()) if n else _NAN
+    half = float(_t_factor(n - 1, level) * kept.std(ddof=1) / np.sqrt(n)) if n > 1 else _NAN
+    return Interval(mean, mean - half, mean + half, n, len(x) - n, speaks_for(n))
 
 
 def _t_factor(df: npt.ArrayLike, level: float) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -14,8 +15,11 @@ __all__ = [
     "agreement",
     "calibration_error",
     "disagreement",
+    "functional_comparison",
     "jensen_shannon",
+    "log_loss",
     "probabilities",
+    "reliability",
 ]
 
 
@@ -66,20 +70,62 @@ def jensen_shannon(p: Tensor, q: Tensor) -> float:
 
 
 @checked(error=DataError)
-def calibration_error(p: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error: sum_b (n_b / N) |accuracy_b - confidence_b| over equal bins (lo, hi], in [0, 1].
+def log_loss(p: Tensor, labels: Tensor) -> float:
+    """Cross-entropy -mean_i log p_i[label_i], in nats; probabilities (N, K), labels (N,) of 0 .. K - 1."""
+    _labels(p, labels)
+    (p,) = _distributions(p)
+    if bool((labels < 0).any()) or bool((labels >= p.shape[1]).any()):
+        raise DataError(
+            f"labels from {int(labels.min())} to {int(labels.max())} with {p.shape[1]} classes: give 0 .. K-1"
+        )
+    return float(-p.gather(1, labels.long()[:, None]).log().mean())
 
-    p (N, K) probabilities, labels (N,). Source: Guo et al. 2017, arXiv 1706.04599.
+
+@checked(error=DataError)
+def reliability(p: Tensor, labels: Tensor, bins: int = 15) -> pd.DataFrame:
+    """How often a model is right at each confidence: a row a bin, low, high, confidence, accuracy, count.
+
+    p (N, K) probabilities, labels (N,). Bins (low, high] of the largest probability are equally wide; confidence and
+    accuracy are their means, NaN in an empty bin. Source: Guo et al. 2017, arXiv 1706.04599.
     """
     if bins < 1:
         raise ConfigError(f"bins must be at least 1, got {bins}: 15 is usual")
     _labels(p, labels)
     (p,) = _distributions(p)
     confidence, predicted = p.max(dim=1)
-    gap = (predicted == labels).double() - confidence
     place = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    sums = torch.zeros(bins, dtype=torch.float64, device=p.device).index_add_(0, place, gap)
-    return float(sums.abs().sum() / len(p))
+    count, sure, right = (
+        torch.zeros(bins, dtype=torch.float64, device=p.device).index_add_(0, place, values).cpu().numpy()
+        for values in (torch.ones_like(confidence), confidence, (predicted == labels).double())
+    )
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64).numpy()
+    table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "confidence": sure, "accuracy": right})
+    table[["confidence", "accuracy"]] = table[["confidence", "accuracy"]].div(count, axis=0)  # 0 / 0 is NaN
+    return table.assign(count=count.astype(int))
+
+
+@checked(error=DataError)
+def calibration_error(p: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error sum_b (n_b / N) |accuracy_b - confidence_b|, bins of `reliability`, in [0, 1]."""
+    table = reliability(p, labels, bins)
+    return float(((table["accuracy"] - table["confidence"]).abs() * table["count"]).sum() / len(p))
+
+
+@checked(error=DataError)
+def functional_comparison(p: Tensor, q: Tensor, labels: Tensor) -> dict[str, float]:
+    """All measures of arXiv 2510.12615 between a teacher and a student, as a row; probabilities (N, K), labels (N,).
+
+    p  of the teacher
+    q  of the student, of which alone accuracy, log_loss and calibration_error (15 bins) are
+    """
+    return {
+        "disagreement": disagreement(p, q),
+        "activation_distance": activation_distance(p, q),
+        "jensen_shannon": jensen_shannon(p, q),
+        "accuracy": accuracy(q, labels),
+        "log_loss": log_loss(q, labels),
+        "calibration_error": calibration_error(q, labels),
+    }
 
 
 def _matrix(outputs: Tensor) -> None:

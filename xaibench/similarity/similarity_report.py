@@ -13,7 +13,7 @@ import pandas as pd
 
 from xaibench.errors import ConfigError, DataError, unknown_name
 from xaibench.files import write_text
-from xaibench.similarity.intervals import Interval, bootstrap_mean, paired_bootstrap
+from xaibench.similarity.intervals import Interval, bootstrap_mean, paired_bootstrap, speaks_for
 from xaibench.similarity.metrics.table import METRICS
 from xaibench.validation import checked
 
@@ -122,7 +122,7 @@ class SimilarityReport:
 
     def _caption(self) -> str:
         n = self.rows["image"].nunique()
-        return f"{n} images, {self.grid}x{self.grid} grid, {self.sign} maps, mean and 95% interval"
+        return f"{n} images, {self.grid}x{self.grid} grid, {self.sign} maps, mean and 95% interval for {speaks_for(1)}"
 
     def _cells(self) -> list[list[str]]:
         """Head and rows; of the nulls those that were scored."""

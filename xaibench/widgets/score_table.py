@@ -11,6 +11,7 @@ import pandas as pd
 from ipywidgets.widgets.widget_string import HTMLStyle
 
 from xaibench.figures.names import explainer_label, method_label, metric_label
+from xaibench.report.sentences import whom
 from xaibench.report.tables import html_table
 
 __all__ = ["SCORES", "ScoreTable", "details_html", "sorted_methods"]
@@ -75,10 +76,12 @@ def details_html(scores: pd.DataFrame, methods: Sequence[str], explainer: str, m
     table = table.rename(columns={"mean": "score", "mean low": "score low", "mean high": "score high"})
     table["method"] = table["method"].map(method_label)
     title = f"{metric_label(metric)} by {explainer_label(explainer)}"
+    spoken = f" {whom(int(rows['seeds'].min()))}" if "seeds" in rows else ""
     note = (
-        "Means ± half of the 95% interval. A score counts for what it exceeds: random maps, the same student's maps of "
-        "other images or shifted. Lift: above a student trained without the teacher. Faithfulness: how much faster "
-        "the answer falls when patches vanish in the map's order than in a random one. n: scores; nan: undefined ones."
+        f"Means ± half of the 95% interval.{spoken} A score counts for what it exceeds: random maps, the same "
+        "student's maps of other images or shifted. Lift: above a student trained without the teacher. Faithfulness: "
+        "how much faster the answer falls when patches vanish in the map's order than in a random one. n: scores; "
+        "nan: undefined ones."
     )
     return (
         f"<h4>{html.escape(title)} beside what it is held against</h4>"

@@ -1,0 +1,152 @@
+"""How much of what a teacher knows, rightly and wrongly, a student has taken over (after arXiv 2510.12615).
+
+Our reconstruction: the paper's exact formula could not be read. With y_T, y_S, y_C the answers of the teacher, of a
+student and of a control of the same seed that saw no teacher (SIDDO: the same initialisation, another order of the
+data),
+
+    A+ = P(y_S = y_T | y_T right),  A- = P(y_S = y_T | y_T wrong),  D+- = A+-(student) - A+-(control)
+    tau+- = D+- / (1 - A+-(control))
+
+A student that copies the teacher with probability tau, and else answers as the control would, has A = tau + (1 - tau)
+A(control): tau, the transfer normalised by its ceiling, is recovered. The raw asymmetry D- - D+ is no measure of wrong
+knowledge: A+ of the control is near its ceiling already, so that equal transfer of both kinds makes it positive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from torch import Tensor
+
+from xaibench.errors import DataError
+from xaibench.similarity.intervals import seed_interval
+from xaibench.similarity.predictions import accuracy, agreement
+from xaibench.similarity.significance import Correction, family_table, signed_rank
+from xaibench.validation import checked
+
+__all__ = ["ASYMMETRY_WARNING", "Transfer", "transfer", "transfer_summary", "transfer_table"]
+
+ASYMMETRY_WARNING = (
+    "The raw asymmetry D- - D+ is positive from the ceiling of A+ alone, where both transfers are equal."
+)
+
+_RAW = "D- - D+ (raw)"
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What one student took over from its teacher; NaN where the teacher is never right, or never wrong.
+
+    agreement_right, agreement_wrong  A+ and A- of the student
+    control_right, control_wrong      those of the control
+    right, wrong                      images on which they rest: the teacher's right and wrong answers
+    """
+
+    agreement_right: float
+    agreement_wrong: float
+    control_right: float
+    control_wrong: float
+    right: int
+    wrong: int
+
+    @property
+    def gain_right(self) -> float:
+        """D+ = A+(student) - A+(control)."""
+        return self.agreement_right - self.control_right
+
+    @property
+    def gain_wrong(self) -> float:
+        """D- = A-(student) - A-(control)."""
+        return self.agreement_wrong - self.control_wrong
+
+    @property
+    def tau_right(self) -> float:
+        """tau+, at most 1; below 0 where the student is less like the teacher than the control is."""
+        return _normalised(self.gain_right, self.control_right)
+
+    @property
+    def tau_wrong(self) -> float:
+        """tau-, as tau+."""
+        return _normalised(self.gain_wrong, self.control_wrong)
+
+
+@checked(error=DataError)
+def transfer(teacher: Tensor, student: Tensor, control: Tensor, labels: Tensor) -> Transfer:
+    """The transfer of right and wrong knowledge to one student; logits or probabilities (N, K), labels (N,).
+
+    control  of the student's seed, trained without the teacher: SIDDO
+
+    Raises DataError for outputs of different images or classes.
+    """
+    accuracy(teacher, labels)  # refuses labels that do not fit
+    right = teacher.argmax(dim=1) == labels
+
+    def shared(model: Tensor, kind: Tensor) -> float:
+        agreement(teacher, model)  # refuses outputs that do not fit
+        return agreement(teacher[kind], model[kind]) if bool(kind.any()) else float("nan")
+
+    return Transfer(
+        agreement_right=shared(student, right),
+        agreement_wrong=shared(student, ~right),
+        control_right=shared(control, right),
+        control_wrong=shared(control, ~right),
+        right=int(right.sum()),
+        wrong=int((~right).sum()),
+    )
+
+
+@checked(error=DataError)
+def transfer_table(
+    teacher: Tensor, students: Sequence[Tensor], controls: Sequence[Tensor], labels: Tensor
+) -> pd.DataFrame:
+    """One row a seed: A+, A-, control A+, control A-, D+, D-, tau+, tau-, right, wrong; see `transfer`.
+
+    students, controls  outputs (N, K) of each seed, in the same order of seeds
+    """
+    if len(students) != len(controls):
+        raise DataError(f"{len(students)} students but {len(controls)} controls: give each seed's own control")
+    rows = []
+    for student, control in zip(students, controls):
+        one = transfer(teacher, student, control, labels)
+        row = {"A+": one.agreement_right, "A-": one.agreement_wrong}
+        row |= {"control A+": one.control_right, "control A-": one.control_wrong}
+        row |= {"D+": one.gain_right, "D-": one.gain_wrong, "tau+": one.tau_right, "tau-": one.tau_wrong}
+        rows.append(row | {"right": one.right, "wrong": one.wrong})
+    return pd.DataFrame(rows)
+
+
+@checked
+def transfer_summary(
+    tables: Mapping[str, pd.DataFrame], *, correction: Correction = "by", level: float = 0.05
+) -> pd.DataFrame:
+    """Over the seeds of each method: tau+, tau-, tau- - tau+ (the headline), and after them the raw D- - D+.
+
+    tables  method -> its `transfer_table`
+
+    Columns method, quantity, mean, low, high (t interval over seeds), speaks_for, wrong (images on which A- rests), and
+    those of `family_table`: Wilcoxon's signed-rank test over seeds of quantity > 0, all methods and quantities being
+    one family. The raw asymmetry is not tested (`ASYMMETRY_WARNING`).
+    """
+    rows, tests = [], {}
+    for method, table in tables.items():
+        quantities = {"tau+": table["tau+"], "tau-": table["tau-"], "tau- - tau+": table["tau-"] - table["tau+"]}
+        for name, values in {**quantities, _RAW: table["D-"] - table["D+"]}.items():
+            one = seed_interval(values)
+            row = {"method": method, "quantity": name, "mean": one.mean, "low": one.low, "high": one.high}
+            rows.append(row | {"speaks_for": one.speaks_for, "wrong": int(table["wrong"].min())})
+            if name != _RAW:
+                tests[method, name] = signed_rank(values)
+    family = family_table(tests, unit="seeds", correction=correction, level=level)
+    summary = pd.DataFrame(rows, columns=["method", "quantity", "mean", "low", "high", "speaks_for", "wrong"])
+    places = {key: place for place, key in enumerate(tests)}
+    chosen = [places.get(key, -1) for key in zip(summary["method"], summary["quantity"])]
+    tested = family.reset_index(drop=True).reindex(chosen).reset_index(drop=True)
+    for name in ("reachable", "significant"):
+        tested[name] = tested[name].eq(True)
+    return summary.join(tested)
+
+
+def _normalised(gain: float, control: float) -> float:
+    return gain / (1 - control) if control < 1 else float("nan")
