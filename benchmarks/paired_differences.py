@@ -2,8 +2,8 @@
 
     python benchmarks/paired_differences.py runs/people subdistill --explainer lrp
 
-Differences of cosines to the teacher, image by image and seed by seed; the 95% interval is a bootstrap that resamples
-seeds and images together. Pairs in which either score is undefined are left out and counted.
+Differences of cosines to the teacher, image by image and seed by seed, on the images that both methods have, with the
+interval of `mean_interval`: for one seed it speaks for these two students alone.
 """
 
 from __future__ import annotations
