@@ -12,6 +12,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -90,14 +91,14 @@ def _from_file(path: Path) -> ModuleType:
     name = f"{path.stem}_{hashlib.sha256(content).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ModelError(f"{path} is no Python file: name one that ends in .py")
+    loader = SourceFileLoader(name, str(path))
+    spec = ModuleSpec(name, loader, origin=str(path))
+    spec.has_location = True  # the module knows its file
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     folder = str(path.absolute().parent)
     sys.path.insert(0, folder)  # for what the file imports from beside it
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         del sys.modules[name]
         raise ModelError(f"{path} cannot be run ({_reason(error)}): correct its code") from error
