@@ -70,6 +70,9 @@ def jupyter_lab(folder, run):
     (folder / "home" / "config" / "labconfig" / "page_config.json").write_text(
         json.dumps({"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}})
     )
+    settings = folder / "home" / "config" / "lab" / "user-settings" / "@jupyterlab" / "notebook-extension"
+    settings.mkdir(parents=True, exist_ok=True)
+    (settings / "tracker.jupyterlab-settings").write_text(json.dumps({"windowingMode": "none"}))  # all cells are there
     return serving(folder, run, "jupyterlab", *options, f"--ServerApp.root_dir={folder}")
 
 
@@ -104,11 +107,23 @@ def wait_for(condition, what, seconds=PATIENCE):
 
 def run_all(page, address, notebook):
     """Open a notebook in JupyterLab and run its cells."""
-    page.goto(f"{address}lab/tree/{notebook}")
+    page.goto(f"{address}lab/tree/{notebook}?reset")  # no tabs of before
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=1000 * PATIENCE)
     page.get_by_text("| Idle").wait_for(timeout=1000 * PATIENCE)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.locator("[data-command='runmenu:run-all']").click()
+
+
+def wait_until_run(page):
+    """Return when every cell has run, or one has failed; fail for a traceback or an error stream."""
+    cells, failed = page.locator(".jp-CodeCell .jp-InputPrompt"), page.get_by_text("Traceback (most recent call last)")
+
+    def over():
+        return failed.count() or all(text.strip("[]: ").isdigit() for text in cells.all_inner_texts())
+
+    wait_for(over, "not every cell was run")
+    errors = page.locator("[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type$='.error']")
+    assert [text for text in errors.all_inner_texts() if text.strip()] == []
 
 
 def pictures(panel):

@@ -60,7 +60,7 @@ def test_losses_a_term_and_layer_accuracy_and_agreement_are_pictures_that_say_wh
     panel.start()
     losses, accuracies = alts(panel)
     assert losses.startswith("Training loss by epoch; after epoch 1: total ")
-    assert all(f"{name} " in losses for name in ("ce", "kd", *map(str, tiny_pair.layers)))
+    assert all(f"{name} " in losses for name in ("cross-entropy", "KD", *(one.teacher for one in tiny_pair.layers)))
     assert re.search(r"accuracy [\d.]+, agreement with the teacher [\d.]+; best accuracy .* the teacher's", accuracies)
 
 

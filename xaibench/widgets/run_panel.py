@@ -86,6 +86,7 @@ class RunPanel(RunTraits):
         first = {"explainer": self.results.explainers[0], "metric": self.results.metric}
         first |= {"method": self.results.methods[0], "question": next(iter(self.results.questions), "")}
         super().__init__(**{**first, **traits})
+        self.add_class("xaibench-run")
         self._build()
         self.observe(self._ask, list(ASKED))
         self._settling = False
@@ -157,8 +158,11 @@ class RunPanel(RunTraits):
             control.observe(lambda change, name=name: self._choose(name, change.new), "value")
         self._scores = ScoreTable(known.explainers, self._clicked)
         self._title, self._body, self._images = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self._text = widgets.Textarea(layout=widgets.Layout(width="auto", height="16rem"))
-        self._text.tooltip = "the table, to copy from"
+        self._text = widgets.Textarea(
+            description="to copy",
+            style={"description_width": "initial"},
+            layout=widgets.Layout(width="auto", height="16rem"),
+        )
         self._asking = button("ask now", self._pressed_ask, icon="play", tooltip="answer this question by its defaults")
         self._refreshing = button("read again", self.refresh, icon="refresh", tooltip="read the run's files again")
         self._title.value = f"<b>{html.escape(known.title)}</b>"

@@ -79,6 +79,7 @@ class SubspacePanel(Panel):
         widths = {"k": min(view.widths[first], view.most(first))} if first in view.channels else {}
         self._spectra: dict[str, str] = {}
         super().__init__(**{"layer": first, **widths, **traits})
+        self.add_class("xaibench-subspaces")
         self._build()
         self.observe(self._move, "layer")
         self.observe(self._ask, list(_TRAITS))

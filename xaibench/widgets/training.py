@@ -122,6 +122,7 @@ class TrainingPanel(Panel):
         texts = [method_name(parse_method(text)) for text in methods or METHODS]
         start = {"method": texts[0] if methods else "subdistill", "layers": tuple(map(str, pair.layers))}
         super().__init__(**{**start, **traits})
+        self.add_class("xaibench-training")
         self._settings = Settings(self._choose, pair, task.train.shape[1:], texts)
         self._start = button("start", lambda: self._try(self.start), icon="play", tooltip="train from the beginning")
         self._resume = button("resume", lambda: self._try(self.resume), icon="forward")

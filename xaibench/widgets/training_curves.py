@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from xaibench.figures.names import layer_label, method_label
 from xaibench.figures.style import INK, MUTED, new_figure, paper_style
 from xaibench.widgets.pictures import figure_html
 
@@ -57,9 +58,14 @@ def _terms(rows: Rows) -> list[str]:
     return [name for name in rows[-1] if name not in _NO_TERMS and not name.startswith(("validation_", "lrp_"))]
 
 
+def _term(name: str) -> str:
+    """A term of the loss for readers: the labels' cross-entropy, a method's, or that of a layer pair."""
+    return "cross-entropy" if name == "ce" else method_label(layer_label(name))
+
+
 def _losses(rows: Rows) -> str:
     """The total loss and its terms, before they are weighted, as an <img>."""
-    names = {"loss": "total", **{name: name for name in _terms(rows)}}
+    names = {"loss": "total", **{name: _term(name) for name in _terms(rows)}}
     curves = {label: _curve(rows, name) for name, label in names.items()}
     with paper_style():
         figure, axes = _axes("loss (terms unweighted)")
