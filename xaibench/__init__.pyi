@@ -83,6 +83,7 @@ from .run.figures import figure as figure
 from .run.folder import Run as Run
 from .run.folder import open_run as open_run
 from .run.pipeline import run_config as run_config
+from .run.results import results as results
 from .similarity.compare import compare as compare
 from .similarity.cross_flip import cross_flip as cross_flip
 from .similarity.faithfulness import flipping_gap as flipping_gap

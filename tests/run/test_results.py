@@ -27,6 +27,17 @@ def test_the_table_of_a_run_says_what_its_numbers_rest_on(tiny_run):
     assert results(run, ["method", "seeds"]).caption == f"Students of fashion-mnist ({', '.join(run.classes)})."
 
 
+def test_a_paper_has_its_own_names_and_a_label(tiny_run):
+    run = open_run(tiny_run)
+    table = results(run, ["method", "lrp cosine"], names={"subdistill": "Ours", "lrp": "relevance", "cosine": "cos"})
+    latex = table.render("latex", label="tab:ours")
+    assert "method & relevance cos" in latex
+    assert "\nOurs & " in latex
+    assert "heatmaps (cos), images: relevance n = " in latex
+    assert "\\label{tab:ours}" in latex
+    assert "subdistill" not in latex
+
+
 def test_costs_stand_beside_each_method(tiny_run):
     run = open_run(tiny_run)
     table = results(run, ["method", *COSTS])

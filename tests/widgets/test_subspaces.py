@@ -104,7 +104,8 @@ def test_the_images_of_a_direction_are_those_that_it_responds_to(panel_of, tiny_
     assert pictures == [
         f"Relevance of direction 2 of layer3 for {test.keys[i]}, {test.classes[test.labels[i]]}" for i in expected
     ]
-    sds = [float(value) for value in re.findall(r"([-+][\d.]+) sd", panel._looks.value)]
+    shown = panel._looks.value.replace("−", "-")
+    sds = [float(value) for value in re.findall(r"([-+][\d.]+) sd", shown)]
     np.testing.assert_allclose(sds, means[expected], atol=0.02)
 
 

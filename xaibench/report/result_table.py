@@ -51,10 +51,11 @@ class ResultTable:
             f"{self.caption} {_BOLD}".strip() if any(self.bold.get(str(name)) for name in self.data) else self.caption
         )
 
-    def render(self, form: str, *, width: int = 100) -> str:
+    def render(self, form: str, *, width: int = 100, label: str = "") -> str:
         """As "text" with the caption below it, "html", "latex" or "csv" (all columns at full precision, no caption).
 
         width  characters a line of text
+        label  of the LaTeX table, for \\ref
 
         Raises UnknownNameError for another format.
         """
@@ -65,7 +66,7 @@ class ResultTable:
             return html_table(data, caption=self.marked_caption, bold=bold) + "\n"
         if form == "latex":
             data, bold = self.labelled()
-            return latex_table(data, caption=self.marked_caption, bold=bold)
+            return latex_table(data, caption=self.marked_caption, label=label, bold=bold)
         if form == "csv":
             return csv_table(self.data)
         raise unknown_name("format", form, FORMATS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -21,8 +21,10 @@ COSTS = ("parameters", "macs", "latency_ms")
 
 
 @checked
-def results(run: Run, columns: Sequence[str] | None = None) -> ResultTable:
+def results(run: Run, columns: Sequence[str] | None = None, *, names: Mapping[str, str] | None = None) -> ResultTable:
     """The table of methods (`Run.table`) with these columns in this order; None: all but `COSTS`.
+
+    names  method, explainer or metric -> what to write in its place in HTML and LaTeX, as for `figure`
 
     Bold are, among the students, the highest mean and each whose 95% interval reaches it. Raises UnknownNameError for a
     column that the run does not have, RunFolderError for costs that were not measured.
@@ -35,16 +37,18 @@ def results(run: Run, columns: Sequence[str] | None = None) -> ResultTable:
             table = table.assign(**dict.fromkeys(COSTS, 0.0))  # names that may be meant
         table = chosen_columns(table, columns)
     students = [row for row, method in enumerate(run.table()["method"]) if method != TEACHER]
-    return ResultTable(table, _caption(run, list(map(str, table))), best_rows(table, students), labels_of(run))
+    return ResultTable(
+        table, _caption(run, list(map(str, table)), names), best_rows(table, students), labels_of(run, names)
+    )
 
 
-def labels_of(run: Run) -> dict[str, str]:
+def labels_of(run: Run, names: Mapping[str, str] | None = None) -> dict[str, str]:
     """How the run's methods, students, explainers, metrics and the columns of its tables are written for readers."""
-    explainers = {name: explainer_label(name) for name in run.explainers}
-    metrics = {name: metric_label(name) for name in run.config.similarity.metrics}
+    explainers = {name: explainer_label(name, names) for name in run.explainers}
+    metrics = {name: metric_label(name, names) for name in run.config.similarity.metrics}
     columns = {f"{name} {run.metric}": f"{label} {metrics[run.metric]}" for name, label in explainers.items()}
     columns |= {f"{name} lift": f"{label} lift" for name, label in explainers.items()}
-    named = {name: method_label(name) for name in (*run.config.methods, *run.students)}
+    named = {name: method_label(name, names) for name in (TEACHER, *run.config.methods, *run.students)}
     return explainers | metrics | columns | named | {"macs": "MACs", "latency_ms": "latency (ms)"}
 
 
@@ -53,7 +57,7 @@ def _with_costs(table: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{name: own[name].to_numpy() for name in COSTS})
 
 
-def _caption(run: Run, columns: Sequence[str]) -> str:
+def _caption(run: Run, columns: Sequence[str], names: Mapping[str, str] | None) -> str:
     """What the columns show, and the images and seeds that they rest on."""
     summary = run.summary()
     explained = summary[summary["metric"] == run.metric].groupby("explainer", sort=False)["images"].first()
@@ -62,8 +66,8 @@ def _caption(run: Run, columns: Sequence[str]) -> str:
         parts.append(f"Accuracy and agreement with the teacher: n = {run.manifest['images']['test']} test images.")
     shown = [name for name in explained.index if {f"{name} {run.metric}", f"{name} lift"} & set(columns)]
     if shown:
-        counts = "; ".join(f"{explainer_label(str(name))} n = {explained[name]}" for name in shown)
-        parts.append(f"Likeness to the teacher's heatmaps ({metric_label(run.metric)}), images: {counts}.")
+        counts = "; ".join(f"{explainer_label(str(name), names)} n = {explained[name]}" for name in shown)
+        parts.append(f"Likeness to the teacher's heatmaps ({metric_label(run.metric, names)}), images: {counts}.")
     if any(name.endswith(" lift") for name in columns):
         parts.append("Lift: above a student trained without the teacher.")
     if set(COSTS) & set(columns):

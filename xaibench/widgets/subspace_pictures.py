@@ -125,7 +125,8 @@ def _image(
         what = f"Relevance of direction {direction + 1} of {layer} for {key}, {label}"
         inside += image_html(heatmap_pixels(maps[place], limit), what)
     pair = f'<div class="xb-pair">{inside}</div>'
-    return card(label, pair, html.escape(key), f"<small>{look.strength[place]:+.2f} sd</small>")
+    strength = f"{look.strength[place]:+.2f} sd".replace("-", "−")
+    return card(label, pair, html.escape(key), f"<small>{strength}</small>")
 
 
 def _by_dimension(ylabel: str, counts: tuple[int, ...]) -> tuple[Figure, Axes]:
