@@ -12,7 +12,7 @@ import typer
 from rich.logging import RichHandler
 
 from xaibench.allocator import kept_memory
-from xaibench.cli import experiments, figure, jobs, questions, tools  # noqa: F401 (their commands)
+from xaibench.cli import experiments, figure, jobs, questions, studies, tools  # noqa: F401 (their commands)
 from xaibench.cli.app import app, errors
 from xaibench.errors import XaibenchError
 from xaibench.progress import show_progress

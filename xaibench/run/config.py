@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from importlib import resources
 from pathlib import Path
@@ -34,6 +34,7 @@ __all__ = [
     "SimilarityConfig",
     "StudentConfig",
     "TeacherConfig",
+    "parse_assignment",
     "presets",
     "read_toml",
     "with_assignments",
@@ -235,13 +236,17 @@ class RunConfig:
         return RunConfig.from_dict(with_assignments(self.to_dict(), assignments))
 
 
-def read_toml(path: Path | str) -> tuple[dict[str, Any], Path]:
-    """What a TOML file, or the preset of that name, says, and the folder in which its relative paths lie."""
-    if str(path) in presets():
-        return _parsed(presets()[str(path)], f"preset {path}"), Path()
+def read_toml(path: Path | str, known: Mapping[str, str] | None = None) -> tuple[dict[str, Any], Path]:
+    """What a TOML file, or the preset of that name, says, and the folder in which its relative paths lie.
+
+    known  preset -> its TOML text; None: those of a run
+    """
+    known = presets() if known is None else known
+    if str(path) in known:
+        return _parsed(known[str(path)], f"preset {path}"), Path()
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"no configuration at {path}: give a TOML file or a preset ({', '.join(presets())})")
+        raise ConfigError(f"no configuration at {path}: give a TOML file or a preset ({', '.join(known)})")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -251,15 +256,8 @@ def read_toml(path: Path | str) -> tuple[dict[str, Any], Path]:
 
 def with_assignments(raw: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """Apply assignments such as "train.epochs=5" to nested dicts, in place."""
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"'{assignment}' is not of the form section.key=value, as in train.epochs=5")
-        try:
-            value = tomllib.loads(f"v = {text}")["v"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        *sections, last = key.strip().split(".")
+    for key, value in map(parse_assignment, assignments):
+        *sections, last = key.split(".")
         target = raw
         for section in sections:
             target = target.get(section)  # type: ignore[assignment]
@@ -269,6 +267,17 @@ def with_assignments(raw: dict[str, Any], assignments: Sequence[str]) -> dict[st
     return raw
 
 
+def parse_assignment(assignment: str) -> tuple[str, Any]:
+    """ "train.epochs=5" -> ("train.epochs", 5); the value is TOML, or else the text as it stands."""
+    key, equals, text = assignment.partition("=")
+    if not equals:
+        raise ConfigError(f"'{assignment}' is not of the form section.key=value, as in train.epochs=5")
+    try:
+        return key.strip(), tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), text
+
+
 def _parsed(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
@@ -276,7 +285,7 @@ def _parsed(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source} is not valid TOML: {error}") from error
 
 
-def presets() -> dict[str, str]:
-    """Preset name -> its TOML text."""
-    folder = resources.files("xaibench.run") / "presets"
+def presets(package: str = "xaibench.run") -> dict[str, str]:
+    """Preset name -> its TOML text, of those beside the modules of a package."""
+    folder = resources.files(package) / "presets"
     return {f.name.removesuffix(".toml"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".toml")}

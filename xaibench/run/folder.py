@@ -5,7 +5,9 @@ files.json                        SHA-256 of the tables and what they were made 
 images.safetensors                the explained test images, their labels and keys
 subspace.safetensors              moments of the teacher's layers
 students/METHOD/seedN/            student.safetensors, history.csv, job.json (resume.pt while it trains);
-                                  influence.{csv,pdf,png} where training images were weighted
+                                  influence.{csv,pdf,png} where training images were weighted;
+                                  failed.json instead, in a study, where there is none and why
+logits.safetensors                every model's logits of the whole test set, and its labels, see `outputs`
 attributions/KEY.safetensors      relevance and areas of flipping, under the key of all they depend on (`store.keys`)
 explanations.json                 explainer -> model -> key of its maps, or why there are none
 predictions.csv  validity.csv  faithfulness.csv  cost.csv  scores.csv  summary.csv  table.csv  table.tex
@@ -19,26 +21,26 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from xaibench.attribution.result import Attribution
 from xaibench.attribution.store.store import AttributionStore
+from xaibench.data.image_files import read_images, write_images
 from xaibench.data.images import ImageSet, Preprocessing
-from xaibench.errors import CheckpointError, ConfigError, ExplanationError, RunFolderError, unknown_name
-from xaibench.files import write_atomically, write_text
+from xaibench.errors import CheckpointError, ConfigError, DataError, ExplanationError, RunFolderError, unknown_name
+from xaibench.files import write_text
 from xaibench.models.checkpoints import load_checkpoint
 from xaibench.run.config import RunConfig
 from xaibench.run.job import Job, StudentFolder, StudentKey, jobs_of
 from xaibench.run.ledger import Ledger, digest
 from xaibench.run.manifest import read_manifest
+from xaibench.run.siblings import siblings
 from xaibench.validation import checked
 
 __all__ = ["TEACHER", "UNTRAINED", "Run", "file_name", "open_run"]
@@ -102,15 +104,20 @@ class Run:
         """Name of a student ("kd/seed0") -> what trains it."""
         return {str(job.key): job for job in jobs_of(self.config)}
 
-    @cached_property
+    @property
     def keys(self) -> tuple[StudentKey, ...]:
         """The students by method and seed, in the order of `students`."""
-        return tuple(job.key for job in self.jobs.values())
+        return tuple(self.jobs[name].key for name in self.students)
 
     @property
     def students(self) -> tuple[str, ...]:
-        """Names of the trained students: "kd/seed0", "subdistill/seed0", ..."""
-        return tuple(self.jobs)
+        """Names of the students: "kd/seed0", "subdistill/seed0", ..., but for those in `failures`."""
+        return tuple(name for name in self.jobs if not self.student_folder(name).failure)
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Name of a student that could not be made -> why; it is left out of everything."""
+        return {name: error for name in self.jobs if (error := self.student_folder(name).failure)}
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -124,31 +131,24 @@ class Run:
     @property
     def store(self) -> AttributionStore:
         """Where the run's maps lie."""
-        return AttributionStore(self.folder / "attributions", max_bytes=2**62)
+        lenders = partial(siblings, self.folder, "attributions")
+        return AttributionStore(self.folder / "attributions", max_bytes=2**62, lenders=lenders)
 
     @cached_property
     def images(self) -> ImageSet:
         """The explained test images."""
-        path = self.ledger.require("images.safetensors", "explain")
         try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["about"])
-                pixels, labels = file.get_tensor("images"), file.get_tensor("labels")
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise RunFolderError(f"{path} is corrupt ({error}): run 'xaibench explain {self.folder}'") from error
-        return ImageSet(pixels, labels, self.classes, tuple(about["keys"]), about["source"])
+            return read_images(self.ledger.require("images.safetensors", "explain"), self.classes)
+        except DataError as error:
+            raise RunFolderError(f"{error}: run 'xaibench explain {self.folder}'") from error
 
     def save_images(self, images: ImageSet) -> None:
-        about = json.dumps({"keys": images.keys, "source": images.source})
-        tensors = {"images": images.images.contiguous(), "labels": images.labels}
-        path = self.folder / "images.safetensors"
-        write_atomically(path, lambda partial: save_file(tensors, partial, metadata={"about": about}))
-        self.ledger.record(path.name)
+        self.ledger.record(write_images(self.folder / "images.safetensors", images).name)
 
     def student_folder(self, name: str) -> StudentFolder:
         """Where student "kd/seed0" lies."""
         if name not in self.jobs:
-            raise unknown_name("student", name, self.students)
+            raise unknown_name("student", name, self.jobs)
         return StudentFolder(self.folder / "students" / file_name(name))
 
     def student_path(self, name: str) -> Path:
@@ -296,5 +296,5 @@ def open_run(folder: Path | str) -> Run:
 
 
 def file_name(name: str) -> str:
-    """The name of a method or explainer as part of a path: its options' punctuation becomes "_"."""
+    """The name of a method or explainer as part of a path."""
     return re.sub(r"[^A-Za-z0-9._/-]+", "_", name)

@@ -95,6 +95,24 @@ class StudentFolder:
     def about_path(self) -> Path:
         return self.folder / "job.json"
 
+    @property
+    def failure(self) -> str:
+        """Why the last training of the student ended without one; "" where none failed, or one is under way."""
+        try:
+            return str(json.loads((self.folder / "failed.json").read_text(encoding="utf-8"))["error"])
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError, KeyError, TypeError):
+            return "failed.json is damaged"
+
+    def fail(self, error: str, traceback: str) -> None:
+        """Note why there is no student."""
+        write_json(self.folder / "failed.json", {"error": error, "traceback": traceback.splitlines()})
+
+    def begin(self) -> None:
+        """Forget an earlier failure."""
+        (self.folder / "failed.json").unlink(missing_ok=True)
+
     def about(self) -> dict[str, Any]:
         """What job.json says. Raises RunFolderError where it is missing or damaged."""
         try:

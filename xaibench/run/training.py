@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
@@ -26,8 +27,9 @@ from xaibench.run.config import RunConfig
 from xaibench.run.folder import Run
 from xaibench.run.inputs import Assets, assets_of
 from xaibench.run.job import Job, StudentFolder
-from xaibench.run.ledger import digest
+from xaibench.run.ledger import Ledger, digest
 from xaibench.run.manifest import asset_hashes, library_versions
+from xaibench.run.siblings import siblings
 from xaibench.similarity.metrics.table import pool
 from xaibench.subspace.moments import LayerMoments, load_moments, save_moments
 from xaibench.validation import checked
@@ -63,6 +65,7 @@ def train(
     if kept.about_path.exists():
         _log.warning("%s: the student is trained again", kept.trouble)
         kept.about_path.unlink(missing_ok=True)
+    kept.begin()
     sweep_partials(folder)
     assets = assets or assets_of(job.data, job.teacher, job.student)
     fabric = fabric or make_fabric(job.recipe)
@@ -109,8 +112,11 @@ def distill_students(run: Run, assets: Assets, fabric: Fabric) -> None:
         fabric.barrier()
 
 
-def check_trainable(config: RunConfig, assets: Assets) -> None:
-    """Build every method on a few images, so that what does not fit is refused before anything is written."""
+def check_trainable(config: RunConfig, assets: Assets) -> bool:
+    """Build every method on a few images, so that what does not fit is refused before anything is written.
+
+    Returns whether a method needs the moments of the teacher's layers (`shared_moments`).
+    """
     pair = assets.student_pair(config.seeds[0])
     few = assets.task.train.sample(16, config.data.seed)
     sample = pair.preprocessing(few.images[:2])
@@ -120,6 +126,7 @@ def check_trainable(config: RunConfig, assets: Assets) -> None:
         own = measure if work.teacher is pair.teacher else partial(measure_moments, work, few)
         method.build(Setting(work, sample, own, few.labels, config.train.batch_size, config.train.epochs))
     pool(torch.zeros(1, *few.shape[1:]), config.similarity.grid)
+    return measure.cache_info().currsize > 0
 
 
 def shared_moments(run: Run, assets: Assets, fabric: Fabric | None = None) -> Mapping[str, LayerMoments]:
@@ -131,13 +138,21 @@ def shared_moments(run: Run, assets: Assets, fabric: Fabric | None = None) -> Ma
     except (CheckpointError, RunFolderError) as error:
         if (run.folder / name).is_file():
             _log.warning("%s: the moments are measured again", error)
-    moments = measure_moments(assets.pair, assets.task.train, fabric)
+    moments = _lent_moments(run, name, source) or measure_moments(assets.pair, assets.task.train, fabric)
     if fabric is None or fabric.is_global_zero:
         save_moments(run.folder / name, moments)
         run.ledger.record(name, source=source)
     if fabric is not None:
         fabric.barrier()
     return load_moments(run.folder / name)
+
+
+def _lent_moments(run: Run, name: str, source: str) -> dict[str, LayerMoments] | None:
+    """Those that another run of the study has measured on the same images."""
+    for folder in siblings(run.folder):
+        with contextlib.suppress(CheckpointError, RunFolderError):
+            return load_moments(Ledger(folder).require(name, "distill", source))
+    return None
 
 
 def _influence_figure(table: pd.DataFrame, train: ImageSet, name: str) -> Figure:

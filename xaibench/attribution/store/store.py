@@ -6,7 +6,9 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +17,7 @@ from torch import Tensor
 from xaibench.attribution.result import Attribution
 from xaibench.attribution.store.sealed_files import load_sealed, save_sealed
 from xaibench.errors import ConfigError, ExplanationError, XaibenchError
-from xaibench.files import sweep_partials
+from xaibench.files import sweep_partials, write_atomically
 from xaibench.validation import checked
 
 __all__ = ["AttributionStore", "default_store"]
@@ -36,14 +38,21 @@ class AttributionStore:
 
     folder     is made when something is first kept; other files in it are left alone
     max_bytes  at least 1
+    lenders    gives the folders of other stores, from which what is missing here is taken
     """
 
     @checked
-    def __init__(self, folder: Path | str, max_bytes: int = 2 * 2**30) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        max_bytes: int = 2 * 2**30,
+        lenders: Callable[[], Iterable[Path]] = tuple,
+    ) -> None:
         if max_bytes < 1:
             raise ConfigError(f"max_bytes must be at least 1, got {max_bytes}: give the bytes that the store may hold")
         self.folder = Path(folder).expanduser()
         self.max_bytes = max_bytes
+        self._lenders = lenders
 
     def __repr__(self) -> str:
         used = f"{self.size / 2**20:.1f} of at most {self.max_bytes / 2**20:.0f} MiB"
@@ -87,6 +96,8 @@ class AttributionStore:
         if key is None:
             return None
         path = self.path_of(key)
+        if not path.exists():
+            self._borrow(path)
         try:
             value = load(path)
         except ExplanationError as error:
@@ -97,6 +108,14 @@ class AttributionStore:
         with contextlib.suppress(OSError):
             os.utime(path)
         return value
+
+    def _borrow(self, path: Path) -> None:
+        for folder in self._lenders():
+            with contextlib.suppress(OSError, XaibenchError):
+                source = folder / path.name
+                if source.is_file():
+                    write_atomically(path, partial(shutil.copyfile, source))
+                    return
 
     def _keep(self, key: str | None, save: Callable[[Path], object]) -> None:
         if key is None:

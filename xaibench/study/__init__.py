@@ -1,0 +1,1 @@
+"""Many runs: what a claim about methods is tested on."""

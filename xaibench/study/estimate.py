@@ -1,0 +1,130 @@
+"""What a study will do and about how long it will take, from a few steps of each kind of work."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+
+import pandas as pd
+import torch
+
+from xaibench.attribution.explain import explain_model, parse_explainer
+from xaibench.attribution.targets import make_target
+from xaibench.data.images import ImageSet
+from xaibench.data.tasks import Task
+from xaibench.distillation.distill import distill, make_fabric, measure_moments
+from xaibench.models.predict import predict_logits
+from xaibench.progress import progress, silent_unless
+from xaibench.run.config import RunConfig
+from xaibench.run.inputs import Assets, load_assets
+from xaibench.similarity.patch_order import patch_side
+from xaibench.study.folder import Study
+
+__all__ = ["cells"]
+
+_BATCHES = 5  # of a training that is timed
+_IMAGES = 10  # that are explained
+_PREDICTED = 200  # for which logits are computed
+
+
+def cells(study: Study, accelerator: str = "auto") -> pd.DataFrame:
+    """One row a run: its place in the grid, its students, how many of them are there, and about how many minutes of one
+    process the rest will take.
+
+    The estimate is an upper bound as a rule: it has the teacher run in every step, which a cache of its outputs saves.
+    It measures the first run of each pair of models, so that the others are known by their numbers of images.
+    """
+    measured: dict[tuple[object, ...], _Times] = {}
+    rows = []
+    with progress("estimate", len(study.runs)) as advance:
+        for condition in study.config.conditions:
+            run, config = study.runs[condition.name], condition.config
+            assets = load_assets(config)
+            pair = (config.teacher, config.student, config.data.size, config.methods, config.explain.explainers)
+            if pair not in measured:
+                measured[pair] = _measure(config, assets, accelerator)
+            times, images = measured[pair], assets.task
+            done = [name for name in run.jobs if run.is_distilled(name)]
+            trainings = sum(
+                config.train.epochs * (times.training[job.key.method_name] * len(images.train))
+                + config.train.epochs * times.forward * len(images.validation)
+                for name, job in run.jobs.items()
+                if name not in done
+            )
+            explained = len(run.models) * config.explain.images * times.explanation
+            seconds = 0.0 if run.finished and not run.failures else trainings + explained
+            rows.append(
+                {"run": condition.name, **dict(condition.levels)}
+                | {"images": len(images.train), "students": len(run.jobs), "done": len(done)}
+                | {"minutes": round(seconds / 60, 1)}
+            )
+            advance(note=condition.name)
+    return pd.DataFrame(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Times:
+    """Seconds an image: a training step by method, a forward pass, all that is explained of it."""
+
+    training: dict[str, float]
+    forward: float
+    explanation: float
+
+
+def _measure(config: RunConfig, assets: Assets, accelerator: str) -> _Times:
+    fabric = make_fabric(config.train, accelerator)
+    pair, task, batch = assets.student_pair(config.seeds[0]), assets.task, config.train.batch_size
+    recipe = dataclasses.replace(config.train, epochs=1, views=0)
+    some, many = (task.test.sample(count, config.data.seed) for count in (_IMAGES, _PREDICTED))
+    measure = cache(partial(measure_moments, pair, some))
+
+    def train(method: str, batches: int) -> None:
+        small = Task(_rows(task, batches * batch), some, some, task.subtask, task.dataset)
+        distill(pair, small, method, recipe, seed=config.seeds[0], measure=measure, fabric=fabric)
+
+    def predict(count: int) -> None:
+        predict_logits(pair.teacher, many.take(range(count)), pair.preprocessing, device=fabric.device)
+
+    def explain(count: int) -> None:
+        few = some.take(range(count))
+        target = make_target(predict_logits(pair.teacher, few, pair.preprocessing), few.labels)
+        x = pair.preprocessing(few.images)
+        for explainer in config.explain.explainers:
+            explain_model(pair.student, x, target, parse_explainer(explainer), pair.preprocessing, device=fabric.device)
+
+    with silent_unless(False), _without_warnings():
+        training = {method: _a_step(partial(train, method), _BATCHES) / batch for method in config.methods}
+        forward, explanation = _a_step(predict, len(many)), _a_step(explain, len(some))
+    flips = (patch_side(*some.shape[1:]) ** 2 + 1) * (len(config.explain.explainers) + 2)
+    return _Times(training, forward, explanation + flips * forward)
+
+
+def _a_step(work: Callable[[int], object], steps: int) -> float:
+    """Seconds of one step of `work(steps)`, without what it does once."""
+    seconds = []
+    for count in (2, 2, steps):  # the first one warms up
+        began = time.monotonic()
+        work(count)
+        seconds.append(time.monotonic() - began)
+    return max(0.0, seconds[2] - seconds[1]) / (steps - 2)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """What a few images are warned of says nothing about the study."""
+    logger = logging.getLogger("xaibench")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _rows(task: Task, count: int) -> ImageSet:
+    """`count` training images; some more than once where there are too few."""
+    return task.train.take(torch.arange(count).remainder(len(task.train)).tolist())
