@@ -20,7 +20,7 @@ from filelock import FileLock
 from xaibench.errors import ConfigError
 from xaibench.study.tasks import Outcome, Task, attempt
 
-__all__ = ["Engine", "Processes", "available_memory"]
+__all__ = ["Engine", "Processes", "Serial", "available_memory"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +41,32 @@ class Engine(Protocol):
 
     def stop(self) -> None:
         """End everything, also what is being done."""
+
+
+class Serial:
+    """This process, one task after the other: for a debugger, and for notebooks.
+
+    accelerator  "cpu", "cuda" or "auto"
+    """
+
+    def __init__(self, folder: Path, *, accelerator: str = "auto") -> None:
+        self._accelerator = accelerator
+        self._task: Task | None = None
+
+    def has_room(self) -> bool:
+        return self._task is None
+
+    def start(self, task: Task) -> None:
+        self._task = task
+
+    def wait(self) -> tuple[Task, Outcome]:
+        task, self._task = self._task, None
+        if task is None:
+            raise RuntimeError("no task was started")
+        return task, attempt(task, self._accelerator)
+
+    def stop(self) -> None:
+        self._task = None
 
 
 class Processes:
