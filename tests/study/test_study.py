@@ -1,0 +1,223 @@
+"""A study that was killed, failed in part, or met a full disk goes on to the results of one that was left alone."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+from filelock import FileLock
+
+from xaibench.errors import RunFolderError
+from xaibench.study.config import StudyConfig
+from xaibench.study.engines import Processes, Serial
+from xaibench.study.folder import open_study
+from xaibench.study.run_study import run_study, tasks_left
+from xaibench.study.tasks import Task
+
+KD = "students/student-only/seed0"
+
+
+@pytest.fixture
+def copied(tiny_study, tmp_path):
+    return open_study(shutil.copytree(tiny_study.folder, tmp_path / "study"))
+
+
+def scores(folder):
+    return (folder / "scores.csv").read_bytes()
+
+
+def command(*arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "xaibench", "study", *map(str, arguments), "--accelerator", "cpu"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_every_run_is_a_finished_run_of_its_own(tiny_study):
+    assert tiny_study.finished
+    assert not tiny_study.failures
+    assert list(tiny_study.runs) == ["tops", "footwear"]
+    for run in tiny_study.runs.values():
+        assert run.finished
+        assert len(run.students) == 4
+        assert (run.folder / "report.html").is_file()
+    assert not tasks_left(tiny_study)
+
+
+def test_a_study_opens_as_it_was_asked_for(tiny_study, study_toml):
+    assert open_study(tiny_study.folder).config == StudyConfig.load(study_toml)
+
+
+def test_what_is_done_is_not_done_again(copied, contents):
+    before = contents(copied.folder)
+    run_study(copied.config, copied.folder, engine=Serial)
+    after = contents(copied.folder)
+    assert {k: v for k, v in after.items() if not k.startswith("work/")} == {
+        k: v for k, v in before.items() if not k.startswith("work/")
+    }
+
+
+def test_a_student_that_cannot_be_made_is_on_record_and_the_rest_goes_on(copied):
+    student = copied.runs["tops"].folder / KD
+    kept = student.with_name("kept")
+    student.rename(kept)
+    (student / "student.safetensors").mkdir(parents=True)  # cannot be replaced by a file
+    study = run_study(copied.config, copied.folder, engine=Serial)
+    ((task, error),) = study.failures.items()
+    assert task == "student tops student-only/seed0"
+    assert "cannot write" in error
+    run = study.runs["tops"]
+    assert set(run.failures) == {"student-only/seed0"}
+    assert run.finished
+    assert len(run.students) == 3
+    assert "student-only/seed0" not in set(run.predictions()["model"])
+    assert not study.finished
+    text = study.failure_path(Task("student", run.folder, run.config, "student-only/seed0")).read_text()
+    assert "Traceback" in text
+    # mended, it is tried again, and leaves what there would have been without the failure
+    shutil.rmtree(student)
+    again = run_study(copied.config, copied.folder, engine=Serial)
+    assert again.finished
+    assert not again.failures
+    assert len(run.students) == 4
+
+
+def test_a_killed_study_goes_on_to_the_same_bytes(tiny_study, study_toml, tmp_path):
+    folder, moments = tmp_path / "study", random.Random(0)
+    kills = 0
+    while not (folder / "scores.csv").is_file():
+        process = command(study_toml, "--out", folder, "--workers", 2)
+        try:
+            process.communicate(timeout=moments.uniform(4, 12) * (1 + kills))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+        assert kills < 20
+    assert kills, "nothing was killed"
+    one = run_study(StudyConfig.load(study_toml), tmp_path / "whole", engine=partial(Processes, workers=1))
+    assert scores(folder) == scores(one.folder)
+
+
+def test_workers_end_with_the_study_that_was_killed(study_toml, tmp_path):
+    folder = tmp_path / "study"
+    process = command(study_toml, "--out", folder, "--workers", 1)
+    lock = folder / "work" / "worker0.lock"
+    while not lock.is_file():
+        time.sleep(0.1)
+        assert process.poll() is None, process.communicate()
+    time.sleep(1)
+    process.kill()
+    process.communicate()
+    FileLock(lock).acquire(timeout=20)  # Timeout is raised where the worker lives on
+
+
+def test_the_second_runner_leaves(copied, study_toml):
+    with FileLock(copied.folder / "work" / "runner.lock"):
+        second = command(study_toml, "--out", copied.folder)
+        _, error = second.communicate(timeout=120)
+    assert second.returncode == 2
+    assert "another process works on" in error
+    assert "Traceback" not in error
+
+
+def test_a_full_disk_ends_the_study_and_nothing_is_corrupt(study_toml, tmp_path, monkeypatch, tiny_study):
+    from xaibench.study import tasks
+
+    def full(*args, **kwargs):
+        raise RunFolderError("cannot write x: No space left on device") from OSError(28, "No space left on device")
+
+    folder = tmp_path / "study"
+    with monkeypatch.context() as patched:
+        patched.setattr(tasks, "train", full)
+        with pytest.raises(RunFolderError, match="No space left on device.*goes on when it is started again"):
+            run_study(StudyConfig.load(study_toml), folder, engine=Serial)
+    assert not open_study(folder).failures
+    assert scores(run_study(StudyConfig.load(study_toml), folder, engine=Serial).folder) == scores(tiny_study.folder)
+
+
+def test_a_worker_that_dies_fails_its_task_only(copied, monkeypatch, tmp_path):
+    engine = Processes(tmp_path / "work", workers=1)
+    run = copied.runs["tops"]
+    task = Task("finish", run.folder, run.config)
+    engine.start(task)
+    pool = engine._slots[0]._pool
+    while not pool._processes:
+        time.sleep(0.05)
+    next(iter(pool._processes.values())).kill()
+    ended, outcome = engine.wait()
+    assert ended == task
+    assert "its process was killed" in outcome.error
+    engine.start(task)
+    assert not engine.wait()[1].error
+    engine.stop()
+
+
+def test_memory_bounds_how_many_work(tmp_path):
+    engine = Processes(tmp_path, workers=4, memory=10)
+    assert engine.has_room()
+    engine._running = {object(): None}
+    assert not engine.has_room()  # what a task needs is not known yet
+    engine._peak = 4
+    assert engine.has_room()
+    engine._running = {object(): None, object(): None}
+    assert not engine.has_room()
+
+
+@pytest.mark.parametrize(
+    ("assignments", "says"),
+    [
+        (["seeds=[0]"], "its run tops has other settings"),
+        (["vary.data.subtask=['tops']"], "its run footwear is not asked for now"),
+        (["claim=student-only"], "claim was"),
+    ],
+)
+def test_another_study_is_refused_with_the_first_difference(copied, study_toml, assignments, says):
+    with pytest.raises(RunFolderError, match=says):
+        run_study(StudyConfig.load(study_toml, assignments), copied.folder, engine=Serial)
+
+
+def test_an_extended_study_keeps_its_students(copied, study_toml, contents):
+    before = {k: v for k, v in contents(copied.folder).items() if k.endswith("student.safetensors")}
+    config = StudyConfig.load(study_toml, ["vary.data.subtask=['tops','footwear',['Bag','Coat']]"])
+    study = run_study(config, copied.folder, engine=Serial, extend=True)
+    assert list(study.runs) == ["tops", "footwear", "Bag-Coat"]
+    assert study.finished
+    after = contents(study.folder)
+    assert {k: after[k] for k in before} == before
+
+
+def test_folders_that_are_no_study_are_refused(tmp_path, study_toml):
+    config = StudyConfig.load(study_toml)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    with pytest.raises(RunFolderError, match="not empty and holds no study"):
+        run_study(config, tmp_path / "full", engine=Serial)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match="choose another study folder"):
+        run_study(config, tmp_path / "file", engine=Serial)
+    with pytest.raises(RunFolderError, match="no study in"):
+        open_study(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"conditions": 3, "axes": [], "about": "", "claim": ""}'])
+def test_a_damaged_study_says_so(tmp_path, text):
+    (tmp_path / "study.json").write_text(text)
+    with pytest.raises(RunFolderError, match="is corrupt"):
+        open_study(tmp_path)
+
+
+def test_a_study_of_another_version_says_so(copied):
+    path = copied.folder / "study.json"
+    path.write_text(path.read_text().replace('"epochs"', '"epoches"'))
+    with pytest.raises(RunFolderError, match="was written by another version .*did you mean 'epochs'"):
+        open_study(copied.folder)
