@@ -24,7 +24,7 @@ LAYERS = (
     ("report",),
     ("run",),
     ("questions",),
-    ("experiments",),
+    ("experiments", "study"),
     ("widgets", "testing"),
     ("pytest_plugin",),
     ("cli",),

@@ -31,6 +31,7 @@ FILES = {
     "files.json",
     "explanations.json",
     "images.safetensors",
+    "logits.safetensors",
     "subspace.safetensors",
     "report.html",
     "table.tex",
