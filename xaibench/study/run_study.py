@@ -12,7 +12,7 @@ from xaibench.errors import RunFolderError
 from xaibench.study.config import StudyConfig
 from xaibench.study.engines import Engine, Processes
 from xaibench.study.folder import Study, begin_study, forget_failure, locked, open_study, record_failure
-from xaibench.study.report import write_results
+from xaibench.study.results import write_results
 from xaibench.study.schedule import Event, Needs, work_off
 from xaibench.study.tasks import Task, tasks_of
 from xaibench.validation import checked

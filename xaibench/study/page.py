@@ -1,0 +1,198 @@
+"""The page of a study."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from xaibench.errors import DataError
+from xaibench.figures.differences import difference_figure
+from xaibench.figures.league import league_figure
+from xaibench.figures.likeness import likeness_figure
+from xaibench.figures.names import method_label
+from xaibench.figures.reliability import reliability_figure
+from xaibench.figures.style import save_figure
+from xaibench.figures.transfer import transfer_figure
+from xaibench.report.html import Html, Picture, Section, file_list, paragraph, picture, preformatted, sheet
+from xaibench.report.result_table import ResultTable
+from xaibench.report.seen import means_seen
+from xaibench.run.folder import TEACHER, file_name
+from xaibench.run.outputs import load_outputs
+from xaibench.similarity.predictions import probabilities, reliability
+from xaibench.similarity.transfer import ASYMMETRY_WARNING, transfer_summary
+from xaibench.study.folder import Study
+from xaibench.study.tables import CONTROL, power_notes, rank_table
+
+__all__ = ["Group", "headline", "sections"]
+
+_FUNCTIONAL = ("agreement", "activation_distance", "jensen_shannon", "accuracy", "log_loss", "calibration_error")
+
+_FILES = {
+    "students.csv": "a row a student",
+    "methods.csv": "means of the methods with intervals",
+    "methods.tex": "the same for LaTeX",
+    "differences.csv": "differences between methods with tests",
+    "scores.csv": "a row a score of an image",
+    "study.json": "the grid",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The students of one point of the grid, all subtasks together, and what they come to.
+
+    name  "fraction 0.1"; "" where there is one group
+    """
+
+    name: str
+    students: pd.DataFrame
+    table: ResultTable
+    means: pd.DataFrame
+    differences: pd.DataFrame
+
+    @property
+    def stem(self) -> str:
+        """The end of its files' names."""
+        return f"-{file_name(self.name)}" if self.name else ""
+
+    @property
+    def suffix(self) -> str:
+        """The end of its captions."""
+        return f" ({self.name})" if self.name else ""
+
+
+def headline(study: Study, parts: Sequence[Group]) -> str:
+    """What the tests say, in a sentence or two; without a claim, what was compared."""
+    done, all_ = len(study.finished_runs), len(study.runs)
+    size = f"{study.config.students} students in {all_} runs" + (f", {done} of them finished" if done < all_ else "")
+    claim = study.config.claim
+    if not claim:
+        return f"{size}: {len(study.config.methods)} methods with {len(study.config.seeds)} seeds each."
+    said = []
+    for part in parts:
+        for quantity, rows in part.differences.groupby("quantity", sort=False):
+            won = [method_label(str(b)) for b in rows.loc[rows["significant"], "b"]]
+            if not rows["reachable"].any():
+                continue
+            name = part.table.labels.get(str(quantity), str(quantity))
+            over = f"{int(rows['n'].max())} {rows['unit'].iloc[0]}"
+            what = ", ".join(won) if won else "no other method"
+            said.append(f"{name}{part.suffix} significantly above {what} over {over}")
+    text = f"{method_label(claim)}: {'; '.join(said)}" if said else "No difference can be significant with so few units"
+    return f"{text}. ({size}; 5%, Benjamini-Yekutieli.)"
+
+
+def sections(study: Study, parts: Sequence[Group]) -> list[Section]:
+    """The sections of the page; figures are saved beside it."""
+    return [
+        Section("Methods", list(_methods(study, parts))),
+        Section("Differences", list(_differences(study, parts))),
+        Section("Are more accurate students also more alike?", list(_likeness(study, parts))),
+        Section("What the students do with the teacher's answers", list(_functional(study, parts))),
+        Section("Runs", list(_runs(study))),
+        Section("Files", [paragraph("Beside this page, in the study's folder:"), file_list(_files(study))]),
+    ]
+
+
+def _methods(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
+    for part in parts:
+        figure = league_figure(part.means.drop(columns=["subtasks"]))
+        yield _saved(study, f"methods{part.stem}", figure, f"Methods{part.suffix}", means_seen(part.means))
+        yield sheet(part.table)
+        ranks = rank_table(part.students)
+        caption = "Mean rank among the methods, 1 is the highest, over subtasks and seeds"
+        yield sheet(ResultTable(ranks, f"{caption}{part.suffix}.", {}, part.table.labels))
+
+
+def _differences(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
+    for part in parts:
+        table = part.differences
+        if table.empty:
+            continue
+        caption = f"Differences between methods{part.suffix}"
+        if table["difference"].notna().any():
+            seen = "Chart of differences; their numbers are in the table below"
+            yield _saved(study, f"differences{part.stem}", difference_figure(table), caption, seen)
+        shown = table.drop(columns=["test", "reachable"]).rename(
+            columns={"low": "difference low", "high": "difference high", "p_holm": "p (Holm)", "p_by": "p (B.-Y.)"}
+        )
+        test = " and ".join(dict.fromkeys(table["test"]))
+        sides = "one-sided" if study.config.claim else "two-sided"
+        text = f"{caption}. {test}, {sides}; pairs of one quantity are a family, corrected by Holm and "
+        text += "Benjamini-Yekutieli. effect: rank-biserial correlation; significant: at 5% after the latter."
+        yield sheet(ResultTable(shown, text, {}, part.table.labels))
+        for note in power_notes(table):
+            yield paragraph(note, "note")
+
+
+def _likeness(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
+    for part in parts:
+        metric = next(iter(study.finished_runs.values())).metric
+        figure = likeness_figure(part.students, metric)
+        seen = "Scatter of accuracy against likeness to the teacher; its numbers are in students.csv"
+        yield _saved(study, f"likeness{part.stem}", figure, f"Accuracy and likeness{part.suffix}", seen)
+
+
+def _functional(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
+    for part in parts:
+        means = part.students.groupby("method", sort=False)[list(_FUNCTIONAL)].mean().reset_index()
+        caption = f"Answers compared with the teacher's, mean over all students{part.suffix} (arXiv 2510.12615)."
+        yield sheet(ResultTable(means, caption, {}, part.table.labels | {"jensen_shannon": "Jensen-Shannon"}))
+    for name, run in study.finished_runs.items():
+        rows = pd.concat([part.students[part.students["run"] == name] for part in parts])
+        if "tau+" in rows and rows["tau+"].notna().any():
+            tables = {str(m): own for m, own in rows.dropna(subset=["tau+"]).groupby("method", sort=False)}
+            yield from _transfer(study, name, tables)
+        outputs, labels = load_outputs(run)
+        first = f"/seed{study.config.seeds[0]}"
+        shown = [model for model in outputs if model == TEACHER or model.endswith(first)]
+        curves = {model: reliability(probabilities(outputs[model]), labels) for model in shown}
+        caption = f"Reliability, {name}: accuracy against confidence (seed {study.config.seeds[0]})"
+        yield _saved(study, f"reliability-{name}", reliability_figure(curves), caption, "Reliability curves")
+
+
+def _transfer(study: Study, name: str, tables: dict[str, pd.DataFrame]) -> Iterator[Html]:
+    summary = transfer_summary(tables)
+    caption = (
+        f"Transfer of right and wrong knowledge, {name}: tau is the share of the teacher's answers that a student "
+        f"copies beyond {method_label(CONTROL)}, by whether they are right (tau+) or wrong (tau-); our reconstruction."
+    )
+    try:
+        figure = transfer_figure(tables)
+    except DataError:
+        return
+    yield _saved(study, f"transfer-{name}", figure, caption, "Transfer of wrong against right knowledge")
+    shown = summary.drop(columns=["test", "reachable", "speaks_for"]).rename(
+        columns={"low": "mean low", "high": "mean high", "wrong": "images teacher wrong"}
+    )
+    yield sheet(ResultTable(shown, caption, {}, {m: method_label(m) for m in tables}))
+    yield paragraph(ASYMMETRY_WARNING, "note")
+
+
+def _runs(study: Study) -> Iterator[Html]:
+    rows = []
+    for name, run in study.runs.items():
+        link = f"runs/{quote(name)}/report.html"
+        done = sum(run.is_distilled(student) for student in run.jobs)
+        text = f'<a href="{link}">{html.escape(name)}</a>' if run.finished else html.escape(name)
+        state = f"{done} of {len(run.jobs)} students" + ("" if run.finished else ", not finished")
+        rows.append(f"<li>{text}: {state}</li>")
+    yield Html(f"<ul>{''.join(rows)}</ul>")
+    failures = study.failures
+    if failures:
+        yield paragraph("Failed, and left out of everything above:", "no")
+        yield preformatted("\n".join(f"{task}: {error}" for task, error in failures.items()))
+
+
+def _files(study: Study) -> dict[str, str]:
+    return {name: what for name, what in _FILES.items() if (study.folder / name).is_file()}
+
+
+def _saved(study: Study, stem: str, figure: Figure, caption: str, seen: str) -> Html:
+    save_figure(figure, study.folder / stem)
+    return picture(Picture(figure, caption, seen))

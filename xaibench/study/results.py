@@ -1,0 +1,79 @@
+"""What a study leaves beside its runs: tables for programs and papers, figures, and a page."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from xaibench.figures.names import explainer_label, method_label, metric_label
+from xaibench.files import write_text
+from xaibench.report.html import write_report
+from xaibench.report.result_table import ResultTable
+from xaibench.report.tables import best_rows, csv_table
+from xaibench.study.folder import Study
+from xaibench.study.page import Group, headline, sections
+from xaibench.study.tables import difference_table, groups, method_means, quantities, student_table
+
+__all__ = ["labels_of", "write_results"]
+
+
+def write_results(study: Study) -> None:
+    """Write what the finished runs say together; nothing where none is finished.
+
+    scores.csv       all scores of all runs, a row each
+    students.csv     a row a student, see `student_table`
+    methods.csv      a row a method: means with intervals, see `method_means`; methods.tex for a paper
+    differences.csv  a row a pair of methods and quantity, with tests, see `difference_table`
+    report.html      and its figures
+    """
+    students = student_table(study)
+    if students.empty:
+        return
+    write_text(study.folder / "scores.csv", csv_table(_scores(study)))
+    write_text(study.folder / "students.csv", csv_table(students))
+    parts = []
+    for name, rows in groups(study.config, students):
+        means = method_means(rows)
+        labels = labels_of(study, rows)
+        table = ResultTable(means.drop(columns=["subtasks", "seeds", "speaks_for"]), _caption(means, name), {}, labels)
+        table = ResultTable(table.data, table.caption, best_rows(table.data), labels)
+        parts.append(Group(name, rows, table, means, difference_table(rows, study.config.claim)))
+    for stem, tables in (("methods", [p.means for p in parts]), ("differences", [p.differences for p in parts])):
+        named = [table.assign(group=part.name) if len(parts) > 1 else table for part, table in zip(parts, tables)]
+        write_text(study.folder / f"{stem}.csv", csv_table(pd.concat(named, ignore_index=True)))
+    write_text(study.folder / "methods.tex", "\n".join(part.table.render("latex") for part in parts))
+    title = study.config.about or "What the students of many runs have in common"
+    write_report(
+        study.folder / "report.html", title=title, headline=headline(study, parts), sections=sections(study, parts)
+    )
+
+
+def labels_of(study: Study, students: pd.DataFrame) -> dict[str, str]:
+    """How methods and quantities are written for readers."""
+    labels = {name: method_label(name) for name in study.config.methods}
+    for name in quantities(students):
+        explainer, _, metric = name.rpartition(" ")
+        if explainer:
+            written = metric if metric == "lift" else metric_label(metric)
+            labels[name] = f"{explainer_label(explainer)} {written}"
+    return labels
+
+
+def _scores(study: Study) -> pd.DataFrame:
+    parts = []
+    for condition in study.config.conditions:
+        run = study.runs[condition.name]
+        if run.finished:
+            scores = run.scores()
+            parts.append(scores.assign(run=condition.name, **dict(condition.levels)))
+            parts[-1] = parts[-1][["run", *dict(condition.levels), *scores.columns]]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _caption(means: pd.DataFrame, group: str) -> str:
+    subtasks, seeds = int(means["subtasks"].max()), int(means["seeds"].max())
+    over = f"{subtasks} subtasks" if subtasks > 1 else f"{seeds} seeds"
+    text = f"Means over {over}" + (f" of {seeds} {'seeds' if seeds > 1 else 'seed'} each" if subtasks > 1 else "")
+    whom = str(means["speaks_for"].iloc[0])
+    bars = f" ±: half of the 95% interval, which speaks for {whom}." if whom != "this student" else ""
+    lift = " Lift: above a student trained without the teacher." if any(str(c).endswith(" lift") for c in means) else ""
+    return f"{group + ': ' if group else ''}{text}.{bars}{lift}"

@@ -1,0 +1,188 @@
+"""What the runs of a study say together: a row a student, then means with intervals, then tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from xaibench.run.folder import TEACHER, Run
+from xaibench.run.outputs import load_outputs
+from xaibench.similarity.intervals import subtask_interval
+from xaibench.similarity.predictions import functional_comparison, probabilities
+from xaibench.similarity.significance import RankTest, Unit, family_table, power_note, signed_rank
+from xaibench.similarity.similarity_report import INDEPENDENT
+from xaibench.similarity.transfer import transfer_table
+from xaibench.study.config import StudyConfig
+from xaibench.study.folder import Study
+
+__all__ = [
+    "CONTROL",
+    "difference_table",
+    "groups",
+    "method_means",
+    "power_notes",
+    "quantities",
+    "rank_table",
+    "student_table",
+]
+
+CONTROL = "siddo"
+"""The method that transfer is measured against: the same initialisation, another order of the data, no teacher."""
+
+SUBTASK = "subtask"
+"""The axis whose values are the units that a claim about methods is tested on."""
+
+_NAMES = ("run", "method", "seed")
+_LOWER_IS_BETTER = ("disagreement", "activation_distance", "jensen_shannon", "log_loss", "calibration_error")
+
+
+def student_table(study: Study) -> pd.DataFrame:
+    """One row a student of the finished runs.
+
+    Columns run, an axis each, method, seed; accuracy, agreement and the measures of `functional_comparison` on the test
+    set; for each explainer "X METRIC", the mean over the images that all students of the run can be compared on, and
+    "X lift", that above the student of the same seed without a teacher; where `CONTROL` was trained, "tau+", "tau-" and
+    what they rest on, see `transfer`.
+    """
+    parts = []
+    for condition in study.config.conditions:
+        run = study.runs[condition.name]
+        if run.finished:
+            rows = _students(run)
+            rows.insert(0, "run", condition.name)
+            for place, (axis, level) in enumerate(condition.levels):
+                rows.insert(1 + place, axis, level)
+            parts.append(rows)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_NAMES])
+
+
+def quantities(students: pd.DataFrame) -> list[str]:
+    """The columns of `student_table` that are compared between methods."""
+    shown, ends = ("accuracy", "agreement"), (f" {_metric(students)}", " lift")
+    return [name for name in map(str, students) if name in shown or name.endswith(ends)]
+
+
+def groups(config: StudyConfig, students: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The students of each point of the grid but for its subtask, with the point as text ("" where there is one)."""
+    axes = [axis for axis, _ in config.axes if axis != SUBTASK]
+    if not axes:
+        yield "", students
+        return
+    for levels, rows in students.groupby(axes, sort=False):
+        yield ", ".join(f"{axis} {level}" for axis, level in zip(axes, levels)), rows
+
+
+def method_means(students: pd.DataFrame) -> pd.DataFrame:
+    """One row a method: subtasks, seeds, and the mean "X" of each of `quantities` with its interval "X low", "X high".
+
+    With several subtasks the interval speaks for other subtasks, with one for other seeds: `subtask_interval`.
+    """
+    rows = []
+    for method, own in students.groupby("method", sort=False):
+        row: dict[str, object] = {"method": method, "subtasks": own["run"].nunique(), "seeds": own["seed"].nunique()}
+        for name in quantities(students):
+            one = subtask_interval(_grid(own, name))
+            row |= {name: one.mean, f"{name} low": one.low, f"{name} high": one.high, "speaks_for": one.speaks_for}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def difference_table(students: pd.DataFrame, claim: str = "") -> pd.DataFrame:
+    """One row a quantity and pair of methods: a, b, quantity, difference (a - b), low, high, columns of `family_table`.
+
+    claim  the method that is said to be above every other: pairs of it alone, tested one-sided; "": all, two-sided
+
+    Units are the subtasks where there are several (each one's mean over its seeds), else the seeds. All pairs of one
+    quantity are a family.
+    """
+    methods = list(students["method"].unique())
+    pairs = [(claim, other) for other in methods if other != claim] if claim else list(combinations(methods, 2))
+    parts = []
+    for name in quantities(students):
+        tests: dict[tuple[str, str], RankTest] = {}
+        rows: list[tuple[object, ...]] = []
+        unit: Unit = "seeds"
+        for a, b in pairs:
+            gap = _grid(students[students["method"] == a], name) - _grid(students[students["method"] == b], name)
+            units, unit = _units(gap)
+            one = subtask_interval(gap.to_numpy())
+            tests[a, b] = signed_rank(units, alternative="greater" if claim else "two-sided")
+            rows.append((a, b, name, one.mean, one.low, one.high, one.speaks_for))
+        table = pd.DataFrame(rows, columns=["a", "b", "quantity", "difference", "low", "high", "speaks_for"])
+        parts.append(table.join(family_table(tests, unit=unit).reset_index(drop=True)))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def rank_table(students: pd.DataFrame) -> pd.DataFrame:
+    """One row a method: its mean rank by each of `quantities`, 1 being the highest, with its interval."""
+    ranks = students[["run", "method", "seed"]].copy()
+    for name in quantities(students):
+        ranks[name] = students.groupby(["run", "seed"])[name].rank(ascending=False)
+    return method_means(ranks).drop(columns=["subtasks", "seeds", "speaks_for"])
+
+
+def power_notes(differences: pd.DataFrame) -> list[str]:
+    """What would be needed where nothing could be significant, each sentence once."""
+    if differences.empty:
+        return []
+    notes = [power_note(family) for _, family in differences.groupby("quantity", sort=False)]
+    return list(dict.fromkeys(note for note in notes if note))
+
+
+def _students(run: Run) -> pd.DataFrame:
+    outputs, labels = load_outputs(run)
+    chances = {name: probabilities(logits) for name, logits in outputs.items()}
+    scores = run.scores()
+    means = {explainer: _means(scores, explainer, run.metric) for explainer in run.explainers}
+    rows = []
+    for key in run.keys:
+        own = functional_comparison(chances[TEACHER], chances[str(key)], labels)
+        row: dict[str, object] = {"method": key.method_name, "seed": key.seed, "accuracy": own.pop("accuracy")}
+        row |= {"agreement": 1 - own["disagreement"]} | own
+        for explainer, mean in means.items():
+            row[f"{explainer} {run.metric}"] = mean["matched"].get((key.method_name, key.seed), np.nan)
+            row[f"{explainer} lift"] = mean["lift"].get((key.method_name, key.seed), np.nan)
+        rows.append(row | _transfer(chances, str(key), f"{CONTROL}/seed{key.seed}", labels))
+    table = pd.DataFrame(rows)
+    return table.drop(columns=[name for name in table if str(name).endswith(" lift") and table[name].isna().all()])
+
+
+def _means(scores: pd.DataFrame, explainer: str, metric: str) -> dict[str, dict[Any, float]]:
+    """Mean score, and mean gain over the independent student, of each student, on the images that all have."""
+    chosen = scores[(scores["explainer"] == explainer) & (scores["metric"] == metric)]
+    tables = {
+        pairing: part.pivot(index=["method", "seed"], columns="image", values="value")
+        for pairing, part in chosen.groupby("pairing")
+    }
+    matched = tables["matched"]
+    common = matched.loc[:, matched.dropna(how="all").notna().all()]
+    independent = tables.get(INDEPENDENT)
+    lift = pd.Series(dtype=float) if independent is None else (common - independent[common.columns]).mean(axis=1)
+    return {"matched": common.mean(axis=1).to_dict(), "lift": lift.dropna().to_dict()}
+
+
+def _transfer(outputs: dict[str, Tensor], student: str, control: str, labels: Tensor) -> dict[str, float]:
+    if control not in outputs or student == control:
+        return {}
+    (row,) = transfer_table(outputs[TEACHER], [outputs[student]], [outputs[control]], labels).to_dict("records")
+    return {str(name): float(value) for name, value in row.items()}
+
+
+def _grid(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """Subtasks (or the one run) by seeds."""
+    return rows.pivot(index="run", columns="seed", values=quantity).astype(float)
+
+
+def _units(gap: pd.DataFrame) -> tuple[np.ndarray, Unit]:
+    if len(gap) > 1:
+        return gap.mean(axis=1).to_numpy(), "subtasks"
+    return gap.to_numpy().ravel(), "seeds"
+
+
+def _metric(students: pd.DataFrame) -> str:
+    return next((str(name).rpartition(" ")[2] for name in students if " " in str(name)), "cosine")
