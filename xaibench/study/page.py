@@ -142,7 +142,7 @@ def _functional(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
     for part in parts:
         means = part.students.groupby("method", sort=False)[list(_FUNCTIONAL)].mean().reset_index()
         caption = f"Answers compared with the teacher's, mean over all students{part.suffix} (arXiv 2510.12615)."
-        yield sheet(ResultTable(means, caption, {}, part.table.labels | {"jensen_shannon": "Jensen-Shannon"}))
+        yield sheet(ResultTable(means, caption, {}, {**part.table.labels, "jensen_shannon": "Jensen-Shannon"}))
     for name, run in study.finished_runs.items():
         rows = pd.concat([part.students[part.students["run"] == name] for part in parts])
         if "tau+" in rows and rows["tau+"].notna().any():
