@@ -102,6 +102,10 @@ from .similarity.similarity_report import SimilarityReport as SimilarityReport
 from .similarity.transfer import transfer as transfer
 from .similarity.transfer import transfer_summary as transfer_summary
 from .similarity.transfer import transfer_table as transfer_table
+from .study.config import StudyConfig as StudyConfig
+from .study.folder import Study as Study
+from .study.folder import open_study as open_study
+from .study.run_study import run_study as run_study
 from .testing import assert_explains_alike as assert_explains_alike
 from .widgets.explorer import Explorer as Explorer
 from .widgets.explorer import explore as explore

@@ -129,14 +129,14 @@ def test_the_second_runner_leaves(copied, study_toml):
 
 
 def test_a_full_disk_ends_the_study_and_nothing_is_corrupt(study_toml, tmp_path, monkeypatch, tiny_study):
-    from xaibench.study import tasks
+    from xaibench.study import work
 
     def full(*args, **kwargs):
         raise RunFolderError("cannot write x: No space left on device") from OSError(28, "No space left on device")
 
     folder = tmp_path / "study"
     with monkeypatch.context() as patched:
-        patched.setattr(tasks, "train", full)
+        patched.setattr(work, "train", full)
         with pytest.raises(RunFolderError, match=r"No space left on device.*goes on when it is started again"):
             run_study(StudyConfig.load(study_toml), folder, engine=Serial)
     assert not open_study(folder).failures

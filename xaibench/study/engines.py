@@ -18,7 +18,8 @@ import torch
 from filelock import FileLock
 
 from xaibench.errors import ConfigError
-from xaibench.study.tasks import Outcome, Task, attempt
+from xaibench.study.tasks import Outcome, Task
+from xaibench.study.work import attempt
 
 __all__ = ["Engine", "Processes", "Serial", "available_memory"]
 
