@@ -142,11 +142,12 @@ def figure_width(width: str | float) -> float:
 
 
 def interval_note(table: pd.DataFrame, several: bool = False) -> str:
-    """What a figure says of its intervals: for whom they speak, by the least of the column seeds where there is one."""
+    """What a figure says of its intervals: for whom they speak, by the least of the columns seeds and subtasks."""
     text = "95% intervals" if several else "95% interval"
     if "seeds" not in table or table["seeds"].isna().all():
         return text
-    return f"{text} for {speaks_for(int(table['seeds'].min()))}"
+    subtasks = int(table["subtasks"].min()) if "subtasks" in table else 1
+    return f"{text} for {speaks_for(int(table['seeds'].min()), subtasks)}"
 
 
 @contextmanager

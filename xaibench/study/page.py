@@ -10,7 +10,6 @@ from urllib.parse import quote
 import pandas as pd
 from matplotlib.figure import Figure
 
-from xaibench.errors import DataError
 from xaibench.figures.differences import difference_figure
 from xaibench.figures.league import league_figure
 from xaibench.figures.likeness import likeness_figure
@@ -18,7 +17,7 @@ from xaibench.figures.names import method_label
 from xaibench.figures.reliability import reliability_figure
 from xaibench.figures.style import save_figure
 from xaibench.figures.transfer import transfer_figure
-from xaibench.report.html import Html, Picture, Section, file_list, paragraph, picture, preformatted, sheet
+from xaibench.report.html import Html, Picture, Section, file_list, folded, paragraph, picture, preformatted, sheet
 from xaibench.report.result_table import ResultTable
 from xaibench.report.seen import means_seen
 from xaibench.run.folder import TEACHER, file_name
@@ -26,11 +25,15 @@ from xaibench.run.outputs import load_outputs
 from xaibench.similarity.predictions import probabilities, reliability
 from xaibench.similarity.transfer import ASYMMETRY_WARNING, transfer_summary
 from xaibench.study.folder import Study
-from xaibench.study.tables import CONTROL, power_notes, rank_table
+from xaibench.study.tables import CONTROL, method_means, power_notes, rank_table
 
 __all__ = ["Group", "headline", "sections"]
 
 _FUNCTIONAL = ("agreement", "activation_distance", "jensen_shannon", "accuracy", "log_loss", "calibration_error")
+
+_P = {"p_holm": "p (Holm)", "p_by": "p (B.-Y.)"}
+
+_DRAWN = 8  # runs whose transfer and reliability are drawn
 
 _FILES = {
     "students.csv": "a row a student",
@@ -101,7 +104,7 @@ def sections(study: Study, parts: Sequence[Group]) -> list[Section]:
 
 def _methods(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
     for part in parts:
-        figure = league_figure(part.means.drop(columns=["subtasks"]))
+        figure = league_figure(part.means)
         yield _saved(study, f"methods{part.stem}", figure, f"Methods{part.suffix}", means_seen(part.means))
         yield sheet(part.table)
         ranks = rank_table(part.students)
@@ -118,8 +121,8 @@ def _differences(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
         if table["difference"].notna().any():
             seen = "Chart of differences; their numbers are in the table below"
             yield _saved(study, f"differences{part.stem}", difference_figure(table), caption, seen)
-        shown = table.drop(columns=["test", "reachable"]).rename(
-            columns={"low": "difference low", "high": "difference high", "p_holm": "p (Holm)", "p_by": "p (B.-Y.)"}
+        shown = table.drop(columns=["test", "reachable", "speaks_for"]).rename(
+            columns={"low": "difference low", "high": "difference high", "a": "method", "b": "minus", **_P}
         )
         test = " and ".join(dict.fromkeys(table["test"]))
         sides = "one-sided" if study.config.claim else "two-sided"
@@ -139,37 +142,46 @@ def _likeness(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
 
 
 def _functional(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
+    labels = {name: name.replace("_", " ") for name in _FUNCTIONAL} | {"jensen_shannon": "Jensen-Shannon"}
     for part in parts:
-        means = part.students.groupby("method", sort=False)[list(_FUNCTIONAL)].mean().reset_index()
-        caption = f"Answers compared with the teacher's, mean over all students{part.suffix} (arXiv 2510.12615)."
-        yield sheet(ResultTable(means, caption, {}, {**part.table.labels, "jensen_shannon": "Jensen-Shannon"}))
-    for name, run in study.finished_runs.items():
+        means = method_means(part.students, _FUNCTIONAL).drop(columns=["subtasks", "seeds", "speaks_for"])
+        caption = f"Answers compared with the teacher's{part.suffix} (arXiv 2510.12615). ±: half of the 95% interval."
+        yield sheet(ResultTable(means, caption, {}, {**part.table.labels, **labels}))
+    runs = list(study.finished_runs)
+    for name in runs[:_DRAWN]:
         rows = pd.concat([part.students[part.students["run"] == name] for part in parts])
-        if "tau+" in rows and rows["tau+"].notna().any():
-            tables = {str(m): own for m, own in rows.dropna(subset=["tau+"]).groupby("method", sort=False)}
-            yield from _transfer(study, name, tables)
-        outputs, labels = load_outputs(run)
-        first = f"/seed{study.config.seeds[0]}"
-        shown = [model for model in outputs if model == TEACHER or model.endswith(first)]
-        curves = {model: reliability(probabilities(outputs[model]), labels) for model in shown}
-        caption = f"Reliability, {name}: accuracy against confidence (seed {study.config.seeds[0]})"
-        yield _saved(study, f"reliability-{name}", reliability_figure(curves), caption, "Reliability curves")
+        blocks = [*_transfer(study, name, rows), _reliability(study, name)]
+        if len(runs) == 1:
+            yield from blocks
+        else:
+            yield folded(f"{name}: transfer and reliability", *blocks)
+    if len(runs) > _DRAWN:
+        yield paragraph(f"Of {len(runs)} runs the first {_DRAWN} are drawn; students.csv holds all.", "note")
 
 
-def _transfer(study: Study, name: str, tables: dict[str, pd.DataFrame]) -> Iterator[Html]:
-    summary = transfer_summary(tables)
+def _reliability(study: Study, name: str) -> Html:
+    outputs, labels = load_outputs(study.runs[name])
+    seed = study.config.seeds[0]
+    shown = [model for model in outputs if model == TEACHER or model.endswith(f"/seed{seed}")]
+    curves = {model: reliability(probabilities(outputs[model]), labels) for model in shown}
+    caption = f"Reliability, {name}: accuracy against confidence (seed {seed})"
+    return _saved(study, f"reliability-{name}", reliability_figure(curves), caption, "Reliability curves")
+
+
+def _transfer(study: Study, name: str, rows: pd.DataFrame) -> Iterator[Html]:
+    if "tau+" not in rows or rows[["tau+", "tau-"]].dropna().empty:
+        return
+    tables = {str(method): own for method, own in rows.dropna(subset=["tau+"]).groupby("method", sort=False)}
     caption = (
         f"Transfer of right and wrong knowledge, {name}: tau is the share of the teacher's answers that a student "
-        f"copies beyond {method_label(CONTROL)}, by whether they are right (tau+) or wrong (tau-); our reconstruction."
+        f"copies beyond {method_label(CONTROL)}, by whether they are right (tau+) or wrong (tau-); our reconstruction"
     )
-    try:
-        figure = transfer_figure(tables)
-    except DataError:
-        return
-    yield _saved(study, f"transfer-{name}", figure, caption, "Transfer of wrong against right knowledge")
-    shown = summary.drop(columns=["test", "reachable", "speaks_for"]).rename(
-        columns={"low": "mean low", "high": "mean high", "wrong": "images teacher wrong"}
+    yield _saved(study, f"transfer-{name}", transfer_figure(tables), caption, "Transfer of wrong and right knowledge")
+    summary = transfer_summary(tables).astype({"n": "Int64"})
+    shown = summary.drop(columns=["test", "reachable", "speaks_for", "unit"]).rename(
+        columns={"low": "mean low", "high": "mean high", "wrong": "images teacher wrong", **_P}
     )
+    caption = f"{summary['test'].iloc[0]}, one-sided, over seeds; all rows with a p-value are one family."
     yield sheet(ResultTable(shown, caption, {}, {m: method_label(m) for m in tables}))
     yield paragraph(ASYMMETRY_WARNING, "note")
 

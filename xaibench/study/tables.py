@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from xaibench.run.folder import TEACHER, Run
 from xaibench.run.outputs import load_outputs
+from xaibench.run.tables import interval_columns
 from xaibench.similarity.intervals import subtask_interval
+from xaibench.similarity.metrics.table import METRICS
 from xaibench.similarity.predictions import functional_comparison, probabilities
 from xaibench.similarity.significance import RankTest, Unit, family_table, power_note, signed_rank
 from xaibench.similarity.similarity_report import INDEPENDENT
@@ -77,17 +79,20 @@ def groups(config: StudyConfig, students: pd.DataFrame) -> Iterator[tuple[str, p
         yield ", ".join(f"{axis} {level}" for axis, level in zip(axes, levels)), rows
 
 
-def method_means(students: pd.DataFrame) -> pd.DataFrame:
-    """One row a method: subtasks, seeds, and the mean "X" of each of `quantities` with its interval "X low", "X high".
+def method_means(students: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row a method: subtasks, seeds, and the mean "X" of each quantity with its interval "X low", "X high".
+
+    names  columns of `student_table`; None: `quantities`
 
     With several subtasks the interval speaks for other subtasks, with one for other seeds: `subtask_interval`.
     """
     rows = []
     for method, own in students.groupby("method", sort=False):
         row: dict[str, object] = {"method": method, "subtasks": own["run"].nunique(), "seeds": own["seed"].nunique()}
-        for name in quantities(students):
-            one = subtask_interval(_grid(own, name))
-            row |= {name: one.mean, f"{name} low": one.low, f"{name} high": one.high, "speaks_for": one.speaks_for}
+        for name in names or quantities(students):
+            one = subtask_interval(_grid(own, name)).within(*_range(name))
+            row.setdefault("speaks_for", one.speaks_for)
+            row |= interval_columns(name, one)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -98,12 +103,14 @@ def difference_table(students: pd.DataFrame, claim: str = "") -> pd.DataFrame:
     claim  the method that is said to be above every other: pairs of it alone, tested one-sided; "": all, two-sided
 
     Units are the subtasks where there are several (each one's mean over its seeds), else the seeds. All pairs of one
-    quantity are a family.
+    quantity are a family. Lifts are left out: their differences are those of the scores.
     """
     methods = list(students["method"].unique())
     pairs = [(claim, other) for other in methods if other != claim] if claim else list(combinations(methods, 2))
     parts = []
     for name in quantities(students):
+        if name.endswith(" lift"):
+            continue
         tests: dict[tuple[str, str], RankTest] = {}
         rows: list[tuple[object, ...]] = []
         unit: Unit = "seeds"
@@ -123,7 +130,14 @@ def rank_table(students: pd.DataFrame) -> pd.DataFrame:
     ranks = students[["run", "method", "seed"]].copy()
     for name in quantities(students):
         ranks[name] = students.groupby(["run", "seed"])[name].rank(ascending=False)
-    return method_means(ranks).drop(columns=["subtasks", "seeds", "speaks_for"])
+    rows = []
+    for method, own in ranks.groupby("method", sort=False):
+        row: dict[str, object] = {"method": method}
+        for name in quantities(students):
+            one = subtask_interval(_grid(own, name)).within(1, students["method"].nunique())
+            row |= interval_columns(name, one)
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def power_notes(differences: pd.DataFrame) -> list[str]:
@@ -182,6 +196,14 @@ def _units(gap: pd.DataFrame) -> tuple[np.ndarray, Unit]:
     if len(gap) > 1:
         return gap.mean(axis=1).to_numpy(), "subtasks"
     return gap.to_numpy().ravel(), "seeds"
+
+
+def _range(quantity: str) -> tuple[float, float]:
+    """The least and greatest value that a mean of one of `quantities` can have."""
+    metric = quantity.rpartition(" ")[2]
+    if metric in METRICS:
+        return METRICS[metric].range
+    return (0, 1) if quantity in ("accuracy", "agreement") else (-np.inf, np.inf)
 
 
 def _metric(students: pd.DataFrame) -> str:
