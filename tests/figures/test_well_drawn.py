@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from tests.figures.well_drawn import assert_well_drawn
 from xaibench.figures.cues import QUANTITIES, cues_figure
+from xaibench.figures.differences import difference_figure
 from xaibench.figures.dimension import dimension_figure
 from xaibench.figures.directions import directions_figure
 from xaibench.figures.flipping import flip_figure
@@ -19,6 +20,7 @@ from xaibench.figures.history import history_figure
 from xaibench.figures.influence import influence_figure
 from xaibench.figures.inside import inside_figure
 from xaibench.figures.league import league_figure
+from xaibench.figures.likeness import likeness_figure
 from xaibench.figures.matrix import score_matrix
 from xaibench.figures.pooling import pooling_figure
 from xaibench.figures.reliability import reliability_figure
@@ -232,8 +234,27 @@ def of_reliability(methods: tuple[str, ...], width: str) -> Figure:
     return reliability_figure(curves, width=width)
 
 
+def of_likeness(methods: tuple[str, ...], width: str) -> Figure:
+    random = rng()
+    students = pd.DataFrame({"method": methods * 3, "accuracy": random.uniform(0.3, 0.9, 3 * len(methods))})
+    return likeness_figure(
+        students.assign(**{f"{name} cosine": students["accuracy"] - 0.1 for name in EXPLAINERS}), width=width
+    )
+
+
+def of_differences(methods: tuple[str, ...], width: str) -> Figure:
+    rows = [
+        {"a": methods[0], "b": other, "quantity": quantity, "difference": 0.1, "low": -0.05, "high": 0.25}
+        for other in methods[1:] or ("kd",)
+        for quantity in ("accuracy", "agreement", *(f"{name} cosine" for name in EXPLAINERS))
+    ]
+    return difference_figure(pd.DataFrame(rows).assign(unit="subtasks", significant=True), width=width)
+
+
 FIGURES: dict[str, Callable[[tuple[str, ...], str], Figure]] = {
     "gallery": of_gallery,
+    "likeness": of_likeness,
+    "differences": of_differences,
     "similarity": of_similarity,
     "league": of_league,
     "scores": of_scores,

@@ -19,7 +19,7 @@ from xaibench.validation import checked
 __all__ = ["likeness_figure"]
 
 _HIGH, _LEFT, _RIGHT, _BETWEEN, _NARROW = 1.5, 0.55, 0.12, 0.5, 1.3  # inches; the last of the narrowest panel
-_ABOVE, _BELOW = 0.26, 0.4  # inches
+_TITLE, _BELOW = 0.12, 0.4  # inches: a line of a title, and what stands below the axes
 
 
 @checked(error=DataError)
@@ -57,13 +57,14 @@ def likeness_figure(
             )
             for name, s in styles.items()
         }
-        top, pitch = legend_height(list(entries), inches), _ABOVE + _HIGH + _BELOW
+        titles = [wrapped(_title(students, explainer, metric, names), 7.5, panel) for explainer in explainers]
+        above = 0.14 + _TITLE * max(title.count("\n") + 1 for title in titles)
+        top, pitch = legend_height(list(entries), inches), above + _HIGH + _BELOW
         figure = new_figure(inches, top + pitch * -(-len(explainers) // across) + note_height(note, inches))
-        for place, explainer in enumerate(explainers):
+        for place, (explainer, title) in enumerate(zip(explainers, titles)):
             line, column = divmod(place, across)
-            x, y = _LEFT + column * (panel + _BETWEEN), top + line * pitch + _ABOVE
+            x, y = _LEFT + column * (panel + _BETWEEN), top + line * pitch + above
             axes = axes_at(figure, x, y, panel, _HIGH)
-            means = []
             for name, style in styles.items():
                 own = (
                     students.loc[students["method"] == name, ["accuracy", f"{explainer} {metric}"]].dropna().to_numpy()
@@ -71,11 +72,10 @@ def likeness_figure(
                 if not len(own):
                     continue
                 axes.plot(*own.T, style.marker, color=style.colour, markersize=2.6, mew=0, alpha=0.45)
-                means.append(own.mean(axis=0))
-                axes.plot(*means[-1], style.marker, color=style.colour, markersize=6, mew=0.6, markeredgecolor="white")
-            rho = _rank_correlation(np.array(means)) if len(means) > 2 else float("nan")
-            title = wrapped(explainer_label(explainer, names), 7.5, panel)
-            axes.set_title(f"{title}, rho = {rho:.2f}" if np.isfinite(rho) else title, pad=4, fontsize=7.5)
+                axes.plot(
+                    *own.mean(axis=0), style.marker, color=style.colour, markersize=6, mew=0.6, markeredgecolor="white"
+                )
+            axes.set_title(title, pad=4, fontsize=7.5, linespacing=1.1)
             axes.set_xlabel("accuracy", labelpad=1)
             axes.set_ylabel(metric_label(metric), labelpad=2)
             axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -88,6 +88,10 @@ def likeness_figure(
     return figure
 
 
-def _rank_correlation(points: np.ndarray) -> float:
-    ranks = pd.DataFrame(points).rank()
-    return float(ranks[0].corr(ranks[1]))
+def _title(students: pd.DataFrame, explainer: str, metric: str, names: Mapping[str, str] | None) -> str:
+    """The explainer, and the rank correlation over the means of methods where there are more than two."""
+    defined = students[["method", "accuracy", f"{explainer} {metric}"]].dropna()
+    ranks = defined.groupby("method").mean().rank()
+    rho = ranks["accuracy"].corr(ranks[f"{explainer} {metric}"]) if len(ranks) > 2 else float("nan")
+    written = explainer_label(explainer, names)
+    return f"{written}, rho = {rho:.2f}" if np.isfinite(rho) else written

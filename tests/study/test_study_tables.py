@@ -1,0 +1,104 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from xaibench.study.config import StudyConfig
+from xaibench.study.tables import difference_table, groups, method_means, power_notes, rank_table, student_table
+
+METHODS = ("a", "b", "c")
+
+
+def students(subtasks=8, seeds=3, gap=0.1, spread=0.02):
+    """Method a lies `gap` above b, b above c; subtasks differ much, seeds little."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for subtask in range(subtasks):
+        level = rng.normal(0.5, 0.2)
+        for place, method in enumerate(METHODS):
+            for seed in range(seeds):
+                value = level - gap * place + rng.normal(0, spread)
+                rows.append({"run": f"r{subtask}", "method": method, "seed": seed, "accuracy": value})
+    return pd.DataFrame(rows).assign(**{"lrp cosine": lambda t: t["accuracy"] / 2, "lrp lift": 0.1})
+
+
+def test_means_are_over_subtasks_of_means_over_seeds():
+    table = students()
+    means = method_means(table).set_index("method")
+    own = table[table["method"] == "b"].groupby("run")["accuracy"].mean()
+    low, high = stats.t.interval(0.95, 7, own.mean(), own.sem())
+    assert means.loc["b", "accuracy"] == pytest.approx(own.mean())
+    assert means.loc["b", ["accuracy low", "accuracy high"]].tolist() == pytest.approx([max(low, 0), min(high, 1)])
+    assert (means["speaks_for"] == "other subtasks").all()
+    assert (method_means(students(subtasks=1))["speaks_for"] == "other training seeds").all()
+    assert (method_means(students(1, 1))["speaks_for"] == "this student").all()
+
+
+def test_a_claim_is_tested_one_sided_over_subtasks():
+    table = difference_table(students(), "a")
+    assert set(zip(table["a"], table["b"])) == {("a", "b"), ("a", "c")}
+    assert set(table["quantity"]) == {"accuracy", "lrp cosine"}  # differences of lifts are those of scores
+    assert (table["unit"] == "subtasks").all()
+    assert (table["n"] == 8).all()
+    assert table["p"].to_numpy() == pytest.approx(2.0**-8)
+    assert table["significant"].all()
+    assert not power_notes(table)
+    loser = difference_table(students(), "c")
+    assert loser["p"].to_numpy() == pytest.approx(1)
+
+
+def test_without_a_claim_all_pairs_are_tested_two_sided():
+    table = difference_table(students())
+    assert len(table) == 3 * 2
+    assert table["p"].to_numpy() == pytest.approx(2.0**-7)
+
+
+def test_few_units_cannot_be_significant_and_the_page_says_how_many_could():
+    table = difference_table(students(subtasks=1, seeds=3, gap=1, spread=0), "a")
+    assert (table["unit"] == "seeds").all()
+    assert not table["significant"].any()
+    (note,) = power_notes(table)
+    assert "With 3 seeds" in note
+
+
+def test_ranks_are_those_of_methods_within_subtask_and_seed():
+    ranks = rank_table(students()).set_index("method")
+    assert ranks["accuracy"].tolist() == [1, 2, 3]
+
+
+def test_groups_are_the_points_of_the_grid_without_its_subtasks():
+    config = StudyConfig.from_dict({"vary": {"data.subtask": ["tops", "footwear"], "data.fraction": [0.5, 1]}})
+    table = pd.concat([students(2).assign(fraction=fraction) for fraction in ("0.5", "1")])
+    assert [name for name, _ in groups(config, table)] == ["fraction 0.5", "fraction 1"]
+    assert [len(rows) for _, rows in groups(config, table)] == [len(table) / 2] * 2
+
+
+def test_a_study_has_a_row_for_each_student_and_what_the_run_says(tiny_study):
+    table = student_table(tiny_study)
+    assert len(table) == 8
+    assert list(table.columns[:4]) == ["run", "subtask", "method", "seed"]
+    run = tiny_study.runs["tops"]
+    row = table[(table["run"] == "tops") & (table["method"] == "student-only") & (table["seed"] == 0)].iloc[0]
+    answers = run.predictions()
+    own = answers[answers["model"] == "student-only/seed0"]
+    assert row["accuracy"] == pytest.approx(own["correct"].mean())
+    teacher = answers[answers["model"] == "teacher"]["predicted"].to_numpy()
+    assert row["agreement"] == pytest.approx((own["predicted"].to_numpy() == teacher).mean())
+    scores = run.scores()
+    summary = run.summary().set_index("method")
+    mean = table[(table["run"] == "tops") & (table["method"] == "student-only")]["lrp cosine"].mean()
+    assert mean == pytest.approx(summary.loc["student-only", "mean"])
+    lift = table[(table["run"] == "tops") & (table["method"] != "student-only")]["lrp lift"].mean()
+    assert lift == pytest.approx(summary["lift"].dropna().iloc[0])
+    assert not scores.empty
+
+
+def test_the_page_holds_what_the_tables_say(tiny_study):
+    page = (tiny_study.folder / "report.html").read_text()
+    for text in ("Differences", "Are more accurate students also more alike?", "runs/tops/report.html", "students.csv"):
+        assert text in page
+    assert "With 2 subtasks no difference can be significant" in page
+    latex = (tiny_study.folder / "methods.tex").read_text()
+    assert "Means over 2 subtasks of 2 seeds each" in latex
+    for name in ("methods", "differences", "likeness", "reliability-tops"):
+        assert (tiny_study.folder / f"{name}.pdf").is_file()
