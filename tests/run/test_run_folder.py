@@ -107,7 +107,7 @@ def test_the_folder_holds_the_promised_files_and_no_others(tiny_run, contents):
     assert {model for models in entries.values() for model in models} == set(open_run(tiny_run).models)
     maps = {f"attributions/{one['key']}.safetensors" for models in entries.values() for one in models.values()}
     assert maps < kept
-    assert len(kept - maps) == 4 * 4  # areas of flipping: four models in four orders
+    assert len(kept - maps) == 4 * 4 + 5  # areas of flipping: four models in four orders; logits of five models
 
 
 @pytest.mark.parametrize("name", COLUMNS)
