@@ -1,6 +1,8 @@
+import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from xaibench.study.config import StudyConfig
 from xaibench.study.engines import Serial
@@ -39,5 +41,8 @@ def study_toml(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_study(study_toml, tmp_path_factory) -> Study:
-    """A finished study. Shared: copy its folder before anything is written into it."""
-    return run_study(StudyConfig.load(study_toml), tmp_path_factory.mktemp("studies") / "tiny", engine=Serial)
+    """A finished study, made once for all processes: copy its folder before anything is written into it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(base / "tiny-study.lock"):
+        return run_study(StudyConfig.load(study_toml), base / "tiny-study", engine=Serial)

@@ -20,6 +20,7 @@ from xaibench.distillation.distill import distill, make_fabric, measure_moments
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress, silent_unless
 from xaibench.run.config import RunConfig
+from xaibench.run.folder import Run
 from xaibench.run.inputs import Assets, load_assets
 from xaibench.similarity.patch_order import patch_side
 from xaibench.study.folder import Study
@@ -44,22 +45,16 @@ def cells(study: Study, accelerator: str = "auto") -> pd.DataFrame:
         for condition in study.config.conditions:
             run, config = study.runs[condition.name], condition.config
             assets = load_assets(config)
-            pair = (config.teacher, config.student, config.data.size, config.methods, config.explain.explainers)
-            if pair not in measured:
-                measured[pair] = _measure(config, assets, accelerator)
-            times, images = measured[pair], assets.task
             done = [name for name in run.jobs if run.is_distilled(name)]
-            trainings = sum(
-                config.train.epochs * (times.training[job.key.method_name] * len(images.train))
-                + config.train.epochs * times.forward * len(images.validation)
-                for name, job in run.jobs.items()
-                if name not in done
-            )
-            explained = len(run.models) * config.explain.images * times.explanation
-            seconds = 0.0 if run.finished and not run.failures else trainings + explained
+            seconds = 0.0
+            if not run.finished or run.failures:
+                pair = (config.teacher, config.student, config.data.size, config.methods, config.explain.explainers)
+                if pair not in measured:
+                    measured[pair] = _measure(config, assets, accelerator)
+                seconds = measured[pair].of(run, assets.task)
             rows.append(
                 {"run": condition.name, **dict(condition.levels)}
-                | {"images": len(images.train), "students": len(run.jobs), "done": len(done)}
+                | {"images": len(assets.task.train), "students": len(run.jobs), "done": len(done)}
                 | {"minutes": round(seconds / 60, 1)}
             )
             advance(note=condition.name)
@@ -73,6 +68,14 @@ class _Times:
     training: dict[str, float]
     forward: float
     explanation: float
+
+    def of(self, run: Run, images: Task) -> float:
+        """Seconds that one process needs for what the run lacks."""
+        config = run.config
+        missing = [job.key.method_name for name, job in run.jobs.items() if not run.is_distilled(name)]
+        steps = sum(self.training[method] for method in missing) * len(images.train)
+        checks = len(missing) * self.forward * len(images.validation)
+        return config.train.epochs * (steps + checks) + len(run.models) * config.explain.images * self.explanation
 
 
 def _measure(config: RunConfig, assets: Assets, accelerator: str) -> _Times:
@@ -127,4 +130,7 @@ def _without_warnings() -> Iterator[None]:
 
 def _rows(task: Task, count: int) -> ImageSet:
     """`count` training images; some more than once where there are too few."""
-    return task.train.take(torch.arange(count).remainder(len(task.train)).tolist())
+    images = task.train
+    rows = torch.arange(count).remainder(len(images))
+    keys = tuple(map(str, range(count)))
+    return ImageSet(images.images[rows], images.labels[rows], images.classes, keys, images.source)

@@ -106,9 +106,6 @@ def begin_study(config: StudyConfig, folder: Path, command: str, *, extend: bool
 
     Raises RunFolderError for a folder with other contents.
     """
-    folder = folder.absolute()
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder} is a file: choose another study folder")
     if (folder / "study.json").is_file():
         held = open_study(folder)
         if held.config.conditions == config.conditions and held.config.claim == config.claim:
