@@ -23,6 +23,7 @@ from xaibench.distillation.distill import make_fabric, train_classifier
 from xaibench.distillation.recipe import Recipe
 from xaibench.models.architectures import build_model
 from xaibench.models.pair import ModelPair
+from xaibench.study.folder import Study
 
 SIDE = 12
 TEACHER_CLASSES = ("top", "bottom", "middle", "edges")
@@ -167,6 +168,48 @@ def tiny_run(tiny_config: str, tmp_path_factory: pytest.TempPathFactory) -> Path
         if not (folder / "manifest.json").is_file() or not open_run(folder).finished:
             run_config(RunConfig.parse(tiny_config), folder, accelerator="cpu")
     return folder
+
+
+@pytest.fixture(scope="session")
+def study_toml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The TOML of a study of two subtasks and two methods, eight very small students in all."""
+    path = tmp_path_factory.mktemp("study") / "tiny.toml"
+    path.write_text("""
+about = "two subtasks, two methods"
+methods = ["student-only", "subdistill:layer_weight=1"]
+claim = "subdistill:layer_weight=1"
+seeds = [0, 1]
+[data]
+fraction = 0.05
+[student]
+architecture = "resnet18-cifar:4-4-6-6@4"
+[train]
+epochs = 2
+[explain]
+images = 4
+explainers = ["lrp"]
+[similarity]
+metrics = ["cosine"]
+[vary]
+data.subtask = ["tops", "footwear"]
+[small]
+seeds = [0]
+""")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_study(study_toml: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A finished study, made once for all processes: copy its folder before anything is written into it."""
+    from xaibench.study.config import StudyConfig
+    from xaibench.study.engines import Serial
+    from xaibench.study.run_study import run_study
+
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (base / "tiny-study.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return run_study(StudyConfig.load(study_toml), base / "tiny-study", engine=Serial)
 
 
 @dataclass(frozen=True)

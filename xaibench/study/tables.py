@@ -125,6 +125,33 @@ def difference_table(students: pd.DataFrame, claim: str = "") -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
+def over_runs(tables: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
+    """Tables of runs, alike in form, as one: a row for each of `keys`, numbers as their means over the runs.
+
+    A quantity X with "X low" and "X high", or "X_low" and "X_high", gets the t interval over the runs; of one run it
+    keeps its own. `mean` has low and high. Counts (n, nan, images, explained) are added up.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    rows = []
+    for names, part in pd.concat(tables, ignore_index=True).groupby(list(keys), sort=False):
+        row: dict[str, object] = dict(zip(keys, names))
+        numbers = part.select_dtypes("number").astype(float)
+        for name in tables[0].columns.drop(list(keys)):
+            if name in ("n", "nan", "images", "explained"):
+                row[name] = int(part[name].sum())
+            elif name in numbers:
+                row[name] = float(numbers[name].mean())
+            else:
+                row[name] = part[name].iloc[0]
+        for name, low, high in _intervals(tables[0]):
+            one = subtask_interval(numbers[[name]].to_numpy())
+            row[low], row[high] = one.low, one.high
+        rows.append(row)
+    merged = pd.DataFrame(rows)[list(tables[0].columns)]
+    return merged.astype({"seeds": "Int64"}) if "seeds" in merged else merged
+
+
 def rank_table(students: pd.DataFrame) -> pd.DataFrame:
     """One row a method: its mean rank by each of `quantities`, 1 being the highest, with its interval."""
     ranks = students[["run", "method", "seed"]].copy()
@@ -185,6 +212,16 @@ def _transfer(outputs: dict[str, Tensor], student: str, control: str, labels: Te
         return {}
     (row,) = transfer_table(outputs[TEACHER], [outputs[student]], [outputs[control]], labels).to_dict("records")
     return {str(name): float(value) for name, value in row.items()}
+
+
+def _intervals(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    """(X, its lower end, its upper end) of all quantities with an interval."""
+    if {"mean", "low", "high"} <= set(table):
+        yield "mean", "low", "high"
+    for name in map(str, table):
+        for gap in (" ", "_"):
+            if {f"{name}{gap}low", f"{name}{gap}high"} <= set(table):
+                yield name, f"{name}{gap}low", f"{name}{gap}high"
 
 
 def _grid(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:

@@ -16,14 +16,16 @@ from xaibench.errors import ConfigError, XaibenchError, unknown_name
 from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.report.result_table import FORMATS
 from xaibench.run.folder import Run
+from xaibench.study.folder import Study
 from xaibench.widgets.explorer import Explorer
 from xaibench.widgets.panel import button, checkbox, dropdown, line, stack, style_sheet
 from xaibench.widgets.pictures import CARDS
 from xaibench.widgets.run_panel_traits import ASKED, PARTS, TABLES, USES, RunTraits
 from xaibench.widgets.run_questions import QUESTIONS
-from xaibench.widgets.run_results import Results, RunResults
+from xaibench.widgets.run_results import Results
 from xaibench.widgets.score_table import SCORES, ScoreTable, details_html, sorted_methods
 from xaibench.widgets.stage import STAGE
+from xaibench.widgets.study_results import results_of
 from xaibench.widgets.worker import Turn
 
 __all__ = ["RunPanel"]
@@ -53,7 +55,8 @@ class _Shown:
 class RunPanel(RunTraits):
     """Tables and figures of a run, the images behind each of its scores, and further questions to it.
 
-    what      a run or its folder, or anything with the methods of `run_results.Results`
+    what      a run or a study, or its folder, or anything with the methods of `run_results.Results`, such as
+              `StudyResults` of another point of a study's grid
     explorer  opens the images of a score that is clicked; None: they are shown below the table
 
     Every score is a button that opens the images on which a method is least and most like its teacher. Traits are the
@@ -72,8 +75,10 @@ class RunPanel(RunTraits):
     which command makes them, and the traits go back to what is on show; `refresh` reads the run again.
     """
 
-    def __init__(self, what: Run | Path | str | Results, *, explorer: Explorer | None = None, **traits: Any) -> None:
-        self.results: Results = RunResults(what) if isinstance(what, (str, Path, Run)) else what
+    def __init__(
+        self, what: Run | Study | Path | str | Results, *, explorer: Explorer | None = None, **traits: Any
+    ) -> None:
+        self.results: Results = results_of(what)
         if not isinstance(self.results, Results):
             raise ConfigError(f"cannot show {what!r:.60}: give a run, its folder, or results (`Results`)")
         if explorer is not None and not isinstance(explorer, Explorer):
