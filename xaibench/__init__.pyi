@@ -103,6 +103,8 @@ from .similarity.transfer import transfer as transfer
 from .similarity.transfer import transfer_summary as transfer_summary
 from .similarity.transfer import transfer_table as transfer_table
 from .study.config import StudyConfig as StudyConfig
+from .study.engines import Processes as Processes
+from .study.engines import Serial as Serial
 from .study.folder import Study as Study
 from .study.folder import open_study as open_study
 from .study.run_study import run_study as run_study

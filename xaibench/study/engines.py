@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -71,7 +72,7 @@ class Serial:
 
 
 class Processes:
-    """Processes of this machine, one task each at a time.
+    """Processes of this machine, one task each at a time. A script must call it below `if __name__ == "__main__":`.
 
     workers      how many; None: one for each `threads` cores
     threads      of each process. Training many students at once, one thread each is fastest
@@ -151,6 +152,7 @@ class _Slot:
 
 def _begin(lock: Path, log: Path, number: int, threads: int) -> None:
     """In a new process: wait for the one that a killed study may have left, end with one's own study, keep a log."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the study itself is told, and ends this process
     parent = multiprocessing.parent_process()
     if parent is not None:
         _end_with(parent.join)
