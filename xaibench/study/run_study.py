@@ -51,12 +51,11 @@ def run_study(
         raise RunFolderError(f"{folder} is a file: choose another study folder")
     if (folder / "study.json").is_file():
         open_study(folder)
-    worker = engine(folder / "work")
     with locked(folder):
         study = begin_study(config, folder, " ".join(["xaibench", *sys.argv[1:]]), extend=extend)
         needs = tasks_left(study)
         if needs:
-            for event in work_off(needs, worker, _possible(study)):
+            for event in work_off(needs, engine(folder / "work"), _possible(study)):
                 _keep_record(study, event)
                 watch(study, event)
         write_results(study)
