@@ -90,7 +90,7 @@ def test_a_fabric_and_a_device_are_one_too_many(tiny_pair: ModelPair, tiny_task:
 
 def test_equal_methods_have_one_repr_and_one_name() -> None:
     for same in (KD(temperature=2), KD(temperature=2.0), parse_method("kd: temperature = 2,alpha=0.9")):
-        assert repr(same) == "KD(alpha=0.9, temperature=2.0)"
+        assert repr(same) == "KD(alpha=0.9, temperature=2.0, standardise=False)"
         assert method_name(same) == "kd:temperature=2"
         assert hash(same) == hash(KD(temperature=2.0))
     assert repr(LabelSmoothing(-0.0)) == repr(LabelSmoothing(0)) == "LabelSmoothing(epsilon=0.0)"
