@@ -6,7 +6,7 @@ from torch.utils.data import random_split
 
 from xaibench.data.images import ImageSet
 from xaibench.data.subtasks import Subtask
-from xaibench.data.tasks import Task, load_task, split_train
+from xaibench.data.tasks import Task, load_task, mislabelled, split_train
 from xaibench.errors import ConfigError, DataError, UnknownNameError
 
 
@@ -143,6 +143,7 @@ def test_unknown_names():
         ({"size": "big"}, ["load_task: size must be"]),
         ({"size": (10**8, 10**8)}, [r"size must be \(height, width\) in pixels, each 1 to 4096, got"]),
         ({"fraction": "x"}, ["load_task: fraction must be a number, got 'x'"]),
+        ({"label_noise": 1}, ["label_noise must be at least 0 and below 1, got 1"]),
         ({"validation": float("nan")}, ["validation must be above 0 and below 1, got nan"]),
         (
             {"fraction": 2, "validation": 1, "seed": -1, "size": (0, 1)},
@@ -154,6 +155,45 @@ def test_all_bad_options_are_named_before_anything_is_read(options, messages):
     with pytest.raises(ConfigError, match="; ".join(messages)) as caught:
         load_task("imagefolder:/nowhere", **options)
     assert "\n" not in str(caught.value)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=4), SHARES, SHARES, st.integers(0, 2**31 - 1))
+def test_noise_gives_that_share_of_images_another_label_and_grows_with_it(counts, few, many, seed):
+    few, many = sorted((few, many))
+    images = image_set(counts)
+    less, more = (mislabelled(images, share, seed) for share in (few, many))
+    for noisy, share in ((less, few), (more, many)):
+        assert int((noisy.labels != images.labels).sum()) == round(share * len(images))
+        assert torch.equal(noisy.images, images.images)
+        assert noisy.keys == images.keys
+    changed = less.labels != images.labels
+    assert torch.equal(less.labels[changed], more.labels[changed])
+    assert torch.equal(mislabelled(images, few, seed).labels, less.labels)
+
+
+def test_wrong_labels_are_spread_evenly_over_the_other_classes():
+    images = image_set([3000, 3000, 3000, 3000])
+    noisy = mislabelled(images, 0.5)
+    counts = torch.zeros(4, 4).index_put_((images.labels, noisy.labels), torch.ones(12000), accumulate=True)
+    off = counts[~torch.eye(4, dtype=torch.bool)]  # 500 expected in each; the SD of one is 21
+    assert off.sum() == 6000
+    assert ((off - 500).abs() < 5 * 21).all()
+
+
+def test_only_training_images_are_mislabelled():
+    clean, noisy = (load_task("fashion-mnist", "tops", fraction=0.1, label_noise=share) for share in (0, 0.4))
+    assert clean.train.keys == noisy.train.keys
+    assert int((clean.train.labels != noisy.train.labels).sum()) == round(0.4 * len(clean.train))
+    assert clean.train.content_hash() != noisy.train.content_hash()
+    for split in ("validation", "test"):
+        assert getattr(clean, split).content_hash() == getattr(noisy, split).content_hash()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_bad_noise(share):
+    with pytest.raises(ConfigError, match="label_noise must be at least 0 and below 1, got"):
+        mislabelled(image_set([3, 3]), share)
 
 
 def test_images_that_occur_in_two_splits_are_warned_about(make_folder, caplog):

@@ -191,8 +191,8 @@ def test_the_manifest_reproduces_the_run(tiny_run):
 def test_a_run_of_an_older_version_opens_with_its_results(tiny_run, tmp_path):
     folder = shutil.copytree(tiny_run, tmp_path / "older")
     manifest = json.loads((folder / "manifest.json").read_text())
-    later = {"data": "split", "student": "init", "train": "drop_last"}
-    for section, key in later.items():
+    later = (("data", "split"), ("data", "label_noise"), ("student", "init"), ("train", "drop_last"))
+    for section, key in later:
         del manifest["config"][section][key]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     run = open_run(folder)
@@ -202,8 +202,8 @@ def test_a_run_of_an_older_version_opens_with_its_results(tiny_run, tmp_path):
     digested = json.loads(json.dumps(run.config.for_digests()))
     for section in ("data", "student"):
         assert digested[section] == manifest["config"][section]
-    other = run.config.override(["data.split=random", "student.init=torch"]).for_digests()
-    assert (other["data"]["split"], other["student"]["init"]) == ("random", "torch")
+    other = run.config.override(["data.split=random", "data.label_noise=0.2", "student.init=torch"]).for_digests()
+    assert (other["data"]["split"], other["data"]["label_noise"], other["student"]["init"]) == ("random", 0.2, "torch")
 
 
 def test_a_student_can_be_loaded_and_is_the_one_that_was_explained(tiny_run):

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from xaibench.data.subtasks import Subtask, subtask
 from xaibench.errors import ConfigError, DataError, unknown_name
 from xaibench.validation import checked
 
-__all__ = ["LARGEST_SEED", "SPLITS", "Task", "load_task", "split_train"]
+__all__ = ["LARGEST_SEED", "SPLITS", "Task", "load_task", "mislabelled", "split_train"]
 
 LARGEST_SEED = 2**31 - 1
 SPLITS = ("stratified", "random")
@@ -69,17 +69,19 @@ def load_task(
     split: str = "stratified",
     fraction: float = 1.0,
     validation: float = 0.2,
+    label_noise: float = 0.0,
     seed: int = 0,
 ) -> Task:
     """Load the images of a subtask (see `subtask` and `load_dataset` for the names) and split them.
 
-    size is that of `load_dataset`; split, fraction and validation are those of `split_train`; seed, 0 to 2^31 - 1,
-    decides who is in which part.
+    size is that of `load_dataset`; split, fraction and validation are those of `split_train`; label_noise is the share
+    of the training images that `mislabelled` changes, validation and test keep their labels; seed, 0 to 2^31 - 1,
+    decides who is in which part and who is mislabelled.
     Images that occur in two splits are warned about in the log.
 
     Raises ConfigError that names all options outside their range, and what the two functions raise.
     """
-    wrong = list(_wrong_options(size, fraction, validation, seed))
+    wrong = list(_wrong_options(size, fraction, validation, seed, label_noise))
     if wrong:
         raise ConfigError("; ".join(wrong))
     chosen = subtask(spec, dataset_classes(dataset, root, download=download))
@@ -87,7 +89,27 @@ def load_task(
     test = load_dataset(dataset, "test", root=root, size=size, download=download, classes=chosen.classes)
     train, held_out = split_train(full, split=split, fraction=fraction, validation=validation, seed=seed)
     _warn_of_copies({"training": train, "validation": held_out, "test": test}, dataset)
-    return Task(train, held_out, test, chosen, dataset)
+    return Task(mislabelled(train, label_noise, seed), held_out, test, chosen, dataset)
+
+
+@checked
+def mislabelled(images: ImageSet, share: float, seed: int = 0) -> ImageSet:
+    """The images with round(share * N) labels replaced by one of the other K - 1 classes each, all equally likely.
+
+    `seed` draws images and classes; a smaller share's changes are among a larger one's.
+    Raises ConfigError for a share or a seed outside its range.
+    """
+    wrong = list(_wrong_options(seed=seed, label_noise=share))
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    if share == 0:
+        return images
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(images), generator=generator)[: round(share * len(images))]
+    steps = torch.randint(1, len(images.classes), (len(images),), generator=generator)
+    labels = images.labels.clone()
+    labels[rows] = (labels[rows] + steps[rows]) % len(images.classes)
+    return replace(images, labels=labels)
 
 
 @checked
@@ -152,7 +174,13 @@ def _stratified(
     return torch.cat(train), torch.cat(held_out)
 
 
-def _wrong_options(size: Sequence[int] | None, fraction: float, validation: float, seed: int) -> Iterator[str]:
+def _wrong_options(
+    size: Sequence[int] | None = None,
+    fraction: float = 1.0,
+    validation: float = 0.2,
+    seed: int = 0,
+    label_noise: float = 0.0,
+) -> Iterator[str]:
     """What is wrong with each option."""
     if size is not None:
         try:
@@ -163,6 +191,8 @@ def _wrong_options(size: Sequence[int] | None, fraction: float, validation: floa
         yield f"fraction must be above 0 and at most 1, got {fraction}"
     if not 0 < validation < 1:
         yield f"validation must be above 0 and below 1, got {validation}"
+    if not 0 <= label_noise < 1:
+        yield f"label_noise must be at least 0 and below 1, got {label_noise}"
     if not 0 <= seed <= LARGEST_SEED:
         yield f"seed must be 0 to {LARGEST_SEED}, got {seed}"
 

@@ -67,7 +67,7 @@ def _layers(layers: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
     return layers
 
 
-_LATER = (("data", "split"), ("student", "init"))
+_LATER = (("data", "split"), ("data", "label_noise"), ("student", "init"))
 
 _Path = Annotated[str, AfterValidator(anchored)]
 _Architecture = Annotated[str, AfterValidator(_architecture)]
@@ -99,8 +99,10 @@ class DataConfig:
     """Share trained on: of the images that validation leaves (stratified); of all, at most 1 - validation (random)."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the training images that is held out to choose the best epoch."""
+    label_noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the images trained on that get the label of another class; validation and test keep theirs."""
     seed: Seed = 0
-    """Seeds the split and the choice of images."""
+    """Seeds the split, the choice of images and of wrong labels."""
 
     @model_validator(mode="after")
     def _locate(self, info: ValidationInfo) -> DataConfig:

@@ -57,6 +57,7 @@ def assets_of(data: DataConfig, teacher_config: TeacherConfig, student_config: S
         split=data.split,
         fraction=data.fraction,
         validation=data.validation,
+        label_noise=data.label_noise,
         seed=data.seed,
     )
     teacher, card = load_teacher(teacher_config, data.dataset)
