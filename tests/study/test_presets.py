@@ -1,0 +1,49 @@
+import pytest
+
+from xaibench.run.config import presets
+from xaibench.study.config import SCALES, StudyConfig
+from xaibench.study.engines import Serial
+from xaibench.study.run_study import run_study
+
+STUDENTS = {
+    ("demo", "full"): 2 * 3 * 3,
+    ("functional", "full"): 9 * 10,
+    ("functional", "small"): 9 * 5,
+    ("icd", "full"): 10 * 13 * 3,
+    ("label-noise", "full"): 3 * 3 * 10,
+    ("subdistill-cifar100", "full"): 20 * 3 * 6 * 3,
+}
+"""Preset and scale -> students that it trains."""
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", presets("xaibench.study"))
+def test_a_preset_can_be_read_and_says_what_it_is_for(name, scale):
+    config = StudyConfig.load(name, scale=scale)
+    assert len(config.about) > 50
+    assert config.students == STUDENTS.get((name, scale), config.students)
+
+
+@pytest.mark.parametrize("name", ["functional", "label-noise"])
+def test_an_embedded_preset_runs(name, tmp_path):
+    tiny = [
+        "seeds=[0]",
+        "data.fraction=0.05",
+        "train.epochs=1",
+        "explain.images=4",
+        "similarity.metrics=['cosine']",
+        "student.architecture=resnet18-cifar:4-4-4-4@4",
+    ]
+    if name == "functional":
+        tiny.append("methods=['student-only','siddo','kd:alpha=0.5']")
+    else:
+        tiny += [
+            "train.epochs=2",
+            "vary.data.label_noise=[0.4]",
+            "methods=['kd:alpha=0.5','influence[kd:alpha=0.5]:refresh=1']",
+        ]
+        tiny.append("claim=influence[kd:alpha=0.5]:refresh=1")
+    study = run_study(StudyConfig.load(name, tiny, "small"), tmp_path / name, engine=Serial)
+    assert study.finished, study.failures
+    page = (study.folder / "report.html").read_text()
+    assert ("Transfer of right and wrong knowledge" in page) == (name == "functional")
