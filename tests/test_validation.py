@@ -139,7 +139,7 @@ def test_fields_of_another_type_are_refused(given: dict[str, Any], message: str)
         ((MODEL, X), {"worker": 3}, "worker must be a Worker or None, got 3 (int)"),
         ((MODEL, X), {"stream": 3}, "stream must be Iterable[int], got 3 (int)"),
         ((MODEL, X), {"weights": np.zeros(3)}, "array([0., 0., 0.]) (ndarray)"),
-        ((MODEL, X), {"array": X}, "array must be a ndarray or None, got tensor("),
+        ((MODEL, X), {"array": X}, "array must be a ndarray or None, got Tensor of torch.float32 (2, 3)"),
         ((MODEL, X), {"lr": "x"}, "train: lr must be a number, got 'x' (str)"),
     ],
 )

@@ -68,9 +68,12 @@ def unknown_name(kind: str, got: object, valid: Iterable[str]) -> UnknownNameErr
 
     >>> str(unknown_name("method", "subdistil", ["kd", "subdistill"]))
     "unknown method 'subdistil': did you mean 'subdistill'? Known: kd, subdistill"
+    >>> str(unknown_name("explainer", "LRP", ["lrp", "ig"]))
+    "unknown explainer 'LRP': did you mean 'lrp'? Known: lrp, ig"
     """
     names = list(valid)
-    close = difflib.get_close_matches(str(got), names, n=1, cutoff=0.5)
-    hint = f"did you mean '{close[0]}'? " if close else ""
+    spelled = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(str(got).lower(), spelled, n=1, cutoff=0.5)
+    hint = f"did you mean '{spelled[close[0]]}'? " if close else ""
     shown = names if len(names) <= 30 else [*names[:30], f"... ({len(names)} in all)"]
     return UnknownNameError(f"unknown {kind} '{got}': {hint}Known: {', '.join(shown)}")

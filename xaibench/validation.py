@@ -117,10 +117,12 @@ def _code(hint: Any) -> str:
     return "None" if hint is types.NoneType else getattr(hint, "__name__", str(hint))
 
 
-def _shown(value: object, hint: Any) -> str:
+def _shown(value: Any, hint: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}: write {value.__name__}()"
     kind = type(value).__name__
+    if getattr(value, "ndim", 0) > 1:  # an array or tensor: its values say little
+        return f"{kind} of {value.dtype} {tuple(value.shape)}"
     if isinstance(value, int) and value.bit_length() > 63:
         kind = "more than 64 bits"
     shown = _short(value) if value is None or isinstance(value, bool) else f"{_short(value)} ({kind})"

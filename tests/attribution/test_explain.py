@@ -331,7 +331,7 @@ def test_a_missing_preprocessing(network: nn.Module, x: Tensor, target: Target) 
 
 
 def test_a_pair_is_explained_on_labelled_images(tiny_pair, tiny_task) -> None:
-    with pytest.raises(ExplanationError, match="images must be an ImageSet, got tensor"):
+    with pytest.raises(ExplanationError, match=r"images must be an ImageSet, got Tensor of torch\.uint8 \("):
         explain(tiny_pair, tiny_task.test.images, LRP())
 
 

@@ -78,14 +78,14 @@ def test_the_hash_sees_pixels_labels_and_names(changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": PIXELS.float()}, "must be uint8 of shape"),
-        ({"images": PIXELS[0]}, "must be uint8 of shape"),
+        ({"images": PIXELS.float()}, "must be a uint8 tensor"),
+        ({"images": PIXELS[0]}, "must be a uint8 tensor"),
         ({"images": PIXELS[:0], "labels": torch.zeros(0), "keys": ()}, "no images"),
         ({"labels": torch.tensor([0])}, "2 images but 1 labels"),
         ({"keys": ("x",)}, "and 1 keys"),
         ({"labels": torch.tensor([0, 2])}, "run from 0 to 2 but there are 2 classes"),
         ({"labels": torch.tensor([-1, 0])}, "run from -1"),
-        ({"images": PIXELS.numpy()}, r"must be uint8 of shape \(N, C, H, W\), got ndarray"),
+        ({"images": PIXELS.numpy()}, r"must be a uint8 tensor \(N, C, H, W\) with values 0..255, got ndarray"),
         ({"images": PIXELS[:, :0]}, "no images"),
         ({"labels": [0.7, 0.7]}, r"labels must be whole numbers, one an image, got torch.float32 \(2,\)"),
         ({"labels": torch.tensor([True, False])}, "labels must be whole numbers, one an image, got torch.bool"),

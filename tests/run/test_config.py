@@ -273,3 +273,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "latin.toml").write_bytes(b"x = '\xff'")
     with pytest.raises(ConfigError, match=r"latin\.toml .*give a TOML file in UTF-8"):
         RunConfig.load(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize(("dataset", "label"), [("fashion-mnist", "fashion-mnist"), ("imagefolder:a/b/pets", "pets")])
+def test_a_caption_names_an_image_folder_without_its_path(dataset, label):
+    assert RunConfig.parse(f'data = {{dataset = "{dataset}"}}').data.label == label

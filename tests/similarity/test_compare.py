@@ -196,6 +196,16 @@ def test_saved_rows_read_back(report: SimilarityReport, tmp_path: Path) -> None:
     assert set(table["sign"]) == {"signed"}
 
 
+def test_what_goes_together_otherwise_is_said(tiny_pair: ModelPair, tiny_task: Task) -> None:
+    images = tiny_task.test.take(range(2))
+    with pytest.raises(DataError, match=r"compared on an ImageSet, got Task: give task.test.sample\(40\)"):
+        compare(tiny_pair, tiny_task)
+    with pytest.raises(DataError, match=r"compared as a pair: give ModelPair.load\(teacher, student, task\)"):
+        compare(tiny_pair.teacher, tiny_pair.student, images)
+    with pytest.raises(DataError, match=r"give maps\.teacher, maps\.student"):
+        compare(explain(tiny_pair, images, "input-x-gradient"))
+
+
 def test_attributions_are_compared_by_their_heatmaps(teacher: Attribution, student: Attribution) -> None:
     report = compare(teacher, student, keys=KEYS, random_student=student)
     expected = compare(teacher.heatmaps, student.heatmaps, keys=KEYS)

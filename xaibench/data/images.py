@@ -45,7 +45,7 @@ class ImageSet:
         images = self.images
         if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
             got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-            raise DataError(f"images must be uint8 of shape (N, C, H, W), got {got}")
+            raise DataError(f"images must be a uint8 tensor (N, C, H, W) with values 0..255, got {got}")
         n = len(images)
         if images.numel() == 0:
             raise DataError(f"no images in {self.source or 'the image set'}: choose other classes or a larger fraction")

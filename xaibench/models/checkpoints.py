@@ -177,7 +177,8 @@ def load_checkpoint(
     if card is None:
         if architecture is None or classes is None or preprocessing is None:
             raise CheckpointError(
-                f"{path} does not say what model it holds: give the architecture, the class names and mean/std"
+                f"{path} does not say what model it holds: give the architecture, the classes and the preprocessing "
+                "(mean and std)"
             )
         card = ModelCard(architecture, tuple(classes), preprocessing)
     if architecture is None and is_own(card.architecture):

@@ -11,6 +11,7 @@ from xaibench.models.copies import private_copy
 from xaibench.models.layer_outputs import evaluating
 from xaibench.models.logits import forward_logits
 from xaibench.models.memory_format import memory_format
+from xaibench.models.trial import explained
 from xaibench.validation import checked
 
 __all__ = ["as_device", "predict_logits"]
@@ -19,8 +20,8 @@ __all__ = ["as_device", "predict_logits"]
 def as_device(given: torch.device | str | None) -> torch.device | None:
     """A device from its text; None stays None.
 
-    Raises ConfigError for one that torch does not know, for Apple's mps, which has no float64, in which models are
-    folded and gradients checked, and for meta, which holds no values.
+    Raises ConfigError for one that torch does not know, for a GPU that torch does not find, for Apple's mps, which has
+    no float64, in which models are folded and gradients checked, and for meta, which holds no values.
     """
     try:
         device = None if given is None else torch.device(given)
@@ -30,6 +31,9 @@ def as_device(given: torch.device | str | None) -> torch.device | None:
     lacking = {"mps": "has no float64, which checks need", "meta": "holds no values"}
     if device is not None and device.type in lacking:
         raise ConfigError(f"device '{device.type}' {lacking[device.type]}: write cpu, cuda or cuda:1")
+    if device is not None and device.type == "cuda" and (device.index or 0) >= (found := torch.cuda.device_count()):
+        remedy = f"cuda:0 to cuda:{found - 1}, or cpu" if found else "cpu"
+        raise ConfigError(f"device '{device}' is not there (torch finds {found} GPUs): write {remedy}")
     return device
 
 
@@ -46,8 +50,8 @@ def predict_logits(
 
     device  where to compute, on a copy of the model if it lies elsewhere; None: where it lies
 
-    Raises ModelError for a model that gives no logits (N, K) or such as are not finite, ConfigError for a device as
-    `as_device` does.
+    Raises ModelError for images that the model cannot process, for a model that gives no logits (N, K) or such as are
+    not finite, ConfigError for a device as `as_device` does.
     """
     if batch_size < 1:
         raise ModelError(f"batch_size must be at least 1, got {batch_size}")
@@ -56,7 +60,8 @@ def predict_logits(
     if device != home:
         model = private_copy(model).to(device)
     form = memory_format(model)
-    with torch.no_grad(), evaluating(model):
+    channels, height, width = images.shape
+    with torch.no_grad(), evaluating(model), explained((height, width), channels):
         chunks = (preprocessing(chunk.to(device)) for chunk in images.images.split(batch_size))
         parts = [forward_logits(model, form(x)).float().cpu() for x in chunks]
     logits = torch.cat(parts)

@@ -120,10 +120,10 @@ def warn_of_softmax(role: str, model: nn.Module, logits: Tensor, images: Tensor)
 
 @contextmanager
 def explained(size: tuple[int, int], channels: int, when: str = "") -> Iterator[None]:
-    """Within the block, whatever a model raises becomes a ModelError that names the images."""
+    """Within the block, whatever a model raises, but for a lack of memory, becomes a ModelError with the images."""
     try:
         yield
-    except XaibenchError:
+    except (XaibenchError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise ModelError(

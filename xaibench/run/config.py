@@ -111,6 +111,12 @@ class DataConfig:
             object.__setattr__(self, "dataset", f"{kind}:{anchored(path, info)}")
         return self
 
+    @property
+    def label(self) -> str:
+        """The dataset in a caption: its name, or that of the image folder without the path to it."""
+        kind, _, path = self.dataset.partition(":")
+        return Path(path).name if kind == "imagefolder" else self.dataset
+
 
 @settings
 class TeacherConfig:

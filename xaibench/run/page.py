@@ -73,7 +73,7 @@ def present(run: Run) -> None:
     write_text(run.folder / "table.tex", results(run).render("latex"))
     write_report(
         run.folder / "report.html",
-        title=f"Do the students decide like their teacher? {run.config.data.dataset}: {', '.join(run.classes)}",
+        title=f"Do the students decide like their teacher? {run.config.data.label}: {', '.join(run.classes)}",
         headline=_headline(run, run.summary()),
         sections=[
             methods_section(run),

@@ -61,7 +61,7 @@ def _caption(run: Run, columns: Sequence[str], names: Mapping[str, str] | None) 
     """What the columns show, and the images and seeds that they rest on."""
     summary = run.summary()
     explained = summary[summary["metric"] == run.metric].groupby("explainer", sort=False)["images"].first()
-    parts = [f"Students of {run.config.data.dataset} ({', '.join(run.classes)})."]
+    parts = [f"Students of {run.config.data.label} ({', '.join(run.classes)})."]
     if {"accuracy", "agreement"} & set(columns):
         parts.append(f"Accuracy and agreement with the teacher: n = {run.manifest['images']['test']} test images.")
     shown = [name for name in explained.index if {f"{name} {run.metric}", f"{name} lift"} & set(columns)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.base import Explainer
-from xaibench.attribution.explain import explain, explain_model
+from xaibench.attribution.explain import PairAttribution, explain, explain_model
 from xaibench.attribution.result import Attribution
 from xaibench.attribution.store.store import AttributionStore
 from xaibench.attribution.targets import make_target
@@ -24,13 +24,14 @@ from xaibench.models.predict import predict_logits
 from xaibench.similarity.metrics.table import DEFAULT_METRICS, METRICS, default_grid, pool, with_sign
 from xaibench.similarity.nulls import derangement, shifted
 from xaibench.similarity.similarity_report import INDEPENDENT, SimilarityReport
-from xaibench.validation import checked
+from xaibench.validation import checked, require
 
 __all__ = ["compare", "explain_null"]
 
 _log = logging.getLogger(__name__)
 
 _RANDOM = "random student"
+_Maps = Attribution | Tensor | npt.NDArray[Any]
 
 
 @overload
@@ -65,9 +66,9 @@ def compare(
 ) -> SimilarityReport: ...
 @checked(error=DataError)
 def compare(
-    teacher: ModelPair | Attribution | Tensor | npt.NDArray[Any],
-    student: ImageSet | Attribution | Tensor | npt.NDArray[Any],
-    explainer: Explainer | str = "lrp",
+    teacher: Any,
+    student: Any = None,
+    explainer: Any = "lrp",
     *,
     keys: Sequence[str] | None = None,
     metrics: str | Sequence[str] = DEFAULT_METRICS,
@@ -107,12 +108,19 @@ def compare(
     sets: dict[str, Any] = {"teacher": teacher, "student": student}
     nulls = {INDEPENDENT: independent_student, _RANDOM: random_student}
     sets |= {role: null for role, null in nulls.items() if null is not None}
+    if isinstance(teacher, nn.Module):
+        raise DataError("two models are compared as a pair: give ModelPair.load(teacher, student, task), and images")
+    if isinstance(teacher, PairAttribution):
+        raise DataError("the maps of a pair are compared one by the other: give maps.teacher, maps.student")
+    require(teacher, ModelPair | _Maps, "compare: teacher", DataError)
     if isinstance(teacher, ModelPair):
         if not isinstance(student, ImageSet):
             got = type(student).__name__
             raise DataError(f"a pair is compared on an ImageSet, got {got}: give task.test.sample(40), say")
         keys = student.keys if keys is None else keys
         sets = _explained(sets, explainer, contrast=contrast, device=device, memory=memory, store=store)
+    else:
+        require(student, ImageSet | _Maps, "compare: student", DataError)
     for role, given in sets.items():
         if isinstance(given, (ModelPair, ImageSet, nn.Module)):
             raise DataError(f"the {role} is of type {type(given).__name__}, which goes with a ModelPair: give its maps")

@@ -106,7 +106,7 @@ class Explorer(ExplorerTraits):
         """The images, heatmaps and scores on show, as a figure for a paper."""
         rows = self.on_show
         if not rows:
-            raise ConfigError("nothing is on show: choose filters that leave an image")
+            raise ConfigError(self.error or "nothing is on show: choose filters that leave an image")
         models = [name for name in rows[0].maps if name != TEACHER]
         return gallery(
             [row.picture.transpose(2, 0, 1) for row in rows],
