@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import wait
 
 import pytest
 import torch
@@ -109,14 +110,25 @@ def test_a_killed_study_goes_on_to_the_same_bytes(study_toml, tmp_path):
 def test_workers_end_with_the_study_that_was_killed(study_toml, tmp_path):
     folder = tmp_path / "study"
     process = command(study_toml, "--out", folder, "--workers", 1)
-    lock = folder / "work" / "worker0.lock"
-    while not lock.is_file():
+    while not (locks := list(folder.glob("work/locks/*.lock"))):
         time.sleep(0.1)
         assert process.poll() is None, process.communicate()
     time.sleep(1)
     process.kill()
     process.communicate()
-    FileLock(lock).acquire(timeout=20)  # Timeout is raised where the worker lives on
+    FileLock(locks[0]).acquire(timeout=20)  # Timeout is raised where the worker lives on
+
+
+def test_what_another_process_still_does_is_waited_for(copied):
+    run = copied.runs["tops"]
+    task = Task("finish", run.folder, run.config)
+    engine = Processes(copied.folder / "work", workers=1)
+    with FileLock(task.lock):
+        engine.start(task)
+        (future,) = engine._running
+        assert not wait([future], timeout=10).done
+    assert not engine.wait()[1].error
+    engine.stop()
 
 
 def test_the_second_runner_leaves(copied, study_toml):

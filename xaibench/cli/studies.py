@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,24 +22,37 @@ def study(
     scale: Annotated[str, typer.Option(help="full, or small: the configuration's own short form.")] = "full",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and an estimate of time.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core if not given.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each process.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of each process; 1.")] = None,
     memory: Annotated[
         float | None, typer.Option(help="GiB that all processes may use; four fifths of what is free.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
+    engine: Annotated[str, typer.Option(help="local: processes of this machine; ray: a Ray cluster.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join, or auto; this machine alone if not given.")
+    ] = None,
+    cpus: Annotated[float | None, typer.Option(help="CPUs, and threads, of each Ray task; 1.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs of each Ray task, 0.5 for two a GPU; 0.")] = None,
+    retries: Annotated[int | None, typer.Option(min=0, help="Of a Ray task whose worker died; 2.")] = None,
     accelerator: Accelerator = "auto",
     extend: Annotated[bool, typer.Option(help="Keep what a folder with another study has in common with it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Do many runs: a grid of subtasks, students, fractions... A killed study resumes when it is started again."""
     from xaibench.study.config import StudyConfig
-    from xaibench.study.engines import Processes
+    from xaibench.study.engines import Engine
     from xaibench.study.folder import Study, open_study
     from xaibench.study.run_study import run_study, tasks_left
     from xaibench.study.watch import watching
 
-    if engine not in ("local", "ray"):
-        raise unknown_name("engine", engine, ("local", "ray"))
+    options: dict[str, dict[str, Any]] = {
+        "local": {"threads": threads, "memory": None if memory is None else memory * 2**30},
+        "ray": {"address": address, "cpus": cpus, "gpus": gpus, "retries": retries},
+    }
+    if engine not in options:
+        raise unknown_name("engine", engine, tuple(options))
+    for other, theirs in options.items():
+        for name in (name for name, value in theirs.items() if value is not None and other != engine):
+            raise ConfigError(f"--{name} is an option of --engine {other}, not of {engine}: leave it out")
     if (Path(config) / "study.json").is_file():
         if out is not None or set_ or extend or scale != "full":
             raise ConfigError(f"{config} is a study with its own grid: leave out --out, --set, --scale, --extend")
@@ -52,13 +66,13 @@ def study(
 
         show(cells(planned), as_json)
         return
-    work = partial(
-        Processes,
-        workers=workers,
-        threads=threads,
-        memory=None if memory is None else memory * 2**30,
-        accelerator=accelerator,
-    )
+    kind: Callable[..., Engine]
+    if engine == "ray":
+        from xaibench.study.ray_engine import RayCluster as kind
+    else:
+        from xaibench.study.engines import Processes as kind
+    given = {name: value for name, value in options[engine].items() if value is not None}
+    work = partial(kind, workers=workers, accelerator=accelerator, **given)
     with watching(errors, len(tasks_left(planned)), settings.students) as watch:
         done = run_study(settings, folder, engine=work, extend=extend, watch=watch)
     for task, error in done.failures.items():

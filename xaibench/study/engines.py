@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from filelock import FileLock
 
 from xaibench.errors import ConfigError
 from xaibench.study.tasks import Outcome, Task
@@ -79,7 +78,7 @@ class Processes:
     memory       bytes that all may use together; None: four fifths of what is available. Until a first task has shown
                  what it needs, one is done at a time
     accelerator  "cpu", "cuda" or "auto"; with several GPUs, processes take turns with them
-    folder       of log files, one a process, and of locks, by which the processes of a killed study are waited for
+    folder       of log files, one a process
     """
 
     def __init__(
@@ -133,7 +132,7 @@ class _Slot:
 
     def __init__(self, folder: Path, number: int, threads: int, accelerator: str) -> None:
         self.log = folder / f"worker{number}.log"
-        self._begin = partial(_begin, folder / f"worker{number}.lock", self.log, number, threads)
+        self._begin = partial(_begin, self.log, number, threads)
         self._accelerator = accelerator
         self._pool: ProcessPoolExecutor | None = None
 
@@ -150,16 +149,13 @@ class _Slot:
             self._pool = None
 
 
-def _begin(lock: Path, log: Path, number: int, threads: int) -> None:
-    """In a new process: wait for the one that a killed study may have left, end with one's own study, keep a log."""
+def _begin(log: Path, number: int, threads: int) -> None:
+    """In a new process: end with the study, keep a log."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the study itself is told, and ends this process
     parent = multiprocessing.parent_process()
     if parent is not None:
         _end_with(parent.join)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(lock)
-    held.acquire()
-    globals()["_held"] = held  # until the process ends
+    log.parent.mkdir(parents=True, exist_ok=True)
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(stream, 1)
     os.dup2(stream, 2)

@@ -3,14 +3,13 @@
 study.json                the grid: written when the study begins, and when it is extended
 runs/NAME/                a run folder each, see `xaibench.run.folder`
 failures/TASK.txt         what failed, with its traceback; gone once it succeeds
-work/                     log and lock of each process that works on it
+work/                     logs of processes, locks/ of what is being done
 scores.csv  methods.csv  tests.csv  functional.csv  transfer.csv  report.html ...
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,7 +62,7 @@ class Study:
 
     def failure_path(self, task: Task) -> Path:
         """Where the traceback of a failed task lies."""
-        return self.folder / "failures" / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', task.name)}.txt"
+        return self.folder / "failures" / f"{task.file_name}.txt"
 
     @property
     def failures(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ A piece writes only what no other piece writes, so that engines differ only in w
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,16 @@ class Task:
     @property
     def name(self) -> str:
         return " ".join([self.kind, self.folder.name, self.student]).strip()
+
+    @property
+    def file_name(self) -> str:
+        """`name` as the stem of a file's name."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "_", self.name)
+
+    @property
+    def lock(self) -> Path:
+        """File that is locked by the process that does it, so that what a killed study left behind ends first."""
+        return self.folder.parents[1] / "work" / "locks" / f"{self.file_name}.lock"
 
 
 @dataclass(frozen=True)

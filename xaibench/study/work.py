@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from filelock import FileLock
+
 from xaibench.distillation.distill import make_fabric
 from xaibench.errors import XaibenchError
 from xaibench.run.config import RunConfig
@@ -51,12 +53,14 @@ def perform(task: Task, accelerator: str = "auto") -> None:
 
 
 def attempt(task: Task, accelerator: str = "auto") -> Outcome:
-    """`perform` a task; whatever goes wrong is told, not raised."""
+    """`perform` a task, once no other process does it; whatever goes wrong is told, not raised."""
     began = time.monotonic()
     error = trace = ""
     hopeless = False
     try:
-        perform(task, accelerator)
+        task.lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(task.lock):
+            perform(task, accelerator)
     except Exception as raised:  # noqa: BLE001 - other cells go on, and this one is on record
         error = " ".join(str(raised).split()) or "no message"
         error = error if isinstance(raised, XaibenchError) else f"{type(raised).__name__}: {error}"
