@@ -107,6 +107,7 @@ from .study.engines import Processes as Processes
 from .study.engines import Serial as Serial
 from .study.folder import Study as Study
 from .study.folder import open_study as open_study
+from .study.ray_engine import RayCluster as RayCluster
 from .study.run_study import run_study as run_study
 from .testing import assert_explains_alike as assert_explains_alike
 from .widgets.explorer import Explorer as Explorer

@@ -296,4 +296,5 @@ def _parsed(text: str, source: str) -> dict[str, Any]:
 def presets(package: str = "xaibench.run") -> dict[str, str]:
     """Preset name -> its TOML text, of those beside the modules of a package."""
     folder = resources.files(package) / "presets"
-    return {f.name.removesuffix(".toml"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".toml")}
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name)
+    return {file.name.removesuffix(".toml"): file.read_text("utf-8") for file in files}
