@@ -1,3 +1,6 @@
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from xaibench.run.config import presets
@@ -47,3 +50,13 @@ def test_an_embedded_preset_runs(name, tmp_path):
     assert study.finished, study.failures
     page = (study.folder / "report.html").read_text()
     assert ("Transfer of right and wrong knowledge" in page) == (name == "functional")
+
+
+def test_the_configuration_of_the_how_to_is_one():
+    text = (Path(__file__).parents[2] / "docs" / "howto" / "studies.md").read_text()
+    grid, pair = (part.partition("```")[0] for part in text.split("```toml")[1:])
+    config = StudyConfig.from_dict(tomllib.loads(grid))
+    assert len(config.conditions) == 4
+    assert config.claim == "subdistill"
+    assert len(StudyConfig.from_dict(tomllib.loads(grid), scale="small").seeds) == 1
+    assert StudyConfig.from_dict(tomllib.loads(pair)).conditions[0].config.train.epochs == 20

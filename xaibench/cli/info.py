@@ -68,6 +68,7 @@ def _names() -> dict[str, Any]:
         "fills": [f"{name}: {what}" for name, what in FILLS.items()],
         "cues": [format_options(cue(), full=True) for cue in CUES.values()],
         "presets": ", ".join(presets()),
+        "presets of studies": ", ".join(presets("xaibench.study")),
         "checkpoints": [f"installed:{name} ({one.architecture} from {one.package})" for name, one in INSTALLED.items()],
     }
 
