@@ -1,11 +1,16 @@
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
+from xaibench.models.architectures import build_model
 from xaibench.run.config import presets
 from xaibench.study.config import SCALES, StudyConfig
 from xaibench.study.engines import Serial
+from xaibench.study.estimate import cells
+from xaibench.study.folder import Study
 from xaibench.study.run_study import run_study
 
 STUDENTS = {
@@ -50,6 +55,31 @@ def test_an_embedded_preset_runs(name, tmp_path):
     assert study.finished, study.failures
     page = (study.folder / "report.html").read_text()
     assert ("Transfer of right and wrong knowledge" in page) == (name == "functional")
+
+
+@pytest.mark.parametrize("name", sorted({*presets("xaibench.study")} - {"icd"}))  # whose models are not here
+def test_layers_of_a_preset_are_layers_of_its_models(name):
+    for condition in StudyConfig.load(name).conditions:
+        config = condition.config
+        with torch.device("meta"):
+            for architecture, layers in (
+                (config.teacher.architecture, [pair.teacher for pair in config.student.pairs or ()]),
+                (config.student.architecture, [pair.student for pair in config.student.pairs or ()]),
+            ):
+                if layers:
+                    assert set(layers) <= _layers(architecture), architecture
+
+
+@cache
+def _layers(architecture):
+    return {name for name, _ in build_model(architecture, 5).named_modules()}
+
+
+def test_the_work_of_influence_weights_can_be_estimated(tmp_path):
+    small = ["seeds=[0]", "methods=['influence[kd:alpha=0.5]']", "vary.data.label_noise=[0.4]", "explain.images=4"]
+    config = StudyConfig.load("label-noise", small, "small")
+    (minutes,) = cells(Study(tmp_path, config), "cpu")["minutes"]
+    assert minutes > 0
 
 
 def test_the_configuration_of_the_how_to_is_one():

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 
 import pandas as pd
@@ -17,6 +17,7 @@ from xaibench.attribution.targets import make_target
 from xaibench.data.images import ImageSet
 from xaibench.data.tasks import Task
 from xaibench.distillation.distill import distill, make_fabric, measure_moments
+from xaibench.distillation.events import Cancelled, EpochState
 from xaibench.models.predict import predict_logits
 from xaibench.progress import progress, silent_unless
 from xaibench.run.config import RunConfig
@@ -37,6 +38,7 @@ def cells(study: Study, accelerator: str = "auto") -> pd.DataFrame:
     process the rest will take.
 
     The estimate is an upper bound as a rule: it has the teacher run in every step, which a cache of its outputs saves.
+    What a method does between epochs (influence weights) is not counted.
     It measures the first run of each pair of models, so that the others are known by their numbers of images.
     """
     measured: dict[tuple[object, ...], _Times] = {}
@@ -81,13 +83,15 @@ class _Times:
 def _measure(config: RunConfig, assets: Assets, accelerator: str) -> _Times:
     fabric = make_fabric(config.train, accelerator)
     pair, task, batch = assets.student_pair(config.seeds[0]), assets.task, config.train.batch_size
-    recipe = dataclasses.replace(config.train, epochs=1, views=0)
+    recipe = dataclasses.replace(config.train, views=0)
     some, many = (task.test.sample(count, config.data.seed) for count in (_IMAGES, _PREDICTED))
     measure = cache(partial(measure_moments, pair, some))
 
     def train(method: str, batches: int) -> None:
         small = Task(_rows(task, batches * batch), some, some, task.subtask, task.dataset)
-        distill(pair, small, method, recipe, seed=config.seeds[0], measure=measure, fabric=fabric)
+        seed = config.seeds[0]
+        with suppress(Cancelled):  # after one epoch of all that the method is checked for
+            distill(pair, small, method, recipe, seed=seed, measure=measure, fabric=fabric, on_epoch=EpochState.cancel)
 
     def predict(count: int) -> None:
         predict_logits(pair.teacher, many.take(range(count)), pair.preprocessing, device=fabric.device)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.files import write_text
-from xaibench.report.html import write_report
+from xaibench.report.html import Section, paragraph, write_report
 from xaibench.report.result_table import ResultTable
 from xaibench.report.tables import best_rows, csv_table
 from xaibench.study.folder import Study
@@ -41,10 +43,20 @@ def write_results(study: Study) -> None:
         named = [table.assign(group=part.name) if len(parts) > 1 else table for part, table in zip(parts, tables)]
         write_text(study.folder / f"{stem}.csv", csv_table(pd.concat(named, ignore_index=True)))
     write_text(study.folder / "methods.tex", "\n".join(part.table.render("latex") for part in parts))
-    title = study.config.about or "What the students of many runs have in common"
-    write_report(
-        study.folder / "report.html", title=title, headline=headline(study, parts), sections=sections(study, parts)
-    )
+    title, rest = titled(study.config.about or "What the students of many runs have in common")
+    about = [Section("About", [paragraph(rest)])] if rest else []
+    page = study.folder / "report.html"
+    write_report(page, title=title, headline=headline(study, parts), sections=about + sections(study, parts))
+
+
+def titled(about: str) -> tuple[str, str]:
+    """The first sentence, without its full stop, and the rest.
+
+    >>> titled("What is it? A study."), titled("A study. Of two"), titled("A study")
+    (('What is it?', 'A study.'), ('A study', 'Of two'), ('A study', ''))
+    """
+    first, *rest = re.split(r"(?<=[.?!])\s+", about, maxsplit=1)
+    return first.removesuffix("."), " ".join(rest)
 
 
 def labels_of(study: Study, students: pd.DataFrame) -> dict[str, str]:
