@@ -72,10 +72,12 @@ class Group:
 def headline(study: Study, parts: Sequence[Group]) -> str:
     """What the tests say, in a sentence or two; without a claim, what was compared."""
     done, all_ = len(study.finished_runs), len(study.runs)
-    size = f"{study.config.students} students in {all_} runs" + (f", {done} of them finished" if done < all_ else "")
+    size = f"{study.config.students} students in {_counted(all_, 'run')}"
+    size += f", {done} of them finished" if done < all_ else ""
     claim = study.config.claim
     if not claim:
-        return f"{size}: {len(study.config.methods)} methods with {len(study.config.seeds)} seeds each."
+        methods, seeds = len(study.config.methods), len(study.config.seeds)
+        return f"{size}: {_counted(methods, 'method')} with {_counted(seeds, 'seed')} each."
     said = []
     for part in parts:
         for quantity, rows in part.differences.groupby("quantity", sort=False):
@@ -136,7 +138,8 @@ def _differences(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
 def _likeness(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
     for part in parts:
         metric = next(iter(study.finished_runs.values())).metric
-        figure = likeness_figure(part.students, metric)
+        panels = sum(str(name).endswith(f" {metric}") for name in part.students)
+        figure = likeness_figure(part.students, metric, width="double" if panels > 1 else "single")
         seen = "Scatter of accuracy against likeness to the teacher; its numbers are in students.csv"
         yield _saved(study, f"likeness{part.stem}", figure, f"Accuracy and likeness{part.suffix}", seen)
 
@@ -203,6 +206,10 @@ def _runs(study: Study) -> Iterator[Html]:
 
 def _files(study: Study) -> dict[str, str]:
     return {name: what for name, what in _FILES.items() if (study.folder / name).is_file()}
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + "s" * (number != 1)
 
 
 def _saved(study: Study, stem: str, figure: Figure, caption: str, seen: str) -> Html:
