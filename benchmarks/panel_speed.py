@@ -59,7 +59,9 @@ def notebook(run: Path) -> dict[str, object]:
     cells = [
         f"import xaibench as xb\nexplorer = xb.explore({str(run)!r})\nexplorer",
         MEMORY,
-        "order = explorer.order\nfor i in range(500):\n    explorer.image = order[(7 * i) % len(order)]\n" + MEMORY,
+        "import asyncio\norder = explorer.order\nfor i in range(500):\n"
+        "    explorer.image = order[(7 * i) % len(order)]\n"
+        "    await asyncio.sleep(0.02)  # Jupyter drops more than 1000 messages a second\n" + MEMORY,
     ]
     return {
         "cells": [

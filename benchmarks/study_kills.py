@@ -17,24 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-STUDY = """
-about = "two subtasks, two methods"
-methods = ["student-only", "subdistill:layer_weight=1"]
-seeds = [0, 1]
-[data]
-fraction = 0.05
-[student]
-architecture = "resnet18-cifar:4-4-6-6@4"
-[train]
-epochs = 2
-[explain]
-images = 4
-explainers = ["lrp"]
-[similarity]
-metrics = ["cosine"]
-[vary]
-data.subtask = ["tops", "footwear"]
-"""
+SETTINGS = ("seeds=[0,1]", "train.epochs=2", "explain.images=4", "methods=['student-only','subdistill']")
+STUDY = ["demo", "--scale", "small", *(f"--set={one}" for one in SETTINGS)]
 
 
 @dataclass(frozen=True)
@@ -48,15 +32,13 @@ class Kills:
 
 def kill_study(folder: Path, kills: int, *options: str, seed: int = 0) -> Kills:
     """Start a study, kill it `kills` times at random moments, let it end; compare it with one left alone."""
-    config = folder / "study.toml"
-    config.write_text(STUDY, encoding="utf-8")
     began = time.monotonic()
-    _run(config, folder / "alone", options).communicate()
+    _run(folder / "alone", options).communicate()
     whole = time.monotonic() - began
     moments = random.Random(seed)
     done = early = 0
     while done < kills:
-        process = _run(config, folder / f"killed{early}", options)
+        process = _run(folder / f"killed{early}", options)
         try:
             process.communicate(timeout=moments.uniform(0.1, 0.5) * whole)
             early += 1  # ended before it was killed: kills go on with another one
@@ -67,13 +49,13 @@ def kill_study(folder: Path, kills: int, *options: str, seed: int = 0) -> Kills:
             print(f"kill {done} of {kills}", file=sys.stderr)
     studies = [folder / f"killed{number}" for number in range(early + 1)]
     for study in studies:
-        _run(config, study, options).communicate()
+        _run(study, options).communicate()
     expected = (folder / "alone" / "scores.csv").read_bytes()
     return Kills(done, early, all((study / "scores.csv").read_bytes() == expected for study in studies))
 
 
-def _run(config: Path, out: Path, options: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "xaibench", "study", str(config), "--out", str(out), "--accelerator", "cpu"]
+def _run(out: Path, options: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "xaibench", "study", *STUDY, "--out", str(out), "--accelerator", "cpu"]
     return subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,6 +154,16 @@ def small_settings() -> list[str]:
     return ["--accelerator", "cpu", *(part for key, value in settings.items() for part in ("--set", f"{key}={value}"))]
 
 
+@contextmanager
+def for_all_processes(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A folder that all processes of this test run share; within the block no other one is at it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield base / name
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tiny_config: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of `tiny_config`, made once for all processes: copy it before it is written into."""
@@ -160,11 +171,7 @@ def tiny_run(tiny_config: str, tmp_path_factory: pytest.TempPathFactory) -> Path
     from xaibench.run.folder import open_run
     from xaibench.run.pipeline import run_config
 
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with (base / "tiny.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        folder = base / "tiny"
+    with for_all_processes(tmp_path_factory, "tiny-run") as folder:
         if not (folder / "manifest.json").is_file() or not open_run(folder).finished:
             run_config(RunConfig.parse(tiny_config), folder, accelerator="cpu")
     return folder
@@ -205,11 +212,8 @@ def tiny_study(study_toml: Path, tmp_path_factory: pytest.TempPathFactory) -> St
     from xaibench.study.engines import Serial
     from xaibench.study.run_study import run_study
 
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with (base / "tiny-study.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return run_study(StudyConfig.load(study_toml), base / "tiny-study", engine=Serial)
+    with for_all_processes(tmp_path_factory, "tiny-study") as folder:
+        return run_study(StudyConfig.load(study_toml), folder, engine=Serial)
 
 
 @dataclass(frozen=True)

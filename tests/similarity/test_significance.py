@@ -145,8 +145,8 @@ def test_nothing_is_significant_that_few_units_cannot_reach():
     assert not table["reachable"].any()
     assert not table["significant"].any()
     assert power_note(table) == (
-        "With 6 seeds no difference can be significant at 0.05 (Benjamini-Yekutieli, 3 tests), however large it is: "
-        "that takes 7 seeds at least."
+        "With 6 seeds no difference can be significant by itself at 0.05 (Benjamini-Yekutieli, 3 tests), however large "
+        "it is: that takes 7 seeds at least."
     )
     alone = family_table(wins, unit="seeds", correction="holm")
     assert alone["significant"].all()
@@ -177,3 +177,16 @@ def test_bad_input():
         least_units(0)
     with pytest.raises(ConfigError, match="one of 'holm', 'by', got 'bonferroni'"):
         least_units(3, "bonferroni")
+
+
+def test_two_sided_tests_take_as_many_units_as_the_note_says():
+    def family(n):
+        tests = {name: signed_rank(np.ones(n) * np.arange(1, n + 1), alternative="two-sided") for name in "abc"}
+        return family_table(tests, unit="seeds")
+
+    needed = least_units(3, alternative="two-sided")
+    assert needed == 8
+    assert not family(needed - 1)["reachable"].any()
+    assert "that takes 8 seeds at least" in power_note(family(needed - 1), alternative="two-sided")
+    assert family(needed)["reachable"].all()
+    assert power_note(family(needed), alternative="two-sided") == ""

@@ -95,12 +95,12 @@ def distill(
     import pandas as pd
 
     from xaibench.distillation.distill import make_fabric
-    from xaibench.run.config import RunConfig
+    from xaibench.run.config import RunConfig, presets
     from xaibench.run.folder import open_run
     from xaibench.run.pipeline import create_run, leave_to_one_process, reopen
     from xaibench.run.training import distill_students
 
-    if (Path(config) / "manifest.json").is_file():
+    if config not in presets() and (Path(config) / "manifest.json").is_file():
         if out is not None or set_ or extend:
             raise ConfigError(f"{config} is a run with its own configuration: leave out --out, --set, --extend")
         run = open_run(config)

@@ -38,6 +38,7 @@ def study(
     as_json: Json = False,
 ) -> None:
     """Do many runs: a grid of subtasks, students, fractions... A killed study resumes when it is started again."""
+    from xaibench.run.config import presets
     from xaibench.study.config import StudyConfig
     from xaibench.study.engines import Engine
     from xaibench.study.folder import Study, open_study
@@ -53,7 +54,7 @@ def study(
     for other, theirs in options.items():
         for name in (name for name, value in theirs.items() if value is not None and other != engine):
             raise ConfigError(f"--{name} is an option of --engine {other}, not of {engine}: leave it out")
-    if (Path(config) / "study.json").is_file():
+    if config not in presets("xaibench.study") and (Path(config) / "study.json").is_file():
         if out is not None or set_ or extend or scale != "full":
             raise ConfigError(f"{config} is a study with its own grid: leave out --out, --set, --scale, --extend")
         folder, settings = Path(config), open_study(config).config

@@ -16,7 +16,7 @@ from xaibench.models.predict import as_device
 from xaibench.precision import full_precision
 from xaibench.validation import checked
 
-__all__ = ["ACCELERATORS", "as_ever", "fabric_on", "make_fabric", "own_generators", "seed_generators"]
+__all__ = ["ACCELERATORS", "as_ever", "fabric_on", "make_fabric", "own_generators", "quiet", "seed_generators"]
 
 ACCELERATORS = ("auto", "cpu", "cuda")
 
@@ -43,7 +43,7 @@ def make_fabric(
         precision = resolve_precision(recipe.precision, accelerator)
         # A loss of layers alone leaves the classifier without a gradient, which DDP has to be told.
         strategy = "ddp_find_unused_parameters_true" if several else "auto"
-        with _without_notices():
+        with quiet("lightning_fabric", logging.WARNING):  # what it chose
             fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)  # type: ignore[arg-type]
     except ConfigError:
         raise
@@ -61,15 +61,15 @@ def make_fabric(
 
 
 @contextmanager
-def _without_notices() -> Iterator[None]:
-    """Within the block lightning says nothing of what it chose; its warnings stay."""
-    log = logging.getLogger("lightning_fabric")
-    level = log.level
-    log.setLevel(logging.WARNING)
+def quiet(logger: str, level: int) -> Iterator[None]:
+    """Within the block a logger says nothing below a level."""
+    log = logging.getLogger(logger)
+    before = log.level
+    log.setLevel(level)
     try:
         yield
     finally:
-        log.setLevel(level)
+        log.setLevel(before)
 
 
 def _leave_group() -> None:

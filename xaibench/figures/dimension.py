@@ -12,25 +12,15 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from xaibench.errors import DataError
 from xaibench.figures.bases import basis_label, basis_styles, dimension_axis
-from xaibench.figures.layout import (
-    add_legend,
-    add_note,
-    axes_at,
-    fitting,
-    legend_height,
-    note_height,
-    panels_across,
-    wrapped,
-)
+from xaibench.figures.layout import add_legend, add_note, titled_panels
 from xaibench.figures.names import layer_label
-from xaibench.figures.style import MUTED, figure_width, new_figure, paper_style
+from xaibench.figures.style import MUTED, figure_width, paper_style
 from xaibench.validation import checked
 
 __all__ = ["dimension_figure"]
 
 _NEEDED = ("layer", "basis", "k", "accuracy", "low", "high", "width", "chance")
-_HIGH, _LEFT, _RIGHT, _BETWEEN, _NARROW = 1.15, 0.54, 0.1, 0.14, 0.85  # inches; the last of the narrowest panel
-_TITLE, _LINE, _LABEL = 0.22, 0.11, 0.34  # inches
+_PLACES = {"high": 1.15, "left": 0.54, "between": 0.14, "narrow": 0.85}  # inches
 _WHOLE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (4, 2)}
 _CHANCE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (1, 1.5))}
 
@@ -53,9 +43,6 @@ def dimension_figure(
     bases = [str(basis) for basis in dict.fromkeys(table["basis"]) if basis != "none"]
     styles = basis_styles(bases)
     inches = figure_width(width)
-    room = inches - _LEFT - _RIGHT
-    across = panels_across(len(layers), room, _BETWEEN, _NARROW)
-    panel = (room + _BETWEEN) / across - _BETWEEN
     unit = table["unit"].iloc[0] if "unit" in table else "images"
     note = "bands: 95% intervals" + (f" over {table['n'].max()} {unit}" if "n" in table else "")
     note += "; vertical line: the student's width"
@@ -67,15 +54,9 @@ def dimension_figure(
         }
         entries["all directions"] = Line2D([], [], **_WHOLE)
         entries["chance"] = Line2D([], [], **_CHANCE)
-        titles = {layer: wrapped(layer_label(layer, names), 6, panel) for layer in layers}
-        size = min(fitting(title, 7.5, panel + 0.8 * _BETWEEN) for title in titles.values())
-        above = _TITLE + _LINE * max(title.count("\n") for title in titles.values())
-        legend, pitch = legend_height(list(entries), inches), above + _HIGH + _LABEL
-        figure = new_figure(inches, legend + pitch * -(-len(layers) // across) + note_height(note, inches))
-        for place, layer in enumerate(layers):
-            line, column = divmod(place, across)
-            x, top = _LEFT + column * (panel + _BETWEEN), legend + line * pitch + above
-            axes = axes_at(figure, x, top, panel, _HIGH)
+        titles = [layer_label(layer, names) for layer in layers]
+        figure, panels = titled_panels(titles, inches, **_PLACES, legend=entries, note=note)
+        for layer, (axes, first) in zip(layers, panels):
             own = table[table["layer"] == layer]
             for basis, style in styles.items():
                 rows = own[own["basis"] == basis].sort_values("k")
@@ -85,14 +66,12 @@ def dimension_figure(
                 axes.axhline(whole, **_WHOLE)
             axes.axhline(own["chance"].iloc[0], **_CHANCE)
             axes.axvline(own["width"].iloc[0], color=MUTED, linewidth=0.7)
-            axes.set_title(titles[layer], pad=4, fontsize=size, linespacing=1.0)
             axes.set_ylim(max(0, low - 0.04), min(1, high) + 0.04)
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             dimension_axis(axes, own["k"].max())
-            axes.tick_params(labelleft=column == 0)
             axes.set_xlabel("directions k", labelpad=1)
-            if column == 0:
+            if first:
                 axes.set_ylabel("accuracy of the teacher", labelpad=2)
         add_note(figure, note)
         add_legend(figure, entries)

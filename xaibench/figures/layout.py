@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
 from xaibench.figures.fonts import text_width
-from xaibench.figures.style import MUTED
+from xaibench.figures.style import MUTED, new_figure
 
 __all__ = [
     "PAGE",
@@ -23,6 +23,7 @@ __all__ = [
     "legend_height",
     "note_height",
     "panels_across",
+    "titled_panels",
     "wrapped",
 ]
 
@@ -30,6 +31,7 @@ PAGE = 9.5
 """Inches that a page has for a figure above its caption."""
 
 _NOTE, _NOTE_LINE = 6.2, 0.115  # points, inches
+_RIGHT, _ABOVE, _TITLE_LINE, _BELOW = 0.1, 0.22, 0.11, 0.34  # inches, around titled panels
 _LEGEND_LINE, _LEGEND_KEY, _LEGEND_GAP = 0.13, 0.24, 0.14  # inches: a line, a key with its gap, between columns
 
 
@@ -43,6 +45,40 @@ def panels_across(count: int, room: float, between: float, least: float) -> int:
     """How many of `count` panels, each at least `least` inches wide, stand side by side, in lines of like length."""
     fit = max(1, int((room + between + 1e-9) / (least + between)))
     return -(-count // -(-count // fit))
+
+
+def titled_panels(
+    titles: Sequence[str],
+    inches: float,
+    *,
+    high: float,
+    left: float,
+    between: float,
+    narrow: float,
+    legend: Iterable[str],
+    note: str,
+) -> tuple[Figure, list[tuple[Axes, bool]]]:
+    """A figure with a panel for each title, in lines of like length; and each panel's axes, and whether it begins one.
+
+    high, left, between, narrow  inches: of a panel, left of a line, between panels, of the narrowest panel
+    legend, note                 what `add_legend` and `add_note` will add, for which there is room
+    """
+    room = inches - left - _RIGHT
+    across = panels_across(len(titles), room, between, narrow)
+    panel = (room + between) / across - between
+    texts = [wrapped(title, 6, panel) for title in titles]
+    size = min(fitting(text, 7.5, panel + min(0.8 * between, 2 * _RIGHT)) for text in texts)
+    above = _ABOVE + _TITLE_LINE * max(text.count("\n") for text in texts)
+    top, pitch = legend_height(list(legend), inches), above + high + _BELOW
+    figure = new_figure(inches, top + pitch * -(-len(titles) // across) + note_height(note, inches))
+    panels = []
+    for place, text in enumerate(texts):
+        line, column = divmod(place, across)
+        axes = axes_at(figure, left + column * (panel + between), top + line * pitch + above, panel, high)
+        axes.set_title(text, pad=4, fontsize=size, linespacing=1.0)
+        axes.tick_params(labelleft=column == 0)
+        panels.append((axes, column == 0))
+    return figure, panels
 
 
 def fitting(text: str, points: float, inches: float, *, bold: bool = False) -> float:

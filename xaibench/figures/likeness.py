@@ -11,15 +11,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from xaibench.errors import DataError
-from xaibench.figures.layout import add_legend, add_note, axes_at, legend_height, note_height, panels_across, wrapped
+from xaibench.figures.layout import add_legend, add_note, titled_panels
 from xaibench.figures.names import explainer_label, method_label, metric_label
-from xaibench.figures.style import figure_width, method_styles, new_figure, paper_style
+from xaibench.figures.style import figure_width, method_styles, paper_style
 from xaibench.validation import checked
 
 __all__ = ["likeness_figure"]
 
-_HIGH, _LEFT, _RIGHT, _BETWEEN, _NARROW = 1.5, 0.55, 0.12, 0.5, 1.3  # inches; the last of the narrowest panel
-_TITLE, _BELOW = 0.12, 0.4  # inches: a line of a title, and what stands below the axes
+_PLACES = {"high": 1.5, "left": 0.55, "between": 0.5, "narrow": 1.3}  # inches
 
 
 @checked(error=DataError)
@@ -46,9 +45,6 @@ def likeness_figure(
         raise DataError(f"the table of students lacks {lacks}: pass a study's students")
     styles = method_styles(students["method"])
     inches = figure_width(width)
-    room = inches - _LEFT - _RIGHT
-    across = panels_across(len(explainers), room, _BETWEEN, _NARROW)
-    panel = min((room + _BETWEEN) / across - _BETWEEN, 2.6)
     note = "small: students; large: means of methods; rho: rank correlation of these means"
     with paper_style():
         entries = {
@@ -57,14 +53,10 @@ def likeness_figure(
             )
             for name, s in styles.items()
         }
-        titles = [wrapped(_title(students, explainer, metric, names), 7.5, panel) for explainer in explainers]
-        above = 0.14 + _TITLE * max(title.count("\n") + 1 for title in titles)
-        top, pitch = legend_height(list(entries), inches), above + _HIGH + _BELOW
-        figure = new_figure(inches, top + pitch * -(-len(explainers) // across) + note_height(note, inches))
-        for place, (explainer, title) in enumerate(zip(explainers, titles)):
-            line, column = divmod(place, across)
-            x, y = _LEFT + column * (panel + _BETWEEN), top + line * pitch + above
-            axes = axes_at(figure, x, y, panel, _HIGH)
+        titles = [_title(students, explainer, metric, names) for explainer in explainers]
+        figure, panels = titled_panels(titles, inches, **_PLACES, legend=entries, note=note)
+        for explainer, (axes, _) in zip(explainers, panels):
+            axes.tick_params(labelleft=True)  # each explainer has its own range
             for name, style in styles.items():
                 own = (
                     students.loc[students["method"] == name, ["accuracy", f"{explainer} {metric}"]].dropna().to_numpy()
@@ -75,7 +67,6 @@ def likeness_figure(
                 axes.plot(
                     *own.mean(axis=0), style.marker, color=style.colour, markersize=6, mew=0.6, markeredgecolor="white"
                 )
-            axes.set_title(title, pad=4, fontsize=7.5, linespacing=1.1)
             axes.set_xlabel("accuracy", labelpad=1)
             axes.set_ylabel(metric_label(metric), labelpad=2)
             axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -12,18 +12,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from xaibench.errors import DataError
 from xaibench.figures.bases import basis_label, basis_styles, dimension_axis
-from xaibench.figures.layout import (
-    add_legend,
-    add_note,
-    axes_at,
-    fitting,
-    legend_height,
-    note_height,
-    panels_across,
-    wrapped,
-)
+from xaibench.figures.layout import add_legend, add_note, titled_panels
 from xaibench.figures.names import label, method_label
-from xaibench.figures.style import MUTED, MethodStyle, figure_width, new_figure, paper_style
+from xaibench.figures.style import MUTED, MethodStyle, figure_width, paper_style
 from xaibench.validation import checked
 
 __all__ = ["xor_figure"]
@@ -41,7 +32,7 @@ _OTHERS = {
 }
 _BEST: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (4, 2)}
 _CHANCE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (1, 1.5))}
-_HIGH, _LEFT, _RIGHT, _BETWEEN, _NARROW, _TITLE, _LINE, _LABEL = 1.3, 0.5, 0.1, 0.16, 1.1, 0.22, 0.11, 0.34  # inches
+_PLACES = {"high": 1.3, "left": 0.5, "between": 0.16, "narrow": 1.1}  # inches
 
 
 @checked(error=DataError)
@@ -70,9 +61,6 @@ def xor_figure(
         name: style for name, style in _OTHERS.items() if name in methods
     }
     inches = figure_width(width)
-    room = inches - _LEFT - _RIGHT
-    across = panels_across(len(shown), room, _BETWEEN, _NARROW)
-    panel = (room + _BETWEEN) / across - _BETWEEN
     note = (
         f"bands: 95% t intervals over {table['seeds'].max()} seeds; students of bases and of all directions: SubDistill"
     )
@@ -83,15 +71,9 @@ def xor_figure(
         }
         entries |= {"best possible": Line2D([], [], **_BEST)} if best is not None else {}
         entries["chance"] = Line2D([], [], **_CHANCE)
-        titles = {name: wrapped(_PANELS[name][0], 6, panel) for name in shown}
-        size = min(fitting(title, 7.5, panel + 0.8 * _BETWEEN) for title in titles.values())
-        above = _TITLE + _LINE * max(title.count("\n") for title in titles.values())
-        legend, pitch = legend_height(list(entries), inches), above + _HIGH + _LABEL
-        figure = new_figure(inches, legend + pitch * -(-len(shown) // across) + note_height(note, inches))
-        for place, name in enumerate(shown):
-            line, column = divmod(place, across)
-            x, top = _LEFT + column * (panel + _BETWEEN), legend + line * pitch + above
-            axes = axes_at(figure, x, top, panel, _HIGH)
+        titles = [_PANELS[name][0] for name in shown]
+        figure, panels = titled_panels(titles, inches, **_PLACES, legend=entries, note=note)
+        for name, (axes, first) in zip(shown, panels):
             own = drawn[drawn["measure"] == name]
             for method, style in styles.items():
                 rows = own[own["method"] == method].sort_values("k")
@@ -105,13 +87,11 @@ def xor_figure(
                 ticks = sorted(set(own["k"]))
                 axes.set_xticks(ticks, map(str, ticks))
                 axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
-            axes.set_title(titles[name], pad=4, fontsize=size, linespacing=1.0)
             axes.set_ylim(min(0.4, drawn["low"].min()) - 0.02, 1.0)
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-            axes.tick_params(labelleft=column == 0)
             axes.set_xlabel(_PANELS[name][1], labelpad=1)
-            if column == 0:
+            if first:
                 axes.set_ylabel("accuracy", labelpad=2)
         add_note(figure, note)
         add_legend(figure, entries)

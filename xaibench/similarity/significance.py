@@ -140,33 +140,50 @@ def family_table(
 
 
 @checked
-def power_note(table: pd.DataFrame, *, correction: Correction = "by", level: float = 0.05) -> str:
+def power_note(
+    table: pd.DataFrame,
+    *,
+    alternative: Alternative = "greater",
+    correction: Correction = "by",
+    level: float = 0.05,
+) -> str:
     """A sentence that says how many units would do, where tests of `family_table` cannot be significant; else "".
 
-    One-sided tests are meant. So many units are the least that can do: to find a small effect takes more.
+    alternative  of the tests
+
+    So many units are the least that can do: to find a small effect takes more. What is said is of one difference, all
+    others being none: several large ones can carry each other through a correction.
     """
     tested = table[table["p"].notna()]
     short = tested[~tested["reachable"]]
     if short.empty:
         return ""
     unit, paired = str(short["unit"].iloc[0]), bool((short["test"] == "Wilcoxon signed-rank").all())
-    needed = least_units(len(tested), correction, level=level, paired=paired)
+    needed = least_units(len(tested), correction, level=level, paired=paired, alternative=alternative)
     have = int(short["n"].min())
     tests = f"{len(tested)} tests" if len(tested) > 1 else "one test"
     each = "" if paired else " a group"
     few = f"{have} {unit if have != 1 else unit.removesuffix('s')}{each}"
     return (
-        f"With {few} no difference can be significant at {level:g} ({_NAMES[correction]}, {tests}), however large it "
-        f"is: that takes {needed} {unit}{each} at least."
+        f"With {few} no difference can be significant by itself at {level:g} ({_NAMES[correction]}, {tests}), however "
+        f"large it is: that takes {needed} {unit}{each} at least."
     )
 
 
 @checked
-def least_units(family: int, correction: Correction = "by", *, level: float = 0.05, paired: bool = True) -> int:
-    """The least n with which one one-sided test of a family can be below `level` after correction, all others being 1.
+def least_units(
+    family: int,
+    correction: Correction = "by",
+    *,
+    level: float = 0.05,
+    paired: bool = True,
+    alternative: Alternative = "greater",
+) -> int:
+    """The least n with which one test of a family can be below `level` after correction, all others being 1.
 
-    family  tests made
-    paired  True: n units that both sides share, p = 2^-n at best; False: n on each side, p = 1 / binom(2n, n)
+    family       tests made
+    paired       True: n units that both sides share, p = 2^-n at best; False: n on each side, p = 1 / binom(2n, n)
+    alternative  "two-sided" tests have twice that p
 
     >>> [least_units(m, "by") for m in (1, 3, 6, 12, 20, 50)], [least_units(m, "holm") for m in (1, 3, 6, 12, 20, 50)]
     ([5, 7, 9, 10, 11, 13], [5, 6, 7, 8, 9, 10])
@@ -174,7 +191,7 @@ def least_units(family: int, correction: Correction = "by", *, level: float = 0.
     _check(level)
     if family < 1:
         raise ConfigError(f"a family of tests has at least 1, got {family}: give the number of comparisons")
-    bar = level / _factor(family, correction)
+    bar = level / _factor(family, correction) / (1 if alternative == "greater" else 2)
     return next(n for n in count(1) if (0.5**n if paired else 1 / comb(2 * n, n)) < bar)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 
 import pandas as pd
@@ -16,6 +16,7 @@ from xaibench.attribution.explain import explain_model, parse_explainer
 from xaibench.attribution.targets import make_target
 from xaibench.data.images import ImageSet
 from xaibench.data.tasks import Task
+from xaibench.distillation.devices import quiet
 from xaibench.distillation.distill import distill, make_fabric, measure_moments
 from xaibench.distillation.events import Cancelled, EpochState
 from xaibench.models.predict import predict_logits
@@ -103,7 +104,7 @@ def _measure(config: RunConfig, assets: Assets, accelerator: str) -> _Times:
         for explainer in config.explain.explainers:
             explain_model(pair.student, x, target, parse_explainer(explainer), pair.preprocessing, device=fabric.device)
 
-    with silent_unless(False), _without_warnings():
+    with silent_unless(False), quiet("xaibench", logging.ERROR):  # warnings of a few images say nothing here
         training = {method: _a_step(partial(train, method), _BATCHES) / batch for method in config.methods}
         forward, explanation = _a_step(predict, len(many)), _a_step(explain, len(some))
     flips = (patch_side(*some.shape[1:]) ** 2 + 1) * (len(config.explain.explainers) + 2)
@@ -118,18 +119,6 @@ def _a_step(work: Callable[[int], object], steps: int) -> float:
         work(count)
         seconds.append(time.monotonic() - began)
     return max(0.0, seconds[2] - seconds[1]) / (steps - 2)
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """What a few images are warned of says nothing about the study."""
-    logger = logging.getLogger("xaibench")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _rows(task: Task, count: int) -> ImageSet:

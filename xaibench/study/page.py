@@ -88,7 +88,9 @@ def headline(study: Study, parts: Sequence[Group]) -> str:
             over = f"{int(rows['n'].max())} {rows['unit'].iloc[0]}"
             what = ", ".join(won) if won else "no other method"
             said.append(f"{name}{part.suffix} significantly above {what} over {over}")
-    text = f"{method_label(claim)}: {'; '.join(said)}" if said else "No difference can be significant with so few units"
+    if not said:
+        return f"With so few units no difference can be significant by itself. ({size}; 5%, Benjamini-Yekutieli.)"
+    text = f"{method_label(claim)}: {'; '.join(said)}"
     return f"{text}. ({size}; 5%, Benjamini-Yekutieli.)"
 
 
@@ -109,7 +111,7 @@ def _methods(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
         figure = league_figure(part.means)
         yield _saved(study, f"methods{part.stem}", figure, f"Methods{part.suffix}", means_seen(part.means))
         yield sheet(part.table)
-        ranks = rank_table(part.students)
+        ranks = rank_table(part.students).drop(columns=["subtasks", "seeds", "speaks_for"])
         caption = "Mean rank among the methods, 1 is the highest, over subtasks and seeds"
         yield sheet(ResultTable(ranks, f"{caption}{part.suffix}.", {}, part.table.labels))
 
@@ -131,7 +133,7 @@ def _differences(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
         text = f"{caption}. {test}, {sides}; pairs of one quantity are a family, corrected by Holm and "
         text += "Benjamini-Yekutieli. effect: rank-biserial correlation; significant: at 5% after the latter."
         yield sheet(ResultTable(shown, text, {}, part.table.labels))
-        for note in power_notes(table):
+        for note in power_notes(table, study.config.claim):
             yield paragraph(note, "note")
 
 

@@ -13,7 +13,7 @@ from xaibench.report.result_table import ResultTable
 from xaibench.report.tables import best_rows, csv_table
 from xaibench.study.folder import Study
 from xaibench.study.page import Group, headline, sections
-from xaibench.study.tables import difference_table, groups, method_means, quantities, student_table
+from xaibench.study.tables import difference_table, groups, method_means, placed, quantities, student_table
 
 __all__ = ["labels_of", "write_results"]
 
@@ -36,8 +36,8 @@ def write_results(study: Study) -> None:
     for name, rows in groups(study.config, students):
         means = method_means(rows)
         labels = labels_of(study, rows)
-        table = ResultTable(means.drop(columns=["subtasks", "seeds", "speaks_for"]), _caption(means, name), {}, labels)
-        table = ResultTable(table.data, table.caption, best_rows(table.data), labels)
+        shown = means.drop(columns=["subtasks", "seeds", "speaks_for"])
+        table = ResultTable(shown, _caption(means, name), best_rows(shown), labels)
         parts.append(Group(name, rows, table, means, difference_table(rows, study.config.claim)))
     for stem, tables in (("methods", [p.means for p in parts]), ("differences", [p.differences for p in parts])):
         named = [table.assign(group=part.name) if len(parts) > 1 else table for part, table in zip(parts, tables)]
@@ -71,13 +71,8 @@ def labels_of(study: Study, students: pd.DataFrame) -> dict[str, str]:
 
 
 def _scores(study: Study) -> pd.DataFrame:
-    parts = []
-    for condition in study.config.conditions:
-        run = study.runs[condition.name]
-        if run.finished:
-            scores = run.scores()
-            parts.append(scores.assign(run=condition.name, **dict(condition.levels)))
-            parts[-1] = parts[-1][["run", *dict(condition.levels), *scores.columns]]
+    finished = study.finished_runs
+    parts = [placed(one, finished[one.name].scores()) for one in study.config.conditions if one.name in finished]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -16,10 +16,10 @@ from xaibench.run.tables import interval_columns
 from xaibench.similarity.intervals import subtask_interval
 from xaibench.similarity.metrics.table import METRICS
 from xaibench.similarity.predictions import functional_comparison, probabilities
-from xaibench.similarity.significance import RankTest, Unit, family_table, power_note, signed_rank
+from xaibench.similarity.significance import Alternative, RankTest, Unit, family_table, power_note, signed_rank
 from xaibench.similarity.similarity_report import INDEPENDENT
 from xaibench.similarity.transfer import transfer_table
-from xaibench.study.config import StudyConfig
+from xaibench.study.config import Condition, StudyConfig
 from xaibench.study.folder import Study
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "difference_table",
     "groups",
     "method_means",
+    "over_runs",
+    "placed",
     "power_notes",
     "quantities",
     "rank_table",
@@ -39,9 +41,6 @@ CONTROL = "siddo"
 SUBTASK = "subtask"
 """The axis whose values are the units that a claim about methods is tested on."""
 
-_NAMES = ("run", "method", "seed")
-_LOWER_IS_BETTER = ("disagreement", "activation_distance", "jensen_shannon", "log_loss", "calibration_error")
-
 
 def student_table(study: Study) -> pd.DataFrame:
     """One row a student of the finished runs.
@@ -51,16 +50,15 @@ def student_table(study: Study) -> pd.DataFrame:
     "X lift", that above the student of the same seed without a teacher; where `CONTROL` was trained, "tau+", "tau-" and
     what they rest on, see `transfer`.
     """
-    parts = []
-    for condition in study.config.conditions:
-        run = study.runs[condition.name]
-        if run.finished:
-            rows = _students(run)
-            rows.insert(0, "run", condition.name)
-            for place, (axis, level) in enumerate(condition.levels):
-                rows.insert(1 + place, axis, level)
-            parts.append(rows)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_NAMES])
+    finished = study.finished_runs
+    parts = [placed(one, _students(finished[one.name])) for one in study.config.conditions if one.name in finished]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def placed(condition: Condition, rows: pd.DataFrame) -> pd.DataFrame:
+    """A table of a run with its place in the grid in front: columns run, and an axis each."""
+    place = {"run": condition.name, **dict(condition.levels)}
+    return rows.assign(**place)[[*place, *rows.columns]]
 
 
 def quantities(students: pd.DataFrame) -> list[str]:
@@ -86,15 +84,7 @@ def method_means(students: pd.DataFrame, names: Sequence[str] | None = None) -> 
 
     With several subtasks the interval speaks for other subtasks, with one for other seeds: `subtask_interval`.
     """
-    rows = []
-    for method, own in students.groupby("method", sort=False):
-        row: dict[str, object] = {"method": method, "subtasks": own["run"].nunique(), "seeds": own["seed"].nunique()}
-        for name in names or quantities(students):
-            one = subtask_interval(_grid(own, name)).within(*_range(name))
-            row.setdefault("speaks_for", one.speaks_for)
-            row |= interval_columns(name, one)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return _means_of(students, {name: _range(name) for name in names or quantities(students)})
 
 
 def difference_table(students: pd.DataFrame, claim: str = "") -> pd.DataFrame:
@@ -153,26 +143,34 @@ def over_runs(tables: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFra
 
 
 def rank_table(students: pd.DataFrame) -> pd.DataFrame:
-    """One row a method: its mean rank by each of `quantities`, 1 being the highest, with its interval."""
+    """As `method_means`, of the ranks of methods by each of `quantities` in a subtask and seed, 1 being the highest."""
     ranks = students[["run", "method", "seed"]].copy()
     for name in quantities(students):
         ranks[name] = students.groupby(["run", "seed"])[name].rank(ascending=False)
-    rows = []
-    for method, own in ranks.groupby("method", sort=False):
-        row: dict[str, object] = {"method": method}
-        for name in quantities(students):
-            one = subtask_interval(_grid(own, name)).within(1, students["method"].nunique())
-            row |= interval_columns(name, one)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return _means_of(ranks, dict.fromkeys(quantities(students), (1, students["method"].nunique())))
 
 
-def power_notes(differences: pd.DataFrame) -> list[str]:
-    """What would be needed where nothing could be significant, each sentence once."""
+def power_notes(differences: pd.DataFrame, claim: str = "") -> list[str]:
+    """What would be needed where nothing could be significant, each sentence once; claim as for `difference_table`."""
     if differences.empty:
         return []
-    notes = [power_note(family) for _, family in differences.groupby("quantity", sort=False)]
+    alternative: Alternative = "greater" if claim else "two-sided"
+    families = (family for _, family in differences.groupby("quantity", sort=False))
+    notes = [power_note(family, alternative=alternative) for family in families]
     return list(dict.fromkeys(note for note in notes if note))
+
+
+def _means_of(rows: pd.DataFrame, bounds: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
+    """A row a method: the mean of each quantity with its interval, cut at its least and greatest value."""
+    means = []
+    for method, own in rows.groupby("method", sort=False):
+        row: dict[str, object] = {"method": method, "subtasks": own["run"].nunique(), "seeds": own["seed"].nunique()}
+        for name, (least, most) in bounds.items():
+            one = subtask_interval(_grid(own, name)).within(least, most)
+            row.setdefault("speaks_for", one.speaks_for)
+            row |= interval_columns(name, one)
+        means.append(row)
+    return pd.DataFrame(means)
 
 
 def _students(run: Run) -> pd.DataFrame:

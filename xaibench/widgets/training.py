@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import html
 import itertools
-import re
 import tempfile
 import threading
 import time
@@ -22,28 +21,27 @@ from xaibench.data.images import ImageSet
 from xaibench.data.tasks import Task
 from xaibench.distillation.distill import DistillRun
 from xaibench.distillation.methods import METHODS, method_name, parse_method
-from xaibench.distillation.recipe import Recipe, check_seed, parse_recipe
+from xaibench.distillation.recipe import parse_recipe
 from xaibench.errors import ConfigError, DataError, ModelError, XaibenchError
 from xaibench.figures.names import method_label
-from xaibench.models.layer_outputs import layer_module
-from xaibench.models.layer_pairs import LayerPair, parse_layers
+from xaibench.models.layer_pairs import parse_layers
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import as_device
 from xaibench.validation import checked
-from xaibench.widgets.panel import Panel, button, line, style_sheet, validate
+from xaibench.widgets.panel import button, line, style_sheet
 from xaibench.widgets.training_curves import CURVES, clock, curves_html
 from xaibench.widgets.training_job import Likeness, TrainingJob, Watched, teacher_accuracy
 from xaibench.widgets.training_settings import Settings
+from xaibench.widgets.training_traits import TrainingTraits
 from xaibench.widgets.worker import Turn
 
 __all__ = ["TrainingPanel"]
 
-STATES = ("idle", "training", "cancelled", "finished")
 _SETTINGS = ("method", "epochs", "lr", "seed", "layers", "recipe")
 _PAUSE = 1.0  # seconds between two redrawn pictures, at least
 
 
-class TrainingPanel(Panel):
+class TrainingPanel(TrainingTraits):
     """Distil the pair's student while the notebook stays free; curves after each epoch. A panel for Jupyter.
 
     pair      its teacher teaches copies of its student; neither is changed
@@ -69,15 +67,6 @@ class TrainingPanel(Panel):
     `start`, `resume` and `cancel` are the buttons. What a trait refuses raises an error and changes nothing.
     """
 
-    method = traitlets.Unicode("subdistill")
-    epochs = traitlets.Int(10)
-    lr = traitlets.Float(1e-3)
-    seed = traitlets.Int(0)
-    layers = traitlets.Tuple()
-    recipe = traitlets.Unicode()
-    state = traitlets.Enum(STATES, "idle", read_only=True)
-    epoch = traitlets.Int(0, read_only=True)
-    students = traitlets.Dict(read_only=True)
     _at_work = False
     _scratch: tempfile.TemporaryDirectory[str] | None = None
 
@@ -162,35 +151,6 @@ class TrainingPanel(Panel):
         super().close()
         if not self._at_work:  # else its thread does it
             self._clean()
-
-    @validate("method")
-    def _known_method(self, proposal: Any) -> str:
-        return method_name(parse_method(proposal.value))
-
-    @validate("epochs", "lr")
-    def _known_number(self, proposal: Any) -> Any:
-        Recipe(**{proposal.trait.name: proposal.value})
-        return proposal.value
-
-    @validate("seed")
-    def _known_seed(self, proposal: Any) -> int:
-        return check_seed(proposal.value)
-
-    @validate("recipe")
-    def _known_recipe(self, proposal: Any) -> str:
-        parse_recipe(proposal.value)
-        for name in re.findall(r"(\w+)\s*=", proposal.value):
-            if name in ("epochs", "lr"):
-                raise ConfigError(f"{name} is a trait of its own: leave it out of the recipe and set {name}")
-        return str(proposal.value)
-
-    @validate("layers")
-    def _known_layers(self, proposal: Any) -> tuple[str, ...]:
-        pairs = parse_layers([spec if isinstance(spec, str) else str(LayerPair(*spec)) for spec in proposal.value])
-        for teacher, student in pairs:
-            layer_module(self._pair.teacher_network, teacher)
-            layer_module(self._pair.student, student)
-        return tuple(map(str, pairs))
 
     def _choose(self, trait: str, value: Any) -> None:
         """Set a trait as a control asks for; `value` may be a function of what it was."""
