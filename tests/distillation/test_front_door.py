@@ -64,8 +64,10 @@ def test_what_does_not_fit_is_refused_in_one_line(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_a_gpu_that_is_not_there_is_said_to_be_missing(tiny_pair: ModelPair, tiny_task: Task) -> None:
-    with pytest.raises(ConfigError, match=r"accelerator 'cuda' \(torch finds none\): choose cpu, cuda or auto"):
+    with pytest.raises(ConfigError, match=r"device 'cuda' is not there \(torch finds 0 GPUs\): write cpu"):
         distill(tiny_pair, tiny_task, "kd", device="cuda")
+    with pytest.raises(ConfigError, match=r"accelerator 'cuda' \(torch finds none\): choose cpu, cuda or auto"):
+        make_fabric(Recipe(), "cuda")
 
 
 def test_a_fabric_is_made_without_notices_and_the_log_is_left_as_it_was() -> None:
