@@ -6,7 +6,10 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
+from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,9 @@ from PIL import Image
 
 from xaibench.cli import app
 from xaibench.run.config import RunConfig
+from xaibench.study.config import StudyConfig
+from xaibench.study.ray_engine import RayCluster
+from xaibench.study.run_study import run_study
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -82,8 +88,16 @@ def save_beans_vit(folder: Path) -> None:
     transformers.ViTForImageClassification(config).save_pretrained(folder)
 
 
+def ask_a_cluster(config: str, folder: str, engine: partial[RayCluster]) -> None:
+    """In place of `run_study`, where there is no cluster: is it asked for with arguments that exist?"""
+    signature(run_study).bind(config, folder, engine=engine)
+    signature(engine.func).bind(Path(folder), **engine.keywords)
+
+
 @pytest.mark.parametrize("code", every(GUIDES, "python")[1:])  # the first has a test of its own
-def test_the_python_works(code: str, desk: Path) -> None:
+def test_the_python_works(code: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "RayCluster" in code:
+        monkeypatch.setattr("xaibench.study.run_study.run_study", ask_a_cluster)
     if "transformers" in code:
         save_beans_vit(desk / "beans-vit")
     names: dict[str, object] = {}
@@ -115,7 +129,11 @@ def test_own_models_take_eight_lines() -> None:
 
 @pytest.mark.parametrize("code", every(PAGES, "toml"))
 def test_the_configurations_are_valid(code: str) -> None:
-    RunConfig.parse(code)
+    raw = tomllib.loads(code)
+    if raw.keys() & {"about", "claim", "vary", "small"}:
+        StudyConfig.from_dict(raw)
+    else:
+        RunConfig.parse(code)
 
 
 def commands() -> list[str]:
