@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xaibench.attribution.lrp.operations import handler_of, name_of
 from xaibench.attribution.lrp.propagation import Propagation
-from xaibench.models.folding import fold, foldable
+from xaibench.models import folding
 
 __all__ = ["RelevanceMode", "shared_copy"]
 
@@ -50,18 +50,20 @@ class RelevanceMode(Propagation):
     """
 
     @contextmanager
-    def installed(self, model: nn.Module) -> Iterator[nn.Module]:
+    def installed(self, model: nn.Module, fold: bool = True) -> Iterator[nn.Module]:
         """Within the block, forward passes of `model` run in this mode.
 
         The first pass folds batch normalisations into the layers before them. `model` must be a private copy: its
         modules get new parameters, while the old ones keep their values.
+
+        fold  False for a model that was folded before
         """
-        plain, twin = model.forward, [shared_copy(model)]
+        plain, twin = model.forward, [shared_copy(model)] if fold else []
 
         def forward(x: Tensor) -> Tensor:
             if twin:  # run without the hooks that the copy's user may have set
-                for layer, norm in foldable(twin.pop(), x[:1]):
-                    fold(model.get_submodule(layer), model.get_submodule(norm))
+                for layer, norm in folding.foldable(twin.pop(), x[:1]):
+                    folding.fold(model.get_submodule(layer), model.get_submodule(norm))
             self.start(x)
             with self:
                 logits: Tensor = plain(x)
