@@ -130,7 +130,7 @@ def test_own_models_take_eight_lines() -> None:
 @pytest.mark.parametrize("code", every(PAGES, "toml"))
 def test_the_configurations_are_valid(code: str) -> None:
     raw = tomllib.loads(code)
-    if raw.keys() & {"about", "claim", "vary", "small"}:
+    if raw.keys() & {"about", "claim", "control", "vary", "small"}:
         StudyConfig.from_dict(raw)
     else:
         RunConfig.parse(code)

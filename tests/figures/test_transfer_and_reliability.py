@@ -65,15 +65,26 @@ def test_reliability_is_drawn_where_there_are_images() -> None:
     upper, lower = figure.axes
     diagonal, *lines = upper.lines
     assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [0, 1]
-    for line, one in zip(lines, curves.values(), strict=True):
+    for line, one in zip(lines[::2], curves.values(), strict=True):
         filled = one[one["count"] > 0]
         np.testing.assert_allclose(np.column_stack(line.get_data()), filled[["confidence", "accuracy"]])
-    assert lines[1].get_color() == lines[2].get_color() == method_styles(["kd"])["kd"].colour
+    assert lines[2].get_color() == lines[4].get_color() == method_styles(["kd"])["kd"].colour
     for stairs, one in zip(lower.patches, curves.values(), strict=True):
         np.testing.assert_allclose(stairs.get_data().values, one["count"] / 60)
         np.testing.assert_allclose(stairs.get_data().edges, np.linspace(0, 1, 16))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["teacher", "KD"]
     assert_well_drawn(figure)
+
+
+def test_bins_with_few_images_are_points_off_the_line() -> None:
+    table = curve(0)
+    place = table["count"].gt(0).idxmax()
+    table.loc[:, "count"] *= 100
+    table.loc[place, "count"] = 1
+    _, line, points = reliability_figure({"kd": table}).axes[0].lines
+    assert points.get_linestyle() == "None"
+    assert list(points.get_xdata()) == [table.loc[place, "confidence"]]
+    assert len(line.get_xdata()) == (table["count"] > 0).sum() - 1
 
 
 def test_reliability_that_cannot_be_drawn_is_refused() -> None:

@@ -189,6 +189,7 @@ def test_memory_bounds_how_many_work(tmp_path):
         (["seeds=[0]"], "its run tops has other settings"),
         (["vary.data.subtask=['tops']"], "its run footwear is not asked for now"),
         (["claim=student-only"], "claim was"),
+        (["claim=", "control=student-only"], "claim was"),
     ],
 )
 def test_another_study_is_refused_with_the_first_difference(copied, study_toml, assignments, says):
@@ -219,7 +220,9 @@ def test_folders_that_are_no_study_are_refused(tmp_path, study_toml):
         open_study(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"conditions": 3, "axes": [], "about": "", "claim": ""}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"conditions": 3, "axes": [], "about": "", "claim": "", "control": ""}']
+)
 def test_a_damaged_study_says_so(tmp_path, text):
     (tmp_path / "study.json").write_text(text)
     with pytest.raises(RunFolderError, match="is corrupt"):

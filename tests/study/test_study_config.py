@@ -100,6 +100,8 @@ def test_every_run_has_a_folder_of_its_own(names):
         ({"vary": {"methods.x": [1]}, "methods": ["kd"]}, ConfigError, "methods is a value, not a table"),
         ({"claim": "kdd"}, UnknownNameError, "kdd"),
         ({"methods": ["kd"], "claim": "at"}, UnknownNameError, "unknown claim 'at'"),
+        ({"methods": ["kd"], "control": "at"}, UnknownNameError, "unknown control 'at'"),
+        ({"methods": ["kd", "at"], "claim": "kd", "control": "at"}, ConfigError, "claim is 'kd' and control 'at'"),
         ({"about": 3}, ConfigError, "about must be text"),
         ({"methods": ["kd", "kd"]}, ConfigError, "named twice"),
     ],

@@ -53,6 +53,15 @@ def test_without_a_claim_all_pairs_are_tested_two_sided():
     assert table["p"].to_numpy() == pytest.approx(2.0**-7)
 
 
+def test_every_method_is_held_against_a_control_two_sided():
+    table = difference_table(students(), control="b")
+    assert set(zip(table["a"], table["b"])) == {("a", "b"), ("c", "b")}
+    pairs = difference_table(students()).set_index(["a", "b", "quantity"])
+    row = table.set_index(["a", "b", "quantity"]).loc[("c", "b", "accuracy")]
+    assert row["difference"] == -pairs.loc[("b", "c", "accuracy"), "difference"]
+    assert row["p"] == pytest.approx(2.0**-7)
+
+
 def test_few_units_cannot_be_significant_and_the_page_says_how_many_could():
     table = difference_table(students(subtasks=1, seeds=3, gap=1, spread=0), "a")
     assert (table["unit"] == "seeds").all()

@@ -23,7 +23,9 @@ __all__ = ["reliability_figure"]
 _LEFT, _RIGHT, _BETWEEN, _BELOW, _HIGH, _COUNTS = 0.5, 0.1, 0.08, 0.36, 1.9, 0.45  # inches
 _NEEDED = ("low", "high", "confidence", "accuracy", "count")
 _CALIBRATED: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (4, 2)}
-_NOTE = "a line a model, means within bins of confidence; dashed: calibrated; below: share of images in each bin"
+_FEW = 0.01
+_NOTE = "a line a model, means within bins of confidence; pale, off the line: bins with less than 1% of the images; "
+_NOTE += "dashed: calibrated; below: share of images in each bin"
 
 
 @checked(error=DataError)
@@ -36,8 +38,8 @@ def reliability_figure(
     names   method or "teacher" -> what to write in place of its label
     width   "single", "double" or inches
 
-    Seeds of a method share their colour; the teacher is drawn in black. Empty bins are left out. Below the dashed
-    diagonal a model is surer than it should be.
+    Seeds of a method share their colour; the teacher is drawn in black. Empty bins are left out, those with less than
+    1% of the images are points off the line. Below the dashed diagonal a model is surer than it should be.
     """
     if not curves:
         raise DataError("there are no curves to draw: compute at least one with reliability")
@@ -85,11 +87,13 @@ def reliability_figure(
 
 
 def _draw(upper: Axes, lower: Axes, curve: pd.DataFrame, style: MethodStyle) -> None:
-    filled = curve[curve["count"] > 0]
+    share = curve["count"] / curve["count"].sum()
+    filled, few = curve[share >= _FEW], curve[(share > 0) & (share < _FEW)]
     look: dict[str, Any] = {"color": style.colour, "linewidth": 0.9, "markersize": 3.0, "mew": 0, "alpha": 0.8}
     upper.plot(filled["confidence"], filled["accuracy"], style.marker + "-", **look)
+    upper.plot(few["confidence"], few["accuracy"], style.marker, **{**look, "markersize": 2.2, "alpha": 0.25})
     lower.stairs(
-        curve["count"] / curve["count"].sum(),
+        share,
         [*curve["low"], float(curve["high"].iloc[-1])],
         color=style.colour,
         linewidth=0.9,

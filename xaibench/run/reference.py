@@ -62,8 +62,8 @@ writes one with all keys, `xaibench check my.toml` names everything that is wron
 `xaibench run my.toml --set train.epochs=5` overrides a key. Relative paths in a file are relative to the file's folder,
 those on the command line and in Python to the working directory; a run stores them absolute.
 
-The file of a study has `about`, `claim`, `[vary]` and `[small]` beside these keys: [Compare methods over subtasks and
-seeds](howto/studies.md).
+The file of a study has `about`, `claim`, `control`, `[vary]` and `[small]` beside these keys: [Compare methods over
+subtasks and seeds](howto/studies.md).
 """
 
 

@@ -1,6 +1,7 @@
 """The configuration of a study: that of a run, with lists in place of single values.
 
 about = "what it is for"
+claim = "kd"                            # or control = "kd"; without either all pairs of methods are compared
 methods = ["kd", "subdistill"]          # as of a run, and so on for every section
 seeds = [0, 1, 2]
 
@@ -39,7 +40,7 @@ __all__ = ["SCALES", "Condition", "StudyConfig"]
 
 SCALES = ("full", "small")
 
-_OWN = ("about", "claim", "vary", "small")
+_OWN = ("about", "claim", "control", "vary", "small")
 _LONGEST_NAME = 60
 
 
@@ -63,13 +64,15 @@ class StudyConfig:
     conditions  the runs, in the order of the grid: the last axis changes fastest
     axes        axis ("subtask") -> its values, as text; none for a study of one run
     about       what the study is for
-    claim       the method that is claimed to be better than every other: it is tested one-sided; "" tests all pairs
+    claim       the method that is claimed to be better than every other: it is tested against each, one-sided
+    control     the method that every other is held against, two-sided; "" with no claim either tests all pairs
     """
 
     conditions: tuple[Condition, ...]
     axes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     about: str = ""
     claim: str = ""
+    control: str = ""
 
     @classmethod
     @checked
@@ -100,15 +103,18 @@ class StudyConfig:
             raw = _merged(raw, _normal(small))
         raw = _assigned(raw, assignments)
         own = {key: raw.pop(key) for key in _OWN if key in raw}
-        about, claim = (_text(own, key) for key in ("about", "claim"))
+        about, claim, control = (_text(own, key) for key in ("about", "claim", "control"))
         axes = _axes(own.get("vary", {}))
         conditions = tuple(_conditions(raw, axes, Path(folder)))
         methods = conditions[0].config.methods
-        claim = method_name(parse_method(claim)) if claim else ""
-        if claim and claim not in methods:
-            raise unknown_name("claim", claim, methods)
+        claim, control = _one_of("claim", claim, methods), _one_of("control", control, methods)
+        if claim and control:
+            raise ConfigError(
+                f"claim is '{claim}' and control '{control}': keep the claim, to be tested against all others, or "
+                "the control, to hold all others against it"
+            )
         levels = (tuple(name for name, _ in values) for values in axes.values())
-        return cls(conditions, tuple(zip(_labels(list(axes)), levels)), about, claim)
+        return cls(conditions, tuple(zip(_labels(list(axes)), levels)), about, claim, control)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -249,6 +255,14 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
         old = out.get(key)
         out[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return out
+
+
+def _one_of(key: str, method: str, methods: Sequence[str]) -> str:
+    """The name of a method that the study has; "" where none is given."""
+    name = method_name(parse_method(method)) if method else ""
+    if name and name not in methods:
+        raise unknown_name(key, name, methods)
+    return name
 
 
 def _text(raw: Mapping[str, Any], key: str) -> str:

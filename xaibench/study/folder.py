@@ -31,7 +31,7 @@ from xaibench.validation import checked
 
 __all__ = ["Study", "begin_study", "locked", "open_study"]
 
-_KEYS = ("conditions", "axes", "about", "claim")
+_KEYS = ("conditions", "axes", "about", "claim", "control")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,8 @@ def open_study(folder: Path | str) -> Study:
             for one in held["conditions"]
         )
         axes = tuple((axis, tuple(levels)) for axis, levels in held["axes"])
-        return Study(folder, StudyConfig(conditions, axes, held["about"], held["claim"]))
+        own = (held[key] for key in ("about", "claim", "control"))
+        return Study(folder, StudyConfig(conditions, axes, *own))
     except XaibenchError as error:
         raise RunFolderError(f"{path} was written by another version ({error}): start in another folder") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -107,7 +108,7 @@ def begin_study(config: StudyConfig, folder: Path, command: str, *, extend: bool
     """
     if (folder / "study.json").is_file():
         held = open_study(folder)
-        if held.config.conditions == config.conditions and held.config.claim == config.claim:
+        if not _difference(held.config, config):
             return held
         if not extend:
             raise RunFolderError(
@@ -161,18 +162,22 @@ def _record(config: StudyConfig, command: str) -> dict[str, Any]:
         "command": command,
         "about": config.about,
         "claim": config.claim,
+        "control": config.control,
         "axes": [[axis, list(levels)] for axis, levels in config.axes],
         "conditions": conditions,
     }
 
 
 def _difference(old: StudyConfig, new: StudyConfig) -> str:
-    if old.claim != new.claim:
-        return f"claim was {old.claim!r}, now {new.claim!r}"
+    """What tells two studies apart; "" where they are the same."""
+    for name in ("claim", "control"):
+        before, now = getattr(old, name), getattr(new, name)
+        if before != now:
+            return f"{name} was {before!r}, now {now!r}"
     held, wanted = ({one.name: one.config for one in config.conditions} for config in (old, new))
     for name in [*held, *wanted]:
         if name not in wanted or name not in held:
             return f"its run {name} is not asked for now" if name not in wanted else f"it has no run {name}"
         if held[name] != wanted[name]:
             return f"its run {name} has other settings"
-    return "other runs"
+    return ""

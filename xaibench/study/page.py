@@ -112,7 +112,8 @@ def _methods(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
         yield _saved(study, f"methods{part.stem}", figure, f"Methods{part.suffix}", means_seen(part.means))
         yield sheet(part.table)
         ranks = rank_table(part.students).drop(columns=["subtasks", "seeds", "speaks_for"])
-        caption = "Mean rank among the methods, 1 is the highest, over subtasks and seeds"
+        over = " and ".join(name for name in ("subtasks", "seeds") if part.means[name].max() > 1)
+        caption = "Mean rank among the methods, 1 is the highest" + (f", over {over}" if over else "")
         yield sheet(ResultTable(ranks, f"{caption}{part.suffix}.", {}, part.table.labels))
 
 

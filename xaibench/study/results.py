@@ -38,7 +38,7 @@ def write_results(study: Study) -> None:
         labels = labels_of(study, rows)
         shown = means.drop(columns=["subtasks", "seeds", "speaks_for"])
         table = ResultTable(shown, _caption(means, name), best_rows(shown), labels)
-        parts.append(Group(name, rows, table, means, difference_table(rows, study.config.claim)))
+        parts.append(Group(name, rows, table, means, difference_table(rows, study.config.claim, study.config.control)))
     for stem, tables in (("methods", [p.means for p in parts]), ("differences", [p.differences for p in parts])):
         named = [table.assign(group=part.name) if len(parts) > 1 else table for part, table in zip(parts, tables)]
         write_text(study.folder / f"{stem}.csv", csv_table(pd.concat(named, ignore_index=True)))

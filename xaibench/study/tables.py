@@ -74,7 +74,7 @@ def groups(config: StudyConfig, students: pd.DataFrame) -> Iterator[tuple[str, p
         yield "", students
         return
     for levels, rows in students.groupby(axes, sort=False):
-        yield ", ".join(f"{axis} {level}" for axis, level in zip(axes, levels)), rows
+        yield ", ".join(f"{axis.replace('_', ' ')} {level}" for axis, level in zip(axes, levels)), rows
 
 
 def method_means(students: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -87,16 +87,22 @@ def method_means(students: pd.DataFrame, names: Sequence[str] | None = None) -> 
     return _means_of(students, {name: _range(name) for name in names or quantities(students)})
 
 
-def difference_table(students: pd.DataFrame, claim: str = "") -> pd.DataFrame:
+def difference_table(students: pd.DataFrame, claim: str = "", control: str = "") -> pd.DataFrame:
     """One row a quantity and pair of methods: a, b, quantity, difference (a - b), low, high, columns of `family_table`.
 
-    claim  the method that is said to be above every other: pairs of it alone, tested one-sided; "": all, two-sided
+    claim    the method that is said to be above every other: pairs of it alone, tested one-sided
+    control  the method that every other is held against: pairs with it alone, two-sided; without either all pairs
 
     Units are the subtasks where there are several (each one's mean over its seeds), else the seeds. All pairs of one
     quantity are a family. Lifts are left out: their differences are those of the scores.
     """
     methods = list(students["method"].unique())
-    pairs = [(claim, other) for other in methods if other != claim] if claim else list(combinations(methods, 2))
+    if claim:
+        pairs = [(claim, other) for other in methods if other != claim]
+    elif control:
+        pairs = [(other, control) for other in methods if other != control]
+    else:
+        pairs = list(combinations(methods, 2))
     parts = []
     for name in quantities(students):
         if name.endswith(" lift"):

@@ -110,7 +110,7 @@ class StudyResults:
         likeness = similarity_figure(chosen)
         parts.append(f"<h4>Likeness to the teacher's heatmaps</h4>{figure_html(likeness, similarity_seen(chosen))}")
         turn.report(0.6, "differences")
-        differences = difference_table(self._students, self.study.config.claim)
+        differences = difference_table(self._students, self.study.config.claim, self.study.config.control)
         if not differences.empty and differences["difference"].notna().any():
             drawn = figure_html(difference_figure(differences), "Chart of differences between methods")
             parts.append(f"<h4>Differences</h4>{drawn}")
