@@ -167,6 +167,7 @@ def test_html_escapes_text_and_carries_exact_values(table):
     assert '<td class="number" data-value="0.3333333333333333">0.333</td>' in text
     assert '<td class="number" data-value="">–</td>' in text
     assert '<td class="no" data-value="False">no</td>' in text
+    assert '<td class="number" data-value="-0.2">−0.200 ± 0.100</td>' in text
     assert "<caption>A &lt; B</caption>" in text
 
 

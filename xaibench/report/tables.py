@@ -158,7 +158,7 @@ def html_table(
 ) -> str:
     """A <table> whose cells carry their exact value in data-value, for sorting; all text is escaped.
 
-    Cells of numbers have the class "number", booleans the class "yes" or "no"; the first cell of a row is its heading.
+    Cells of numbers have the class "number" and true minus signs, booleans the class "yes" or "no"; the first cell of a row is its heading.
     bold  as in `latex_table`
     """
     shown = presented(table, digits)
@@ -172,6 +172,7 @@ def html_table(
         for column, (name, number) in enumerate(zip(shown.columns, numeric)):
             value, text = table[name].iloc[position], html.escape(shown[name].iloc[position])
             kind = f' class="{text}"' if isinstance(value, (bool, np.bool_)) else _NUMBER * number
+            text = text.replace("-", "−") if number else text
             exact = html.escape("" if _undefined(value) else str(value))
             tag, scope = ("td", "") if column else ("th", ' scope="row"')
             text = f"<strong>{text}</strong>" if position in bold.get(name, ()) else text
