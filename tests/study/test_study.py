@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from xaibench.errors import RunFolderError
 from xaibench.study.config import StudyConfig
-from xaibench.study.engines import Processes, Serial
+from xaibench.study.engines import Processes, Serial, _own_gpu
 from xaibench.study.folder import open_study
 from xaibench.study.run_study import run_study, tasks_left
 from xaibench.study.tasks import Task
@@ -85,6 +85,16 @@ def test_a_student_that_cannot_be_made_is_on_record_and_the_rest_goes_on(copied)
     assert again.finished
     assert not again.failures
     assert len(run.students) == 4
+
+
+def test_a_student_that_could_not_be_explained_is_tried_again(copied):
+    run = copied.runs["tops"]
+    name = next(iter(run.students))
+    run.student_folder(name).fail("no memory", "where")
+    assert not open_study(copied.folder).finished
+    study = run_study(copied.config, copied.folder, engine=Serial)
+    assert study.finished
+    assert not study.runs["tops"].failures
 
 
 def test_a_killed_study_goes_on_to_the_same_bytes(study_toml, tmp_path):
@@ -169,7 +179,20 @@ def test_a_worker_that_dies_fails_its_task_only(copied, monkeypatch, tmp_path):
     assert "its process was killed" in outcome.error
     engine.start(task)
     assert not engine.wait()[1].error
+    pool = engine._slots[0]._pool
+    next(iter(pool._processes.values())).kill()  # while it has nothing to do
+    while not pool._broken:
+        time.sleep(0.05)
+    engine.start(task)
+    assert not engine.wait()[1].error
     engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("visible", "own"), [("", ["0", "1", "0"]), ("2,3", ["2", "3", "2"]), ("GPU-a, GPU-b", ["GPU-a", "GPU-b", "GPU-a"])]
+)
+def test_processes_take_turns_with_the_gpus_that_they_may_use(visible, own):
+    assert [_own_gpu(number, 2, visible) for number in range(3)] == own
 
 
 def test_memory_bounds_how_many_work(tmp_path):

@@ -102,6 +102,13 @@ def test_every_run_has_a_folder_of_its_own(names):
         ({"methods": ["kd"], "claim": "at"}, UnknownNameError, "unknown claim 'at'"),
         ({"methods": ["kd"], "control": "at"}, UnknownNameError, "unknown control 'at'"),
         ({"methods": ["kd", "at"], "claim": "kd", "control": "at"}, ConfigError, "claim is 'kd' and control 'at'"),
+        (
+            {"vary": {"p": [{"name": "x", "methods": ["at"]}]}},
+            ConfigError,
+            "vary.p sets methods, but every run has all",
+        ),
+        ({"vary": {"learning rate": [{"name": "x", "train.lr": 1}]}}, ConfigError, "cannot be an axis' name"),
+        ({"vary": {"method": [{"name": "x", "train.lr": 1}]}}, ConfigError, "cannot be an axis' name"),
         ({"about": 3}, ConfigError, "about must be text"),
         ({"methods": ["kd", "kd"]}, ConfigError, "named twice"),
     ],
@@ -118,3 +125,24 @@ def test_scales_are_known_by_name():
         StudyConfig.from_dict(GRID, scale="smal")
     with pytest.raises(ConfigError, match=r"has no \[small\]"):
         StudyConfig.from_dict(GRID, scale="small")
+
+
+def test_an_axis_that_is_called_like_a_column_keeps_its_section():
+    config = StudyConfig.from_dict({"vary": {"data.seed": [0, 1], "data.fraction": [1.0]}})
+    assert [axis for axis, _ in config.axes] == ["data.seed", "fraction"]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "scale", "says"),
+    [
+        (["data.subtask=tops"], "full", "data.subtask would have no effect, as the axis vary.data.subtask sets it"),
+        ([], "small", "data.fraction would have no effect, as the axis vary.size sets it"),
+    ],
+)
+def test_what_the_grid_sets_is_not_set_beside_it(assignments, scale, says):
+    raw = {
+        "vary": {"data.subtask": ["tops", "footwear"], "size": [{"name": "half", "data.fraction": 0.5}]},
+        "small": {"data": {"fraction": 0.1}},
+    }
+    with pytest.raises(ConfigError, match=says):
+        StudyConfig.from_dict(raw, assignments=assignments, scale=scale)

@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from xaibench.study.config import StudyConfig
-from xaibench.study.tables import difference_table, groups, method_means, power_notes, rank_table, student_table
+from xaibench.study.tables import _means, difference_table, groups, method_means, power_notes, rank_table, student_table
 
 METHODS = ("a", "b", "c")
 
@@ -68,6 +68,42 @@ def test_few_units_cannot_be_significant_and_the_page_says_how_many_could():
     assert not table["significant"].any()
     (note,) = power_notes(table)
     assert "With 3 seeds" in note
+
+
+def test_a_subtask_that_is_left_of_several_is_no_ground_for_a_test():
+    table = students(subtasks=2, seeds=10)
+    table.loc[(table["run"] == "r1") & table["method"].isin(["a", "b"]), ["accuracy", "lrp cosine"]] = np.nan
+    left = difference_table(table, "a")
+    assert (left["unit"] == "subtasks").all()
+    assert left.loc[left["b"] == "b", "n"].tolist() == [1, 1]
+    assert (left["speaks_for"] == "this subtask").all()
+    assert left[["low", "high"]].isna().all().all()
+    assert not left["significant"].any()
+
+
+def test_methods_are_averaged_and_ranked_where_all_of_them_have_students():
+    table = students()
+    hardest = table.groupby("run")["accuracy"].mean().idxmin()
+    kept = table[(table["run"] != hardest) | (table["method"] != "b")]
+    means = method_means(kept).set_index("method")
+    expected = method_means(table[table["run"] != hardest]).set_index("method")
+    pd.testing.assert_frame_equal(means, expected)
+    assert (means["subtasks"] == 7).all()
+    assert rank_table(kept).set_index("method")["accuracy"].tolist() == [1, 2, 3]
+    absent = table.assign(**{"lrp cosine": table["lrp cosine"].where(table["method"] != "c")})
+    assert method_means(absent).set_index("method")["lrp cosine"].isna().tolist() == [False, False, True]
+
+
+def test_a_note_on_power_counts_the_tests_that_it_means():
+    table = students()
+    few = table[(table["method"] != "c") | table["run"].isin(["r0", "r1", "r2"])]
+    (note,) = power_notes(difference_table(few, "a"), "greater")
+    assert note.startswith("With 3 subtasks in 1 of 2 tests no difference")
+
+
+def test_an_explainer_without_any_valid_map_has_no_means():
+    scores = pd.DataFrame(columns=["explainer", "metric", "pairing", "method", "seed", "image", "value"])
+    assert _means(scores, "lrp", "cosine") == {"matched": {}, "lift": {}}
 
 
 def test_ranks_are_those_of_methods_within_subtask_and_seed():

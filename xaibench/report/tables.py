@@ -158,7 +158,8 @@ def html_table(
 ) -> str:
     """A <table> whose cells carry their exact value in data-value, for sorting; all text is escaped.
 
-    Cells of numbers have the class "number" and true minus signs, booleans the class "yes" or "no"; the first cell of a row is its heading.
+    Cells of numbers have the class "number" and true minus signs, booleans the class "yes" or "no"; the first cell of a
+    row is its heading.
     bold  as in `latex_table`
     """
     shown = presented(table, digits)

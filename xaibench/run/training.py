@@ -60,12 +60,12 @@ def train(
     fabric   None: one for the recipe, on the best device
     """
     kept = StudentFolder(folder)
+    kept.begin()
     if not kept.trouble:
         return kept
     if kept.about_path.exists():
         _log.warning("%s: the student is trained again", kept.trouble)
         kept.about_path.unlink(missing_ok=True)
-    kept.begin()
     sweep_partials(folder)
     assets = assets or assets_of(job.data, job.teacher, job.student)
     fabric = fabric or make_fabric(job.recipe)

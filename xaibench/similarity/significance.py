@@ -160,13 +160,14 @@ def power_note(
         return ""
     unit, paired = str(short["unit"].iloc[0]), bool((short["test"] == "Wilcoxon signed-rank").all())
     needed = least_units(len(tested), correction, level=level, paired=paired, alternative=alternative)
-    have = int(short["n"].min())
+    have = int(short["n"].max())
     tests = f"{len(tested)} tests" if len(tested) > 1 else "one test"
+    some = f"in {len(short)} of {len(tested)} tests " if len(short) < len(tested) else ""
     each = "" if paired else " a group"
     few = f"{have} {unit if have != 1 else unit.removesuffix('s')}{each}"
     return (
-        f"With {few} no difference can be significant by itself at {level:g} ({_NAMES[correction]}, {tests}), however "
-        f"large it is: that takes {needed} {unit}{each} at least."
+        f"With {few} {some}no difference can be significant by itself at {level:g} ({_NAMES[correction]}, {tests}), "
+        f"however large it is: that takes {needed} {unit}{each} at least."
     )
 
 

@@ -40,6 +40,9 @@ __all__ = ["SCALES", "Condition", "StudyConfig"]
 
 SCALES = ("full", "small")
 
+_TAKEN = ("run", "method", "seed", "accuracy", "agreement", "image", "explainer", "metric", "pairing", "value", "group")
+"""Columns of a study's tables: no axis is called so."""
+
 _OWN = ("about", "claim", "control", "vary", "small")
 _LONGEST_NAME = 60
 
@@ -101,10 +104,13 @@ class StudyConfig:
             if not isinstance(small, dict):
                 raise ConfigError("the configuration has no [small], which --scale small needs: add one, or leave it")
             raw = _merged(raw, _normal(small))
+        keys = [key for key, _ in _flat({} if small is None or scale == "full" else small)]
+        keys += [parse_assignment(assignment)[0] for assignment in assignments]
         raw = _assigned(raw, assignments)
         own = {key: raw.pop(key) for key in _OWN if key in raw}
         about, claim, control = (_text(own, key) for key in ("about", "claim", "control"))
         axes = _axes(own.get("vary", {}))
+        _check_not_varied(keys, axes)
         conditions = tuple(_conditions(raw, axes, Path(folder)))
         methods = conditions[0].config.methods
         claim, control = _one_of("claim", claim, methods), _one_of("control", control, methods)
@@ -141,10 +147,15 @@ def _axes(raw: Any) -> dict[str, list[_Level]]:
     for name, values in raw.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"vary.{name} must be a list of the values that {name} takes, got {values!r}")
-        if name in ("methods", "seeds"):
-            raise ConfigError(f"vary.{name} is no axis: every run has all {name}; write {name} = [...] above [vary]")
+        if not re.fullmatch(r"[\w.-]+", name) or name in _TAKEN:
+            raise ConfigError(f"vary.{name!r} cannot be an axis' name: use letters, digits, - and _, and another word")
         levels = [_bundle(name, one) if isinstance(one, dict) else (_word(one), {name: one}) for one in values]
         names = [level for level, _ in levels]
+        for key in (key for _, keys in levels for key in keys):
+            if key in ("methods", "seeds"):
+                raise ConfigError(
+                    f"vary.{name} sets {key}, but every run has all {key}: write {key} = [...] above [vary]"
+                )
         twice = next((one for i, one in enumerate(names) if one in names[:i]), None)
         if twice is not None:
             raise ConfigError(f"vary.{name} has {twice!r} twice: keep each value once")
@@ -190,7 +201,15 @@ def _conditions(base: dict[str, Any], axes: Mapping[str, list[_Level]], folder: 
 def _labels(axes: list[str]) -> list[str]:
     """The last part of each axis' key, where that tells them apart: "data.subtask" -> "subtask"."""
     short = [axis.rpartition(".")[2] for axis in axes]
-    return [one if short.count(one) == 1 else axis for axis, one in zip(axes, short)]
+    return [axis if short.count(one) > 1 or one in _TAKEN else one for axis, one in zip(axes, short)]
+
+
+def _check_not_varied(keys: Sequence[str], axes: Mapping[str, list[_Level]]) -> None:
+    """Refuse to set what the grid sets: it would have no effect."""
+    for axis, levels in axes.items():
+        for key in keys:
+            if any(key in values for _, values in levels):
+                raise ConfigError(f"{key} would have no effect, as the axis vary.{axis} sets it: change that")
 
 
 def _file_name(levels: tuple[tuple[str, str], ...]) -> str:

@@ -137,9 +137,16 @@ class _Slot:
         self._pool: ProcessPoolExecutor | None = None
 
     def submit(self, task: Task) -> Future[Outcome]:
+        try:
+            return self._process().submit(attempt, task, self._accelerator)
+        except BrokenProcessPool:  # it was killed while it had nothing to do
+            self.kill()
+            return self._process().submit(attempt, task, self._accelerator)
+
+    def _process(self) -> ProcessPoolExecutor:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=self._begin)
-        return self._pool.submit(attempt, task, self._accelerator)
+        return self._pool
 
     def kill(self) -> None:
         if self._pool is not None:
@@ -161,10 +168,15 @@ def _begin(log: Path, number: int, threads: int) -> None:
     os.dup2(stream, 2)
     sys.stdout = sys.stderr = log.open("a", buffering=1, encoding="utf-8")
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
-    gpus = torch.cuda.device_count()
-    if gpus > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
+    if (gpus := torch.cuda.device_count()) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = _own_gpu(number, gpus, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     torch.set_num_threads(threads)
+
+
+def _own_gpu(number: int, gpus: int, visible: str) -> str:
+    """The GPU of process `number`, of the `gpus` first ones that are visible (numbers or identifiers; "": all are)."""
+    names = [name.strip() for name in visible.split(",") if name.strip()] or [str(place) for place in range(gpus)]
+    return names[number % min(gpus, len(names))]
 
 
 def _end_with(parent_ended: Callable[[], None]) -> None:

@@ -88,6 +88,8 @@ def headline(study: Study, parts: Sequence[Group]) -> str:
             over = f"{int(rows['n'].max())} {rows['unit'].iloc[0]}"
             what = ", ".join(won) if won else "no other method"
             said.append(f"{name}{part.suffix} significantly above {what} over {over}")
+    if not any(part.differences.get("p", pd.Series()).notna().any() for part in parts):
+        return f"The claim for {method_label(claim)} could not be tested, for lack of students. ({size}.)"
     if not said:
         return f"With so few units no difference can be significant by itself. ({size}; 5%, Benjamini-Yekutieli.)"
     text = f"{method_label(claim)}: {'; '.join(said)}"
@@ -134,7 +136,7 @@ def _differences(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
         text = f"{caption}. {test}, {sides}; pairs of one quantity are a family, corrected by Holm and "
         text += "Benjamini-Yekutieli. effect: rank-biserial correlation; significant: at 5% after the latter."
         yield sheet(ResultTable(shown, text, {}, part.table.labels))
-        for note in power_notes(table, study.config.claim):
+        for note in power_notes(table, "greater" if study.config.claim else "two-sided"):
             yield paragraph(note, "note")
 
 
@@ -187,8 +189,10 @@ def _transfer(study: Study, name: str, rows: pd.DataFrame) -> Iterator[Html]:
     shown = summary.drop(columns=["test", "reachable", "speaks_for", "unit"]).rename(
         columns={"low": "mean low", "high": "mean high", "wrong": "images teacher wrong", **_P}
     )
-    caption = f"{summary['test'].iloc[0]}, one-sided, over seeds; all rows with a p-value are one family."
+    caption = f"{summary['test'].iloc[0]}, one-sided, over seeds; the methods' tests of one quantity are a family."
     yield sheet(ResultTable(shown, caption, {}, {m: method_label(m) for m in tables}))
+    for note in power_notes(summary, "greater"):
+        yield paragraph(note, "note")
     yield paragraph(ASYMMETRY_WARNING, "note")
 
 

@@ -37,7 +37,8 @@ def write_results(study: Study) -> None:
         means = method_means(rows)
         labels = labels_of(study, rows)
         shown = means.drop(columns=["subtasks", "seeds", "speaks_for"])
-        table = ResultTable(shown, _caption(means, name), best_rows(shown), labels)
+        caption = _caption(means, name, rows["run"].nunique())
+        table = ResultTable(shown, caption, best_rows(shown), labels)
         parts.append(Group(name, rows, table, means, difference_table(rows, study.config.claim, study.config.control)))
     for stem, tables in (("methods", [p.means for p in parts]), ("differences", [p.differences for p in parts])):
         named = [table.assign(group=part.name) if len(parts) > 1 else table for part, table in zip(parts, tables)]
@@ -76,11 +77,15 @@ def _scores(study: Study) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _caption(means: pd.DataFrame, group: str) -> str:
+def _caption(means: pd.DataFrame, group: str, runs: int) -> str:
     subtasks, seeds = int(means["subtasks"].max()), int(means["seeds"].max())
-    over = f"{subtasks} subtasks" if subtasks > 1 else f"{seeds} seeds"
-    text = f"Means over {over}" + (f" of {seeds} {'seeds' if seeds > 1 else 'seed'} each" if subtasks > 1 else "")
+    each = f"{seeds} seed{'s' * (seeds != 1)}"
+    some = f"{subtasks} subtask{'s' * (subtasks != 1)}"
+    text = f"Means over {f'{some} of {each} each' if runs > 1 else each}"
+    if subtasks < runs:
+        text += f", those of {runs} in which every method has a student"
     whom = str(means["speaks_for"].iloc[0])
-    bars = f" ±: half of the 95% interval, which speaks for {whom}." if whom != "this student" else ""
+    whom += ", on these images" if whom == "other training seeds" else ""
+    bars = f" ±: half of the 95% interval, which speaks for {whom}." if whom.startswith("other") else ""
     lift = " Lift: above a student trained without the teacher." if any(str(c).endswith(" lift") for c in means) else ""
     return f"{group + ': ' if group else ''}{text}.{bars}{lift}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from xaibench.run.folder import TEACHER, Run
 from xaibench.run.outputs import load_outputs
 from xaibench.run.tables import interval_columns
-from xaibench.similarity.intervals import subtask_interval
+from xaibench.similarity.intervals import Interval, common_images, seed_interval, speaks_for, subtask_interval
 from xaibench.similarity.metrics.table import METRICS
 from xaibench.similarity.predictions import functional_comparison, probabilities
 from xaibench.similarity.significance import Alternative, RankTest, Unit, family_table, power_note, signed_rank
@@ -37,6 +38,8 @@ __all__ = [
 
 CONTROL = "siddo"
 """The method that transfer is measured against: the same initialisation, another order of the data, no teacher."""
+
+_COUNTED = {"subtasks": "run", "seeds": "seed"}
 
 SUBTASK = "subtask"
 """The axis whose values are the units that a claim about methods is tested on."""
@@ -82,7 +85,9 @@ def method_means(students: pd.DataFrame, names: Sequence[str] | None = None) -> 
 
     names  columns of `student_table`; None: `quantities`
 
-    With several subtasks the interval speaks for other subtasks, with one for other seeds: `subtask_interval`.
+    All methods are averaged over the same subtasks and seeds: one in which a method has no student, or no value, is
+    left out of all (a method without any value does not count). subtasks and seeds are the most that a quantity has.
+    With several subtasks in the study the interval speaks for other subtasks, with one for other seeds.
     """
     return _means_of(students, {name: _range(name) for name in names or quantities(students)})
 
@@ -93,8 +98,8 @@ def difference_table(students: pd.DataFrame, claim: str = "", control: str = "")
     claim    the method that is said to be above every other: pairs of it alone, tested one-sided
     control  the method that every other is held against: pairs with it alone, two-sided; without either all pairs
 
-    Units are the subtasks where there are several (each one's mean over its seeds), else the seeds. All pairs of one
-    quantity are a family. Lifts are left out: their differences are those of the scores.
+    Units are the subtasks where the study has several (each one's mean over its seeds), else the seeds. All pairs of
+    one quantity are a family. Lifts are left out: their differences are those of the scores.
     """
     methods = list(students["method"].unique())
     if claim:
@@ -103,17 +108,18 @@ def difference_table(students: pd.DataFrame, claim: str = "", control: str = "")
         pairs = [(other, control) for other in methods if other != control]
     else:
         pairs = list(combinations(methods, 2))
+    several = students["run"].nunique() > 1
+    unit: Unit = "subtasks" if several else "seeds"
     parts = []
     for name in quantities(students):
         if name.endswith(" lift"):
             continue
         tests: dict[tuple[str, str], RankTest] = {}
         rows: list[tuple[object, ...]] = []
-        unit: Unit = "seeds"
         for a, b in pairs:
             gap = _grid(students[students["method"] == a], name) - _grid(students[students["method"] == b], name)
-            units, unit = _units(gap)
-            one = subtask_interval(gap.to_numpy())
+            units = gap.mean(axis=1) if several else gap.to_numpy().ravel()
+            one = _interval(gap, several)
             tests[a, b] = signed_rank(units, alternative="greater" if claim else "two-sided")
             rows.append((a, b, name, one.mean, one.low, one.high, one.speaks_for))
         table = pd.DataFrame(rows, columns=["a", "b", "quantity", "difference", "low", "high", "speaks_for"])
@@ -152,31 +158,49 @@ def rank_table(students: pd.DataFrame) -> pd.DataFrame:
     """As `method_means`, of the ranks of methods by each of `quantities` in a subtask and seed, 1 being the highest."""
     ranks = students[["run", "method", "seed"]].copy()
     for name in quantities(students):
-        ranks[name] = students.groupby(["run", "seed"])[name].rank(ascending=False)
+        ranks[name] = _comparable(students, name).groupby(["run", "seed"])[name].rank(ascending=False)
     return _means_of(ranks, dict.fromkeys(quantities(students), (1, students["method"].nunique())))
 
 
-def power_notes(differences: pd.DataFrame, claim: str = "") -> list[str]:
-    """What would be needed where nothing could be significant, each sentence once; claim as for `difference_table`."""
-    if differences.empty:
+def power_notes(tests: pd.DataFrame, alternative: Alternative = "two-sided") -> list[str]:
+    """What would be needed where nothing could be significant, each sentence once; a quantity's tests are a family."""
+    if tests.empty:
         return []
-    alternative: Alternative = "greater" if claim else "two-sided"
-    families = (family for _, family in differences.groupby("quantity", sort=False))
+    families = (family for _, family in tests.groupby("quantity", sort=False))
     notes = [power_note(family, alternative=alternative) for family in families]
     return list(dict.fromkeys(note for note in notes if note))
 
 
 def _means_of(rows: pd.DataFrame, bounds: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
     """A row a method: the mean of each quantity with its interval, cut at its least and greatest value."""
+    several = rows["run"].nunique() > 1
+    comparable = {name: _comparable(rows, name) for name in bounds}
     means = []
-    for method, own in rows.groupby("method", sort=False):
-        row: dict[str, object] = {"method": method, "subtasks": own["run"].nunique(), "seeds": own["seed"].nunique()}
+    for method in rows["method"].unique():
+        row: dict[str, object] = {"method": method, "subtasks": 0, "seeds": 0}
         for name, (least, most) in bounds.items():
-            one = subtask_interval(_grid(own, name)).within(least, most)
+            own = comparable[name][comparable[name]["method"] == method]
+            one = _interval(_grid(own, name), several).within(least, most)
+            row |= {of: max(int(str(row[of])), own[column].nunique()) for of, column in _COUNTED.items()}
             row.setdefault("speaks_for", one.speaks_for)
             row |= interval_columns(name, one)
         means.append(row)
     return pd.DataFrame(means)
+
+
+def _comparable(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """The rows of subtasks and seeds in which every method has a value, methods without any value aside."""
+    grid = rows.pivot(index="method", columns=["run", "seed"], values=quantity).astype(float)
+    complete = grid.columns[common_images(grid.to_numpy())]
+    return rows[pd.MultiIndex.from_frame(rows[["run", "seed"]]).isin(complete) & rows[quantity].notna()]
+
+
+def _interval(grid: pd.DataFrame, several: bool) -> Interval:
+    """Of values, subtasks by seeds; a subtask that is left of several speaks for itself alone."""
+    if not several:
+        return subtask_interval(grid)
+    found = seed_interval(grid.mean(axis=1))
+    return replace(found, speaks_for=speaks_for(2, found.n) if found.n > 1 else "this subtask")
 
 
 def _students(run: Run) -> pd.DataFrame:
@@ -204,6 +228,8 @@ def _means(scores: pd.DataFrame, explainer: str, metric: str) -> dict[str, dict[
         pairing: part.pivot(index=["method", "seed"], columns="image", values="value")
         for pairing, part in chosen.groupby("pairing")
     }
+    if "matched" not in tables:  # no student has a valid map
+        return {"matched": {}, "lift": {}}
     matched = tables["matched"]
     common = matched.loc[:, matched.dropna(how="all").notna().all()]
     independent = tables.get(INDEPENDENT)
@@ -231,12 +257,6 @@ def _intervals(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
 def _grid(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     """Subtasks (or the one run) by seeds."""
     return rows.pivot(index="run", columns="seed", values=quantity).astype(float)
-
-
-def _units(gap: pd.DataFrame) -> tuple[np.ndarray, Unit]:
-    if len(gap) > 1:
-        return gap.mean(axis=1).to_numpy(), "subtasks"
-    return gap.to_numpy().ravel(), "seeds"
 
 
 def _range(quantity: str) -> tuple[float, float]:
