@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import copy
+import gc
+import types
+import weakref
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.lrp.explainer import LRP
+from xaibench.attribution.lrp.missing_rules import Trail
 from xaibench.attribution.targets import Target, make_target
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, UnknownNameError
@@ -105,6 +109,57 @@ def test_batches_do_not_change_the_maps(network: nn.Module, x: Tensor, target: T
     whole = explain_model(network, x, target, LRP(), preprocessing).relevance
     pieces = explain_model(network, x, target, LRP(), preprocessing, batch_size=2).relevance
     torch.testing.assert_close(pieces, whole, rtol=1e-3, atol=1e-5)
+
+
+class Keeps:
+    """A forward hook that holds what it sees."""
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.seen = output
+
+
+class KeepsFeatures(nn.Module):
+    """A network that holds an activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = sequential()[:-1], sequential()[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.features = self.body(x)
+        return self.head(self.features)
+
+
+def test_a_network_that_keeps_activations_is_explained_as_one_that_does_not(x: Tensor, preprocessing) -> None:
+    plain, hooked = sequential(), sequential()
+    hooked[0].register_forward_hook(Keeps())
+    target = question(plain, x)
+    wanted = explain_model(plain, x, target, LRP(), preprocessing).relevance
+    for keeping in (KeepsFeatures().eval(), hooked):
+        assert torch.equal(explain_model(keeping, x, target, LRP(), preprocessing).relevance, wanted)
+
+
+def test_a_forward_of_the_networks_own_is_the_one_that_is_explained(x: Tensor, preprocessing) -> None:
+    model = sequential()
+    model.forward = types.MethodType(lambda self, x: 2 * nn.Sequential.forward(self, x), model)
+    target = question(model, x)
+    checks = LRP().validate(model, x, target, preprocessing)
+    assert all(check.passed for check in checks)
+    found = explain_model(model, x, target, LRP(), preprocessing)
+    torch.testing.assert_close(found.measured["explained"].float(), target.select(model(x)))
+    assert "forward" in vars(model)
+
+
+def test_checks_keep_nothing_of_their_passes(x: Tensor, preprocessing, monkeypatch: pytest.MonkeyPatch) -> None:
+    trails = []
+    monkeypatch.setattr(
+        "xaibench.attribution.lrp.canonised.Trail", lambda work: trails.append(weakref.ref(made := Trail(work))) or made
+    )
+    model = sequential()
+    network = LRP()._canonised(model, preprocessing, x)
+    network.covered(x)
+    gc.collect()
+    assert [trail() for trail in trails] == [None]
 
 
 def test_zennit_alone_would_have_returned_those_maps(

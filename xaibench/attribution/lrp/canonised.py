@@ -17,7 +17,7 @@ from xaibench.attribution.differentiation import never_alone
 from xaibench.attribution.lrp.books import Books
 from xaibench.attribution.lrp.composites import COMPOSITES, Options, rules_of
 from xaibench.attribution.lrp.missing_rules import Coverage, Trail
-from xaibench.attribution.lrp.mode import RelevanceMode, shared_copy
+from xaibench.attribution.lrp.mode import RelevanceMode, fold_norms, shared_copy
 from xaibench.attribution.targets import Target
 
 if TYPE_CHECKING:
@@ -60,13 +60,14 @@ class Canonised:
         return RelevanceMode(rules_of(self.composite, self.options), books)
 
     @contextmanager
-    def _copy(self, mode: RelevanceMode) -> Iterator[nn.Module]:
-        """A copy that propagates relevance; it shares its values with the model, and what is folded with later ones."""
-        work = quiet(shared_copy(self._folded[0] if self._folded else self.model))
-        with mode.installed(work, fold=not self._folded), torch.enable_grad():
-            yield work
+    def _copy(self, mode: RelevanceMode, x: Tensor) -> Iterator[nn.Module]:
+        """A copy that propagates relevance; all share the model's values, and those of what is folded once."""
         if not self._folded:
-            self._folded.append(work)
+            folded = quiet(shared_copy(self.model))
+            fold_norms(folded, shared_copy(folded), x)
+            self._folded.append(folded)
+        with mode.installed(shared_copy(self._folded[0]), fold_first=False) as work, torch.enable_grad():
+            yield work
 
     @contextmanager
     def _zennit_copy(self) -> Iterator[nn.Module]:
@@ -77,7 +78,7 @@ class Canonised:
     def relevance(self, x: Tensor, target: Target, books: Books | None = None) -> tuple[Tensor, Tensor]:
         """Logits (N, K) and relevance (N, C, H, W) of images x."""
         x = x.detach().clone().requires_grad_()
-        with self._zennit_copy() if self.by_zennit else self._copy(self._mode(books)) as canonised:
+        with self._zennit_copy() if self.by_zennit else self._copy(self._mode(books), x) as canonised:
             logits = never_alone(canonised, x)
             (relevance,) = torch.autograd.grad(logits, x, grad_outputs=_initial_relevance(logits.detach(), target))
         return logits.detach(), relevance.detach()
@@ -102,7 +103,7 @@ class Canonised:
         """Logits (N, K), and how often (operation, kind of module around it) has no rule."""
         mode = self._mode()
         if not self.by_zennit:
-            with self._copy(mode) as work:
+            with self._copy(mode, x) as work:
                 trail = mode.trail = Trail(work)
                 logits = never_alone(work, x.detach().clone().requires_grad_())
                 missing = trail.missing_rules(logits)
@@ -110,7 +111,7 @@ class Canonised:
                 never_alone(work, self.options.noise(x).requires_grad_())
             return logits.detach(), missing + trail.changed_since(constants)
         if COMPOSITES[self.composite].box:
-            with self._copy(mode) as read:
+            with self._copy(mode, x) as read:
                 read(x.detach().clone().requires_grad_())  # refuses what is no first convolution for the box rule
         zennit = self._zennit()
         with zennit.context(quiet(copy.deepcopy(self.model))) as canonised, Coverage(canonised, zennit) as coverage:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from xaibench.attribution.lrp.operations import handler_of, name_of
 from xaibench.attribution.lrp.propagation import Propagation
-from xaibench.models import folding
+from xaibench.models.folding import fold, foldable
 
-__all__ = ["RelevanceMode", "shared_copy"]
+__all__ = ["RelevanceMode", "fold_norms", "shared_copy"]
 
 
 def shared_copy(model: nn.Module) -> nn.Module:
@@ -22,6 +22,15 @@ def shared_copy(model: nn.Module) -> nn.Module:
     shared: dict[int, Tensor] = {id(value): value.detach() for value in model.buffers()}
     shared |= {id(value): nn.Parameter(value.detach(), requires_grad=False) for value in model.parameters()}
     return copy.deepcopy(model, shared)
+
+
+def fold_norms(model: nn.Module, twin: nn.Module, x: Tensor) -> None:
+    """Fold batch normalisations of `model` into the layers before them, in place; its parameters are made anew.
+
+    twin  a copy of it, which is run on the first image of x (N, C, H, W) to see what can be folded
+    """
+    for layer, norm in foldable(twin, x[:1]):
+        fold(model.get_submodule(layer), model.get_submodule(norm))
 
 
 class RelevanceMode(Propagation):
@@ -50,20 +59,20 @@ class RelevanceMode(Propagation):
     """
 
     @contextmanager
-    def installed(self, model: nn.Module, fold: bool = True) -> Iterator[nn.Module]:
+    def installed(self, model: nn.Module, fold_first: bool = True) -> Iterator[nn.Module]:
         """Within the block, forward passes of `model` run in this mode.
 
         The first pass folds batch normalisations into the layers before them. `model` must be a private copy: its
         modules get new parameters, while the old ones keep their values.
 
-        fold  False for a model that was folded before
+        fold_first  False for a model that was folded before
         """
-        plain, twin = model.forward, [shared_copy(model)] if fold else []
+        plain, twin = model.forward, [shared_copy(model)] if fold_first else []  # without hooks that the user may add
+        own = vars(model).get("forward")
 
         def forward(x: Tensor) -> Tensor:
-            if twin:  # run without the hooks that the copy's user may have set
-                for layer, norm in folding.foldable(twin.pop(), x[:1]):
-                    folding.fold(model.get_submodule(layer), model.get_submodule(norm))
+            if twin:
+                fold_norms(model, twin.pop(), x)
             self.start(x)
             with self:
                 logits: Tensor = plain(x)
@@ -75,6 +84,8 @@ class RelevanceMode(Propagation):
             yield model
         finally:
             del model.forward
+            if own is not None:
+                model.forward = own
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
