@@ -16,6 +16,7 @@ from xaibench.attribution.store.store import AttributionStore
 from xaibench.errors import ConfigError, DataError, ExplanationError, UnknownNameError
 from xaibench.run.folder import open_run
 from xaibench.widgets.explorer import explore
+from xaibench.widgets.keeping import provenance
 from xaibench.widgets.live import Question
 
 
@@ -348,6 +349,52 @@ def test_a_cancelled_question_leaves_what_is_on_show(tiny_pair, images, store, m
         explorer.close()
 
     asyncio.run(main())
+
+
+def test_pictures_keep_their_own_labels_while_another_question_is_computed(tiny_pair, images, store, monkeypatch):
+    go_on = threading.Event()
+    import xaibench.attribution.explain as module
+
+    real = module.explain_model
+
+    async def main():
+        explorer = explore(tiny_pair, images, store=store)
+        await asyncio.wait_for(explorer.settled(), 60)
+        asked, made = explorer.shown, provenance(explorer)
+        monkeypatch.setattr(module, "explain_model", lambda *a, **o: go_on.wait(30) and real(*a, **o))
+        explorer.explainer = "input-x-gradient"
+        explorer.metric = "ssim"
+        explorer.opacity = 0.3  # draws what is on show once more
+        assert explorer.worker.busy
+        assert explorer.shown == asked
+        assert "× gradient" not in explorer._stage.value
+        assert "SSIM" not in explorer._stage.value
+        now = provenance(explorer)
+        assert {name: now[name] for name in ("explainer", "metric", "scores")} == {
+            name: made[name] for name in ("explainer", "metric", "scores")
+        }
+        assert "input-x-gradient" not in explorer.code()
+        explorer._details.flip()  # takes the place of the question
+        assert (explorer.explainer, explorer.metric) == (asked.explainer, asked.metric)
+        go_on.set()
+        await asyncio.wait_for(explorer.settled(), 60)
+        assert explorer.shown == asked
+        explorer.close()
+
+    asyncio.run(main())
+
+
+def test_a_student_that_takes_the_place_of_a_runs_is_the_one_on_show(tiny_run, store):
+    explorer = explore(tiny_run, store=store, students=("kd/seed0",))
+    before = explorer.on_show[0]
+    other = open_run(tiny_run).student("subdistill/seed0")
+    explorer.add_student("kd/seed0", other)
+    after = explorer.on_show[0]
+    assert after.key == before.key
+    assert (after.maps["kd/seed0"].values != before.maps["kd/seed0"].values).any()
+    assert after.scores["kd/seed0"].value != before.scores["kd/seed0"].value
+    explorer.add_student("kd/seed0 (2)", other)  # of other settings: no seed of kd
+    assert explorer.comparison.groups["kd/seed0 (2)"] == ("kd/seed0 (2)",)
 
 
 def test_questions_are_values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,7 +101,8 @@ class Comparison:
         """Method -> its students; one that is of no method stands alone."""
         found: dict[str, list[str]] = {}
         for name in self.students:
-            found.setdefault(name.rpartition("/seed")[0] or name, []).append(name)
+            of_method = re.fullmatch(r"(.+)/seed\d+", name)
+            found.setdefault(of_method[1] if of_method else name, []).append(name)
         return {method: tuple(names) for method, names in found.items()}
 
     @property
@@ -133,6 +135,12 @@ class Comparison:
         if name not in self.students:
             self.students = (*self.students, name)
         self.predicted.pop(name, None)
+        self.stored = {known: load for known, load in self.stored.items() if known[0] != name}
+        self._loaded = {known: maps for known, maps in self._loaded.items() if known[0] != name}
+        self.scores = {
+            of: {student: values for student, values in table.items() if student != name}
+            for of, table in self.scores.items()
+        }
         self._likeness = {known: value for known, value in self._likeness.items() if known[0] != name}
 
     def add_image(self, image: torch.Tensor, key: str) -> None:

@@ -12,7 +12,7 @@ import ipywidgets as widgets
 import torch
 from PIL import Image
 
-from xaibench.errors import DataError
+from xaibench.errors import ConfigError, DataError
 from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.options import format_options
 from xaibench.widgets import inside
@@ -20,6 +20,7 @@ from xaibench.widgets.keeping import FORMATS, keep
 from xaibench.widgets.live import TEACHER, NotKnownError
 from xaibench.widgets.panel import button, dropdown, line
 from xaibench.widgets.scatter import Scatter
+from xaibench.widgets.stage import Row
 from xaibench.widgets.worker import Turn
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Details:
 
     def __init__(self, explorer: Explorer) -> None:
         self._explorer = explorer
+        self._asked: list[Any] = []  # what the first image on show was asked
         self._scatter = Scatter(lambda key: explorer._choose("image", key))
         names = [(metric_label(name), name) for name in explorer.comparison.metrics]
         self._across = dropdown("across", [(_CONFIDENCE, _CONFIDENCE), (_STUDENTS, _STUDENTS), *names])
@@ -68,17 +70,22 @@ class Details:
 
     def renew(self) -> None:
         """What is on show has changed, or another part was opened."""
-        if self.box.selected_index != 2:
+        shown = self._explorer.shown
+        asked = [(row.key, row.asked, shown.explainer, shown.students) for row in self._explorer.on_show[:1]]
+        if self.box.selected_index != 2 or asked != self._asked:
             self._inside.value = ""
-        if self.box.selected_index != 3:
+        if self.box.selected_index != 3 or asked != self._asked:
             self._flips.value = ""
+        self._asked = asked
         if self.box.selected_index is not None:
             self._fill[self.box.selected_index]()
 
     def look_inside(self) -> None:
         """Relevance at the layers of teacher and students, for the first image on show."""
         explorer, layer, basis = self._explorer, self._layer.value, self._basis.value
-        row, question, students = explorer.on_show[0], explorer._asked().question, explorer.students
+        if (row := self._first()) is None:
+            return
+        question, students = explorer.shown.question, explorer.students
 
         def show(found: inside.Inside) -> None:
             self._layer.options = ["all", *found.layers]
@@ -94,11 +101,21 @@ class Details:
     def flip(self) -> None:
         """Flip curves of the first image on show."""
         explorer = self._explorer
-        row, question, students = explorer.on_show[0], explorer._asked().question, explorer.students
+        if (row := self._first()) is None:
+            return
+        question, students = explorer.shown.question, explorer.students
         explorer._work(
             lambda turn: inside.flip(explorer.comparison, row, question, students, turn=turn),
             lambda text: setattr(self._flips, "value", text),
         )
+
+    def _first(self) -> Row | None:
+        """The first image on show, whatever else was asked for meanwhile: that is given up."""
+        self._explorer._go_back()
+        if self._explorer.on_show:
+            return self._explorer.on_show[0]
+        self._explorer._failed(ConfigError("nothing is on show: choose filters that leave an image"))
+        return None
 
     def save(self) -> None:
         """Write the figure of what is on show, with a file that says where it comes from."""
@@ -125,14 +142,15 @@ class Details:
         try:
             x = self._confidence(across) if across in (_CONFIDENCE, _STUDENTS) else explorer._likeness(across)
         except NotKnownError:
+            explorer._go_back()
             explorer._work(lambda turn: self._confidence(across, turn), lambda _: self._show_scatter())
             return
         self._scatter.show(
             {key: x.get(key, float("nan")) for key in explorer.order},
             likeness,
             x_label=across if across in (_CONFIDENCE, _STUDENTS) else metric_label(across),
-            y_label=metric_label(explorer.metric),
-            here=explorer.image,
+            y_label=metric_label(explorer.shown.metric),
+            here=explorer.shown.image,
         )
 
     def _confidence(self, whose: str, turn: Turn | None = None) -> dict[str, float]:
@@ -151,11 +169,11 @@ class Details:
                 note = made.trouble or made.told or "nothing is measured on these maps"
                 lines.append(f"<tr><td>{html.escape(row.key)}</td><td>{html.escape(method_label(model))}</td>")
                 lines.append(f"<td>{html.escape(note)}</td></tr>")
-        by = html.escape(explainer_label(explorer.explainer.partition(":")[0]))
-        options = html.escape(format_options(parse_explainer(explorer.explainer), full=True))
+        by = html.escape(explainer_label(explorer.shown.explainer.partition(":")[0]))
+        options = html.escape(format_options(parse_explainer(explorer.shown.explainer), full=True))
         self._made.value = (
             f"<p>Both models are asked by {by}, <code>{options}</code>. Scores are of maps pooled to "
-            f"{known.grid} × {known.grid} cells ({explorer.sign}).</p><table>{''.join(lines)}</table>"
+            f"{known.grid} × {known.grid} cells ({explorer.shown.sign}).</p><table>{''.join(lines)}</table>"
         )
 
     def _show_code(self) -> None:

@@ -102,6 +102,11 @@ class Explorer(ExplorerTraits):
         """What is known of the images in view: predictions, maps, scores."""
         return tuple(self._scene.rows) if self._scene else ()
 
+    @property
+    def shown(self) -> Asked:
+        """The question that what is on show answers; the traits may already ask another one."""
+        return self._scene.asked if self._scene else self._asked()
+
     def figure(self, width: str | float = "double") -> Figure:
         """The images, heatmaps and scores on show, as a figure for a paper."""
         rows = self.on_show
@@ -113,8 +118,8 @@ class Explorer(ExplorerTraits):
             [row.maps[TEACHER].values for row in rows],
             {name: [row.maps[name].values for row in rows] for name in models},
             titles=["{}\nrather than {}".format(*row.asked) for row in rows],
-            scores={name: [score_text(self.metric, row.scores[name].value) for row in rows] for name in models},
-            heading=explainer_label(self.explainer),
+            scores={name: [score_text(self.shown.metric, row.scores[name].value) for row in rows] for name in models},
+            heading=explainer_label(self.shown.explainer),
             normalise=self.scale,
             width=width,
         )
@@ -122,8 +127,8 @@ class Explorer(ExplorerTraits):
     def code(self) -> str:
         """Python that opens the explorer as it stands and draws its figure."""
         source = repr(self.comparison.about["run"]) if "run" in self.comparison.about else "pair, images"
-        names = [*ASKED, *DRAWN]
-        changed = {name: getattr(self, name) for name in names if getattr(self, name) != self.trait_defaults(name)}
+        stands = {name: getattr(self.shown, name) for name in ASKED} | {name: getattr(self, name) for name in DRAWN}
+        changed = {name: value for name, value in stands.items() if value != self.trait_defaults(name)}
         lines = [f"    {name}={value!r}," for name, value in changed.items()]
         return "\n".join(
             ["import xaibench as xb", "", f"explorer = xb.explore(\n    {source},", *lines, ")", "explorer.figure()"]
@@ -133,9 +138,7 @@ class Explorer(ExplorerTraits):
         """Show another student beside the others, or in place of the one of that name; a copy is kept."""
         self.comparison.add_student(name, private_copy(student).eval())
         self._controls.renew()
-        shown = self.students if name in self.students else (*self.students, name)
-        self._scene = None if name in self.students else self._scene
-        self.students = shown
+        self.students = self.students if name in self.students else (*self.students, name)
         self._ask()
 
     def add_image(self, image: torch.Tensor, name: str) -> None:
@@ -223,12 +226,12 @@ class Explorer(ExplorerTraits):
         if not self._scene.rows:
             self._stage.value = '<p class="xb-note">No image is left: choose other filters.</p>'
             return
-        display = Display(self.look, self.scale, self.sign, self.opacity, self.zoom, self.cursor or None)
+        display = Display(self.look, self.scale, self.shown.sign, self.opacity, self.zoom, self.cursor or None)
         self._stage.value = stage_html(
             self._scene.rows,
             display,
-            explainer=self.explainer,
-            metric=self.metric,
+            explainer=self.shown.explainer,
+            metric=self.shown.metric,
             grid=self.comparison.grid,
             classes=self.comparison.classes,
             total=len(self.comparison.keys),
@@ -236,7 +239,7 @@ class Explorer(ExplorerTraits):
 
     def _likeness(self, metric: str = "") -> dict[str, float]:
         """Key -> mean score over the students shown, where all images are scored."""
-        asked, known = self._asked(), self.comparison
+        asked, known = self.shown, self.comparison
         members = [one for name in asked.students for one in known.members(name)]
         values = [known.likeness(one, asked.question, metric or asked.metric, asked.sign) for one in members]
         if not values or any(value is None for value in values):
