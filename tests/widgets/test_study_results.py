@@ -52,7 +52,21 @@ def test_one_run_keeps_its_own_intervals():
     assert over_runs([table], ["method"]).equals(table)
     two = over_runs([table, table.assign(accuracy=0.7)], ["method"])
     assert two["accuracy"].item() == pytest.approx(0.6)
-    assert two["accuracy high"].item() == pytest.approx(0.6 + 12.706 * 0.1, rel=1e-3)
+    assert two[["accuracy low", "accuracy high"]].to_numpy().tolist() == [[0, 1]]  # no accuracy lies outside
+    lift = table.rename(columns=lambda name: name.replace("accuracy", "lrp lift"))
+    two = over_runs([lift, lift.assign(**{"lrp lift": 0.7})], ["method"])
+    assert two["lrp lift high"].item() == pytest.approx(0.6 + 12.706 * 0.1, rel=1e-3)
+
+
+def test_methods_are_averaged_over_the_runs_that_all_of_them_have():
+    first = pd.DataFrame(
+        {"method": ["teacher", "kd", "at"], "accuracy": [0.9, 0.8, 0.7], "agreement": [None, 0.8, 0.7]}
+    )
+    second = pd.DataFrame({"method": ["teacher", "kd"], "accuracy": [0.9, 0.5], "agreement": [None, 0.5]})
+    means = over_runs([first.astype({"agreement": float}), second.astype({"agreement": float})], ["method"])
+    means = means.set_index("method")
+    assert means["accuracy"].to_dict() == {"teacher": 0.9, "kd": 0.8, "at": 0.7}
+    assert means["agreement"].dropna().to_dict() == {"kd": 0.8, "at": 0.7}
 
 
 def test_images_are_those_of_the_run_that_is_least_alike(results, tiny_study, turn):

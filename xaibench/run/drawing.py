@@ -150,8 +150,11 @@ def flipping_of(
 
 
 def first_students(run: Run) -> dict[str, str]:
-    """Method -> its student of the first seed."""
-    return {key.method_name: str(key) for key in run.keys if key.seed == run.config.seeds[0]}
+    """Method -> its student of the first seed that there is one of."""
+    found: dict[str, str] = {}
+    for key in run.keys:
+        found.setdefault(key.method_name, str(key))
+    return found
 
 
 def spread_images(run: Run, explainer: str, count: int = _GALLERY_ROWS) -> list[str]:

@@ -39,6 +39,8 @@ __all__ = [
 CONTROL = "siddo"
 """The method that transfer is measured against: the same initialisation, another order of the data, no teacher."""
 
+_SUMMED = ("n", "nan", "images", "explained")
+
 _COUNTED = {"subtasks": "run", "seeds": "seed"}
 
 SUBTASK = "subtask"
@@ -130,24 +132,31 @@ def difference_table(students: pd.DataFrame, claim: str = "", control: str = "")
 def over_runs(tables: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
     """Tables of runs, alike in form, as one: a row for each of `keys`, numbers as their means over the runs.
 
-    A quantity X with "X low" and "X high", or "X_low" and "X_high", gets the t interval over the runs; of one run it
-    keeps its own. `mean` has low and high. Counts (n, nan, images, explained) are added up.
+    A number is averaged over the runs in which all rows have it (rows without any aside). A quantity X with "X low" and
+    "X high", or "X_low" and "X_high", gets the t interval over the runs; of one run it keeps its own. `mean` has low
+    and high. Counts (n, nan, images, explained) are added up, seeds are the least of a run.
     """
     if len(tables) == 1:
         return tables[0]
+    every = pd.concat([table.assign(run_=place) for place, table in enumerate(tables)], ignore_index=True)
+    for name in every.select_dtypes("float"):
+        grid = every.pivot(index=list(keys), columns="run_", values=name).astype(float)
+        every[name] = every[name].where(every["run_"].isin(grid.columns[common_images(grid.to_numpy())]))
     rows = []
-    for names, part in pd.concat(tables, ignore_index=True).groupby(list(keys), sort=False):
+    for names, part in every.groupby(list(keys), sort=False):
         row: dict[str, object] = dict(zip(keys, names))
         numbers = part.select_dtypes("number").astype(float)
         for name in tables[0].columns.drop(list(keys)):
-            if name in ("n", "nan", "images", "explained"):
+            if name in _SUMMED:
                 row[name] = int(part[name].sum())
+            elif name == "seeds":
+                row[name] = part[name].min()
             elif name in numbers:
                 row[name] = float(numbers[name].mean())
             else:
                 row[name] = part[name].iloc[0]
         for name, low, high in _intervals(tables[0]):
-            one = subtask_interval(numbers[[name]].to_numpy())
+            one = subtask_interval(numbers[[name]].to_numpy()).within(*_range(name))
             row[low], row[high] = one.low, one.high
         rows.append(row)
     merged = pd.DataFrame(rows)[list(tables[0].columns)]
