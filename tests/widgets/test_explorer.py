@@ -170,6 +170,20 @@ def test_the_mean_over_seeds_is_the_mean_of_scores_and_of_shares(fake_run):
     assert "mean of 2 students" in seen(explorer)["KD, mean over seeds"][2]
 
 
+def test_the_figure_shows_relevance_by_the_sign_that_is_scored(fake_run):
+    def drawn(explorer):
+        return [axes.images[0].get_array() for axes in explorer.figure().axes if axes.images]
+
+    explorer = Explorer(fake_run, students=("kd/seed0",))
+    signed = drawn(explorer)[1]
+    explorer.sign = "absolute"
+    assert np.asarray(signed).min() < 0 <= np.asarray(drawn(explorer)[1]).min()
+
+
+def test_the_code_keeps_that_no_student_is_shown(fake_run):
+    assert "students=()" in Explorer(fake_run, students=()).code()
+
+
 def test_no_student_at_all_shows_the_teacher_alone(fake_run):
     explorer = Explorer(fake_run, sort="least alike")
     explorer.students = ()

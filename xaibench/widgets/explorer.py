@@ -17,6 +17,7 @@ from xaibench.errors import ConfigError
 from xaibench.figures.gallery import gallery
 from xaibench.figures.names import explainer_label
 from xaibench.models.copies import private_copy
+from xaibench.similarity.maps import with_sign
 from xaibench.widgets.comparison import Comparison
 from xaibench.widgets.controls import Controls
 from xaibench.widgets.details import Details
@@ -108,18 +109,19 @@ class Explorer(ExplorerTraits):
         return self._scene.asked if self._scene else self._asked()
 
     def figure(self, width: str | float = "double") -> Figure:
-        """The images, heatmaps and scores on show, as a figure for a paper."""
+        """The images, heatmaps and scores on show, as a figure for a paper: maps in pixels, whatever `look` is."""
         rows = self.on_show
         if not rows:
             raise ConfigError(self.error or "nothing is on show: choose filters that leave an image")
-        models = [name for name in rows[0].maps if name != TEACHER]
+        models, sign = [name for name in rows[0].maps if name != TEACHER], self.shown.sign
+        maps = {name: [with_sign(row.maps[name].values, sign) for row in rows] for name in (TEACHER, *models)}
         return gallery(
             [row.picture.transpose(2, 0, 1) for row in rows],
-            [row.maps[TEACHER].values for row in rows],
-            {name: [row.maps[name].values for row in rows] for name in models},
+            maps[TEACHER],
+            {name: maps[name] for name in models},
             titles=["{}\nrather than {}".format(*row.asked) for row in rows],
             scores={name: [score_text(self.shown.metric, row.scores[name].value) for row in rows] for name in models},
-            heading=explainer_label(self.shown.explainer),
+            heading=explainer_label(self.shown.explainer) + (f", {sign} relevance" if sign != "signed" else ""),
             normalise=self.scale,
             width=width,
         )
@@ -129,6 +131,8 @@ class Explorer(ExplorerTraits):
         source = repr(self.comparison.about["run"]) if "run" in self.comparison.about else "pair, images"
         stands = {name: getattr(self.shown, name) for name in ASKED} | {name: getattr(self, name) for name in DRAWN}
         changed = {name: value for name, value in stands.items() if value != self.trait_defaults(name)}
+        if not self.shown.students:  # which by default are chosen
+            changed["students"] = ()
         lines = [f"    {name}={value!r}," for name, value in changed.items()]
         return "\n".join(
             ["import xaibench as xb", "", f"explorer = xb.explore(\n    {source},", *lines, ")", "explorer.figure()"]
