@@ -48,7 +48,7 @@ class Study:
     explainers = tuple(f"e{i}" for i in range(7))
 
     def table(self):
-        values = [i / 100 for i in range(40)]
+        values = [i / 100 for i in range(len(self.methods))]
         return pd.DataFrame({"method": self.methods, "accuracy": values, "agreement": values})
 
     def summary(self):
@@ -353,6 +353,23 @@ def test_damage_midway_is_a_sentence_the_traits_go_back_and_the_rest_stays_usabl
             assert panel.part == "scores"
     panel.refresh()
     assert str(folder) in panel.error
+
+
+def test_what_is_new_after_reading_again_can_be_chosen_and_what_is_gone_is_not(monkeypatch):
+    monkeypatch.setattr(Study, "methods", Study.methods[:3])
+    panel = RunPanel(Study(), explainer="e6", method="method02", sort="e6")
+    panel.opened = ("method02", "e6", "cosine")
+    monkeypatch.setattr(Study, "methods", ("method00", *(f"new{i}" for i in range(39))))
+    monkeypatch.setattr(Study, "explainers", ("e0", "e1"))
+    panel.refresh()
+    assert panel.error == ""
+    assert (panel.explainer, panel.method, panel.sort, panel.opened) == ("e0", "method00", "given", ())
+    assert "new38" in names(panel)
+    panel.method = "new38"
+    panel._controls["explainer"].value = "e1"
+    assert panel.explainer == "e1"
+    assert {explainer for _, explainer in panel._scores._buttons} == {"e0", "e1"}
+    panel.close()
 
 
 def test_a_run_that_is_damaged_when_it_is_read_again_is_not_on_show(panel_of, folder):

@@ -18,7 +18,7 @@ from xaibench.report.result_table import FORMATS
 from xaibench.run.folder import Run
 from xaibench.study.folder import Study
 from xaibench.widgets.explorer import Explorer
-from xaibench.widgets.panel import button, checkbox, dropdown, line, stack, style_sheet
+from xaibench.widgets.panel import button, checkbox, dropdown, line, set_options, stack, style_sheet
 from xaibench.widgets.pictures import CARDS
 from xaibench.widgets.run_panel_traits import ASKED, PARTS, TABLES, USES, RunTraits
 from xaibench.widgets.run_questions import QUESTIONS
@@ -130,6 +130,7 @@ class RunPanel(RunTraits):
 
         def show(renewed: Results) -> None:
             self.results, self._on_show = renewed, None
+            self._settle()
             self._ask()
 
         self._work(renew, show)
@@ -139,23 +140,49 @@ class RunPanel(RunTraits):
         super().cancel()
         self._go_back()
 
+    def _settle(self) -> None:
+        """After the results have changed: choices are those that there are now, and traits one of them."""
+        known, options = self.results, self._options()
+        before, self._settling = self._settling, True
+        try:
+            for name, choices in options.items():
+                if choices and getattr(self, name) not in [value for _, value in choices]:
+                    setattr(self, name, choices[0][1])
+            valid = known.methods, known.explainers, known.metrics
+            if self.opened and any(one not in names for one, names in zip(self.opened, valid)):
+                self.opened = ()
+        finally:
+            self._settling = before
+        with self._controls_follow():
+            for name, choices in options.items():
+                set_options(self._controls[name], choices, getattr(self, name) if choices else None)
+        self._scores.renew(known.explainers)
+
+    def _options(self) -> dict[str, list[tuple[str, str]]]:
+        """Trait -> what can be chosen, as it is worded and as it is called."""
+        known, named = self.results, {"given": "as given", "method": "name"}
+        return {
+            "metric": [(metric_label(name), name) for name in known.metrics],
+            "explainer": [(explainer_label(name), name) for name in known.explainers],
+            "sort": [(named.get(name, explainer_label(name)), name) for name in self.sorts],
+            "method": [(method_label(name), name) for name in known.methods],
+            "question": [(QUESTIONS[name].title, name) for name in known.questions],
+        }
+
     def _build(self) -> None:
-        known = self.results
-        explainers = [(explainer_label(name), name) for name in known.explainers]
-        named = {"given": "as given", "method": "name"}
-        sorts = [(named.get(name, explainer_label(name)), name) for name in self.sorts]
+        known, options = self.results, self._options()
         self._controls: dict[str, Any] = {
             "part": widgets.ToggleButtons(
                 options=[(text, name) for name, text in PARTS.items() if name != "questions" or known.questions],
                 description="show",
                 style={"description_width": "initial", "button_width": "auto"},
             ),
-            "metric": dropdown("metric", [(metric_label(name), name) for name in known.metrics]),
-            "explainer": dropdown("explainer", explainers),
-            "sort": dropdown("sort by", sorts),
+            "metric": dropdown("metric", options["metric"]),
+            "explainer": dropdown("explainer", options["explainer"]),
+            "sort": dropdown("sort by", options["sort"]),
             "lowest": checkbox("lowest first"),
-            "method": dropdown("method", [(method_label(name), name) for name in known.methods]),
-            "question": dropdown("question", [(QUESTIONS[name].title, name) for name in known.questions]),
+            "method": dropdown("method", options["method"]),
+            "question": dropdown("question", options["question"]),
             "copied": dropdown("table", [(text, name) for name, text in TABLES.items()]),
             "form": dropdown("as", list(FORMATS)),
         }

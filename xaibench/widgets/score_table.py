@@ -93,15 +93,26 @@ class ScoreTable:
     """`box` is the widget; `choose(method, explainer)` is called when a score is clicked."""
 
     def __init__(self, explainers: Sequence[str], choose: Callable[[str, str], object]) -> None:
-        self._explainers, self._choose = explainers, choose
+        self._explainers: tuple[str, ...] = ()
+        self._choose = choose
         self._fixed = widgets.Layout(width="auto", margin="0")
         self._text, self._plain = HTMLStyle(), widgets.ButtonStyle()
         self._buttons: dict[tuple[str, str], widgets.Button] = {}
         self._cells: dict[tuple[str, str], widgets.HTML] = {}
-        columns = f"minmax(7rem, max-content) repeat({len(_PLAIN) + len(explainers)}, minmax(7.5rem, 13rem))"
-        layout = widgets.Layout(grid_template_columns=columns, grid_gap="2px 6px", align_items="center")
-        self.box = widgets.GridBox(layout=layout)
+        self.box = widgets.GridBox(layout=widgets.Layout(grid_gap="2px 6px", align_items="center"))
         self.box.add_class("xb-scores")
+        self.renew(explainers)
+
+    def renew(self, explainers: Sequence[str]) -> None:
+        """Have columns for these explainers from the next time on that something is shown."""
+        if tuple(explainers) == self._explainers:
+            return
+        self._explainers, self.box.children = tuple(explainers), ()
+        for kept in (self._cells, self._buttons):
+            for key in list(kept):
+                kept.pop(key).close()
+        columns = f"minmax(7rem, max-content) repeat({len(_PLAIN) + len(explainers)}, minmax(7.5rem, 13rem))"
+        self.box.layout.grid_template_columns = columns
 
     def show(
         self,
