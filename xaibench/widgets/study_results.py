@@ -96,7 +96,12 @@ class StudyResults:
             table = self.table()
             rivals = [row for row, method in enumerate(table["method"]) if method != "teacher"]
             labels = labels_of(self.study, self._students)
-            return ResultTable(table, f"Means over {len(self.runs)} runs.", best_rows(table, rivals), labels)
+            return ResultTable(
+                table,
+                f"Means over {len(self.runs)} runs, or those that all methods have.",
+                best_rows(table, rivals),
+                labels,
+            )
         summary = self.summary()
         rows = summary[summary["explainer"] == explainer].drop(columns=["explainer"])
         return ResultTable(rows.rename(columns={"low": "mean low", "high": "mean high"}), f"Scores by {explainer}.")
@@ -121,10 +126,13 @@ class StudyResults:
         return "".join([*parts, f"<h4>Are more accurate students also more alike?</h4>{drawn}"])
 
     def training(self, method: str, turn: Turn) -> str:
-        shown = list(self.runs.items())[:_TRAININGS]
+        there = [(name, run) for name, run in self.runs.items() if method in run.methods]
+        shown = there[:_TRAININGS]
         parts = [f"<h3>{html.escape(name)}</h3>{run.training(method, turn)}" for name, run in shown]
-        if len(self.runs) > len(shown):
-            parts.append(f'<div class="xb-note">The first {len(shown)} of {len(self.runs)} runs.</div>')
+        if len(there) > len(shown):
+            parts.append(f'<div class="xb-note">The first {len(shown)} of {len(there)} runs.</div>')
+        if missing := len(self.runs) - len(there):
+            parts.append(f'<div class="xb-note">{missing} of {len(self.runs)} runs have no such student.</div>')
         return "".join(parts)
 
     def images(self, method: str, explainer: str, metric: str, turn: Turn) -> str:
