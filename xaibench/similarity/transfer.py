@@ -23,7 +23,7 @@ from torch import Tensor
 from xaibench.errors import DataError
 from xaibench.similarity.intervals import seed_interval
 from xaibench.similarity.predictions import accuracy, agreement
-from xaibench.similarity.significance import Correction, RankTest, family_table, signed_rank
+from xaibench.similarity.significance import Correction, family_table, signed_rank
 from xaibench.validation import checked
 
 __all__ = ["ASYMMETRY_WARNING", "Transfer", "transfer", "transfer_summary", "transfer_table"]
@@ -126,11 +126,10 @@ def transfer_summary(
     tables  method -> its `transfer_table`
 
     Columns method, quantity, mean, low, high (t interval over seeds), speaks_for, wrong (images on which A- rests), and
-    those of `family_table`: Wilcoxon's signed-rank test over seeds of quantity > 0, the methods' tests of one quantity
-    being a family. The raw asymmetry is not tested (`ASYMMETRY_WARNING`).
+    those of `family_table`: Wilcoxon's signed-rank test over seeds of quantity > 0, all methods and quantities being
+    one family. The raw asymmetry is not tested (`ASYMMETRY_WARNING`).
     """
-    rows: list[dict[str, object]] = []
-    tests: dict[str, dict[str, RankTest]] = {}
+    rows, tests = [], {}
     for method, table in tables.items():
         quantities = {"tau+": table["tau+"], "tau-": table["tau-"], "tau- - tau+": table["tau-"] - table["tau+"]}
         for name, values in {**quantities, _RAW: table["D-"] - table["D+"]}.items():
@@ -138,19 +137,15 @@ def transfer_summary(
             row = {"method": method, "quantity": name, "mean": one.mean, "low": one.low, "high": one.high}
             rows.append(row | {"speaks_for": one.speaks_for, "wrong": int(table["wrong"].min())})
             if name != _RAW:
-                tests.setdefault(name, {})[method] = signed_rank(values)
-    families = [
-        family_table(family, unit="seeds", correction=correction, level=level)
-        .rename_axis("method")
-        .reset_index()
-        .assign(quantity=name)
-        for name, family in tests.items()
-    ]
+                tests[method, name] = signed_rank(values)
+    family = family_table(tests, unit="seeds", correction=correction, level=level)
     summary = pd.DataFrame(rows, columns=["method", "quantity", "mean", "low", "high", "speaks_for", "wrong"])
-    summary = summary.merge(pd.concat(families), how="left", on=["method", "quantity"])
+    places = {key: place for place, key in enumerate(tests)}
+    chosen = [places.get(key, -1) for key in zip(summary["method"], summary["quantity"])]
+    tested = family.reset_index(drop=True).reindex(chosen).reset_index(drop=True)
     for name in ("reachable", "significant"):
-        summary[name] = summary[name].eq(True)
-    return summary
+        tested[name] = tested[name].eq(True)
+    return summary.join(tested)
 
 
 def _normalised(gain: float, control: float) -> float:

@@ -23,6 +23,7 @@ from xaibench.report.seen import means_seen
 from xaibench.run.folder import TEACHER, file_name
 from xaibench.run.outputs import load_outputs
 from xaibench.similarity.predictions import probabilities, reliability
+from xaibench.similarity.significance import power_note
 from xaibench.similarity.transfer import ASYMMETRY_WARNING, transfer_summary
 from xaibench.study.folder import Study
 from xaibench.study.tables import CONTROL, method_means, power_notes, rank_table
@@ -189,9 +190,9 @@ def _transfer(study: Study, name: str, rows: pd.DataFrame) -> Iterator[Html]:
     shown = summary.drop(columns=["test", "reachable", "speaks_for", "unit"]).rename(
         columns={"low": "mean low", "high": "mean high", "wrong": "images teacher wrong", **_P}
     )
-    caption = f"{summary['test'].iloc[0]}, one-sided, over seeds; the methods' tests of one quantity are a family."
+    caption = f"{summary['test'].iloc[0]}, one-sided, over seeds; all rows with a p-value are one family."
     yield sheet(ResultTable(shown, caption, {}, {m: method_label(m) for m in tables}))
-    for note in power_notes(summary, "greater"):
+    if note := power_note(summary):
         yield paragraph(note, "note")
     yield paragraph(ASYMMETRY_WARNING, "note")
 
