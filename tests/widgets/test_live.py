@@ -328,17 +328,21 @@ def test_in_a_notebook_the_latest_request_wins(tiny_pair, images, store, monkeyp
     assert len(shown) <= 3  # what was overtaken is not shown
 
 
-def test_a_cancelled_question_leaves_what_is_on_show(tiny_pair, images, store, monkeypatch):
-    go_on = threading.Event()
+def hold_explanations(monkeypatch):
+    """From now on explanations wait until the event that is returned is set."""
     import xaibench.attribution.explain as module
 
-    real = module.explain_model
+    go_on, real = threading.Event(), module.explain_model
+    monkeypatch.setattr(module, "explain_model", lambda *a, **o: go_on.wait(30) and real(*a, **o))
+    return go_on
 
+
+def test_a_cancelled_question_leaves_what_is_on_show(tiny_pair, images, store, monkeypatch):
     async def main():
         explorer = explore(tiny_pair, images, store=store)
         await asyncio.wait_for(explorer.settled(), 60)
         stage = explorer._stage.value
-        monkeypatch.setattr(module, "explain_model", lambda *a, **o: go_on.wait(30) and real(*a, **o))
+        go_on = hold_explanations(monkeypatch)
         explorer.image = images.keys[3]
         assert explorer.worker.busy
         explorer.cancel()
@@ -352,16 +356,11 @@ def test_a_cancelled_question_leaves_what_is_on_show(tiny_pair, images, store, m
 
 
 def test_pictures_keep_their_own_labels_while_another_question_is_computed(tiny_pair, images, store, monkeypatch):
-    go_on = threading.Event()
-    import xaibench.attribution.explain as module
-
-    real = module.explain_model
-
     async def main():
         explorer = explore(tiny_pair, images, store=store)
         await asyncio.wait_for(explorer.settled(), 60)
         asked, made = explorer.shown, provenance(explorer)
-        monkeypatch.setattr(module, "explain_model", lambda *a, **o: go_on.wait(30) and real(*a, **o))
+        go_on = hold_explanations(monkeypatch)
         explorer.explainer = "input-x-gradient"
         explorer.metric = "ssim"
         explorer.opacity = 0.3  # draws what is on show once more

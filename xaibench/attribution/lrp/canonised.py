@@ -69,10 +69,14 @@ class Canonised:
         with mode.installed(shared_copy(self._folded[0]), fold_first=False) as work, torch.enable_grad():
             yield work
 
+    def _apart(self) -> nn.Module:
+        """A copy with values of its own: zennit changes them in place."""
+        return quiet(copy.deepcopy(self.model))
+
     @contextmanager
     def _zennit_copy(self) -> Iterator[nn.Module]:
-        """The same by zennit, which changes values in place: it gets its own."""
-        with self._zennit().context(quiet(copy.deepcopy(self.model))) as work, torch.enable_grad():
+        """A copy that propagates relevance by zennit."""
+        with self._zennit().context(self._apart()) as work, torch.enable_grad():
             yield work
 
     def relevance(self, x: Tensor, target: Target, books: Books | None = None) -> tuple[Tensor, Tensor]:
@@ -114,7 +118,7 @@ class Canonised:
             with self._copy(mode, x) as read:
                 read(x.detach().clone().requires_grad_())  # refuses what is no first convolution for the box rule
         zennit = self._zennit()
-        with zennit.context(quiet(copy.deepcopy(self.model))) as canonised, Coverage(canonised, zennit) as coverage:
+        with zennit.context(self._apart()) as canonised, Coverage(canonised, zennit) as coverage:
             logits = logits_of(canonised, x)
         return logits, coverage.uncovered
 
@@ -123,9 +127,7 @@ class Canonised:
 
         f = z_y - z_r; the median keeps nearly equal logits from dividing by nearly 0.
         """
-        bare = replace(
-            self, model=quiet(copy.deepcopy(self.model)), options=replace(self.options, epsilon=_TINY, stabilizer=_TINY)
-        )
+        bare = replace(self, model=self._apart(), options=replace(self.options, epsilon=_TINY, stabilizer=_TINY))
         for name, value in [*bare.model.named_parameters(), *bare.model.named_buffers()]:
             if name.rpartition(".")[2] in ("bias", "running_mean"):
                 value.detach().zero_()
