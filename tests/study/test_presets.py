@@ -15,7 +15,7 @@ from xaibench.study.run_study import run_study
 
 STUDENTS = {
     ("demo", "full"): 2 * 3 * 3,
-    ("functional", "full"): 9 * 10,
+    ("functional", "full"): 9 * 11,
     ("functional", "small"): 9 * 5,
     ("icd", "full"): 10 * 13 * 3,
     ("label-noise", "full"): 3 * 3 * 10,
