@@ -4,8 +4,8 @@
 
 A world has images of shared difficulty and image-specific confusions, one teacher, and for every seed a student and a
 control (SIDDO). A student copies the teacher with probability tau+ where it is right and tau- where it is wrong, and
-else answers as an independent control. The last two columns are the shares of worlds with p < 0.05 (Wilcoxon over
-seeds): false alarms where tau+ = tau-, else power.
+else answers as an independent control; in the last worlds it copies nothing and is less skilled than its control. The
+last two columns are the shares of worlds with p < 0.05 (over seeds): false alarms where tau+ = tau-, else power.
 """
 
 from __future__ import annotations
@@ -18,15 +18,23 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from xaibench.similarity.significance import signed_rank
-from xaibench.similarity.transfer import transfer_table
+from xaibench.similarity.transfer import transfer_table, transfer_tests
 
 TAUS = ((0.0, 0.0), (0.3, 0.3), (0.6, 0.6), (0.3, 0.35), (0.3, 0.4), (0.3, 0.5), (0.5, 0.3))
+SKILL, LESS = 0.1, -0.4
+"""Of a control, and of a student, in the last worlds."""
 
 
 def world(
-    seed: int, right: float, wrong: float, seeds: int = 10, images: int = 4000, classes: int = 10
+    seed: int,
+    right: float,
+    wrong: float,
+    seeds: int = 10,
+    images: int = 4000,
+    classes: int = 10,
+    skill: float = SKILL,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
-    """Outputs (N, K) of a teacher, students and controls, and the labels; right, wrong: the transfers tau+ and tau-."""
+    """Outputs (N, K) of a teacher, students and controls, and the labels; right, wrong: the transfers tau+ and tau-; skill: of a student."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform() -> Tensor:
@@ -45,21 +53,21 @@ def world(
 
     teacher = independent(0.4)
     tau = torch.where(teacher == labels, right, wrong)
-    controls = [independent(0.1) for _ in range(seeds)]
-    students = [torch.where(uniform() < tau, teacher, independent(0.1)) for _ in range(seeds)]
+    controls = [independent(SKILL) for _ in range(seeds)]
+    students = [torch.where(uniform() < tau, teacher, independent(skill)) for _ in range(seeds)]
     outputs = [one_hot(answers, classes).double() for answers in (teacher, *students, *controls)]
     return outputs[0], outputs[1 : 1 + seeds], outputs[1 + seeds :], labels
 
 
-def measured(worlds: int, right: float, wrong: float, images: int) -> pd.DataFrame:
+def measured(worlds: int, right: float, wrong: float, images: int, skill: float = SKILL) -> pd.DataFrame:
     """A row a world and number of seeds: mean tau+ and tau- over seeds, p of tau- > tau+, and p of the raw D- > D+."""
     rows = []
     for number in range(worlds):
-        table = transfer_table(*world(number, right, wrong, images=images))
+        table = transfer_table(*world(number, right, wrong, images=images, skill=skill))
         for seeds in (5, 7, 10):
             some = table.head(seeds)
             row = {"seeds": seeds, "tau+": some["tau+"].mean(), "tau-": some["tau-"].mean()}
-            row["p"] = signed_rank(some["tau-"] - some["tau+"]).p
+            row["p"] = transfer_tests(some["tau+"], some["tau-"])["tau- - tau+"].p
             rows.append(row | {"raw p": signed_rank(some["D-"] - some["D+"]).p, "wrong": some["wrong"].mean()})
     return pd.DataFrame(rows)
 
@@ -73,8 +81,8 @@ def main() -> None:
         "| tau+ | tau- | seeds | mean tau+ | mean tau- | 95% of errors below (tau+, tau-) | tau- > tau+ | raw D- > D+ |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for right, wrong in TAUS:
-        for seeds, part in measured(options.worlds, right, wrong, options.images).groupby("seeds"):
+    for right, wrong, skill in [*((right, wrong, SKILL) for right, wrong in TAUS), (0.0, 0.0, LESS)]:
+        for seeds, part in measured(options.worlds, right, wrong, options.images, skill).groupby("seeds"):
             found, raw = (part["p"] < 0.05).mean(), (part["raw p"] < 0.05).mean()
             errors = [(part[name] - true).abs().quantile(0.95) for name, true in (("tau+", right), ("tau-", wrong))]
             print(

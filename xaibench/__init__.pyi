@@ -102,6 +102,7 @@ from .similarity.similarity_report import SimilarityReport as SimilarityReport
 from .similarity.transfer import transfer as transfer
 from .similarity.transfer import transfer_summary as transfer_summary
 from .similarity.transfer import transfer_table as transfer_table
+from .similarity.transfer import transfer_tests as transfer_tests
 from .study.config import StudyConfig as StudyConfig
 from .study.engines import Processes as Processes
 from .study.engines import Serial as Serial

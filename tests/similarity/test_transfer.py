@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from benchmarks.transfer_worlds import measured, world
+from benchmarks.transfer_worlds import LESS, measured, world
 from xaibench.errors import DataError
-from xaibench.similarity.transfer import transfer, transfer_summary, transfer_table
+from xaibench.similarity.significance import signed_rank
+from xaibench.similarity.transfer import transfer, transfer_summary, transfer_table, transfer_tests
 
 
 def answers(*classes: int) -> torch.Tensor:
@@ -75,6 +76,22 @@ def test_the_summary_tests_over_seeds_and_shows_the_raw_asymmetry_last() -> None
     assert not one["reachable"].any()
 
 
+def test_wrong_knowledge_is_handed_on_more_only_where_it_is_handed_on() -> None:
+    seeds = 0.01 * np.arange(11)
+
+    def p(right: np.ndarray, wrong: np.ndarray) -> list[float]:
+        return [test.p for test in transfer_tests(right, wrong).values()]
+
+    assert p(0.3 + seeds, 0.6 - seeds) == [2**-11] * 3
+    assert p(0.8 + seeds, 0.6 - seeds) == [2**-11, 2**-11, 1]  # less of it than of right
+    some = 0.05 - seeds  # of both signs
+    assert p(some, some + 1) == [signed_rank(some).p, 2**-11, 2**-11]
+    assert p(some - 0.3, some) == [1, 1, 1]  # nothing handed on, and less skilled than the control
+    assert p(some - 0.3, some + 0.3) == [1, 1, 1]  # nor is it where its own mistakes are the teacher's
+    table = pd.DataFrame({"tau+": seeds - 0.7, "tau-": -0.1 - seeds, "D+": seeds, "D-": seeds, "wrong": 82})
+    assert not transfer_summary({"random-control[kd]": table})["significant"].any()
+
+
 def test_outputs_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(DataError, match="use the same images and classes"):
         transfer(TEACHER, TEACHER[:3], TEACHER, LABELS)
@@ -101,6 +118,12 @@ def test_equal_transfer_seldom_alarms_but_the_raw_asymmetry_always_does(equal: p
         alarms, bound = (part["p"] < 0.05).mean(), 0.05 + 3 * (0.05 * 0.95 / 100) ** 0.5
         assert alarms <= bound
         assert (part["raw p"] < 0.05).mean() > 0.9
+
+
+def test_less_skilled_students_do_not_alarm() -> None:
+    part = measured(20, 0, 0, 2000, skill=LESS)
+    assert part["tau+"].mean() < 0 < part["tau-"].mean()  # its mistakes are the teacher's: images are shared
+    assert not (part["p"] < 0.05).any()
 
 
 def test_unequal_transfer_is_found() -> None:

@@ -175,6 +175,28 @@ def test_layer_and_k_can_be_set_at_once(panel_of):
     assert (panel.k, panel.layer) == (14, "layer4")
 
 
+def test_after_an_error_the_traits_are_those_of_what_is_on_show(panel_of, monkeypatch):
+    panel = panel_of(layer="layer3", direction=12)
+    seen = shown(panel)
+
+    asked, real = [], panel._view.scene
+
+    def fails_once(*arguments):
+        asked.append(arguments)
+        if len(asked) == 1:
+            raise RuntimeError("no memory left")
+        return real(*arguments)
+
+    monkeypatch.setattr(panel._view, "scene", fails_once)
+    panel.layer = "layer1"
+    assert panel.error == "RuntimeError: no memory left"
+    assert (panel.layer, panel.direction, shown(panel)) == ("layer3", 12, seen)
+    assert panel._controls["layer"].value == "layer3"
+    assert panel._controls["direction"].max == 16
+    panel.layer = "layer1"
+    assert (panel.error, panel.direction) == ("", 8)
+
+
 def test_the_controls_set_the_traits_and_take_impossible_values(panel_of):
     panel = panel_of()
     control = panel._controls
@@ -283,6 +305,7 @@ def test_in_a_notebook_the_latest_request_is_shown_and_the_moments_are_measured_
         panel.cancel()
         await asyncio.sleep(0.05)
         assert shown(panel) == seen
+        assert panel.basis == panel._controls["basis"].value == "pca"
         panel.close()
 
     asyncio.run(main())

@@ -10,23 +10,36 @@ data),
 A student that copies the teacher with probability tau, and else answers as the control would, has A = tau + (1 - tau)
 A(control): tau, the transfer normalised by its ceiling, is recovered. The raw asymmetry D- - D+ is no measure of wrong
 knowledge: A+ of the control is near its ceiling already, so that equal transfer of both kinds makes it positive.
+
+Tau is no transfer where a student is less skilled than its control (tau+ below 0), as one whose teacher knows nothing:
+its mistakes are more, some of them the teacher's own, and tau- lies above tau+ though nothing was copied. So wrong
+knowledge is not said to be handed on there, see `transfer_tests`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from torch import Tensor
 
 from xaibench.errors import DataError
 from xaibench.similarity.intervals import seed_interval
 from xaibench.similarity.predictions import accuracy, agreement
-from xaibench.similarity.significance import Correction, family_table, signed_rank
+from xaibench.similarity.significance import Correction, RankTest, family_table, signed_rank
 from xaibench.validation import checked
 
-__all__ = ["ASYMMETRY_WARNING", "Transfer", "transfer", "transfer_summary", "transfer_table"]
+__all__ = [
+    "ASYMMETRY_WARNING",
+    "Transfer",
+    "transfer",
+    "transfer_summary",
+    "transfer_table",
+    "transfer_tests",
+]
 
 ASYMMETRY_WARNING = (
     "The raw asymmetry D- - D+ is positive from the ceiling of A+ alone, where both transfers are equal."
@@ -117,6 +130,24 @@ def transfer_table(
     return pd.DataFrame(rows)
 
 
+@checked(error=DataError)
+def transfer_tests(tau_right: npt.ArrayLike, tau_wrong: npt.ArrayLike) -> dict[str, RankTest]:
+    """Tests of "tau+" > 0, "tau-" > 0 and "tau- - tau+" > 0; (n,) over seeds.
+
+    Wilcoxon's signed-rank tests. That wrong knowledge is handed on *more* needs that it is handed on at all: the p of
+    tau- - tau+ is the larger one of its own and that of tau- (an intersection-union test, which holds its level). Where
+    the 95% interval of tau+ lies below 0, the student being less skilled than its control, the p of the last two is 1.
+    """
+    right, wrong = (np.asarray(values, dtype=np.float64) for values in (tau_right, tau_wrong))
+    handed_on, more = signed_rank(wrong), signed_rank(wrong - right)
+    p = 1.0 if seed_interval(right).high < 0 else handed_on.p
+    return {
+        "tau+": signed_rank(right),
+        "tau-": replace(handed_on, p=p),
+        "tau- - tau+": replace(more, p=max(p, more.p)),
+    }
+
+
 @checked
 def transfer_summary(
     tables: Mapping[str, pd.DataFrame], *, correction: Correction = "by", level: float = 0.05
@@ -126,8 +157,7 @@ def transfer_summary(
     tables  method -> its `transfer_table`
 
     Columns method, quantity, mean, low, high (t interval over seeds), speaks_for, wrong (images on which A- rests), and
-    those of `family_table`: Wilcoxon's signed-rank test over seeds of quantity > 0, all methods and quantities being
-    one family. The raw asymmetry is not tested (`ASYMMETRY_WARNING`).
+    those of `family_table`, of the `transfer_tests` over seeds, all methods and quantities being one family. The raw asymmetry is not tested (`ASYMMETRY_WARNING`).
     """
     rows, tests = [], {}
     for method, table in tables.items():
@@ -136,8 +166,7 @@ def transfer_summary(
             one = seed_interval(values)
             row = {"method": method, "quantity": name, "mean": one.mean, "low": one.low, "high": one.high}
             rows.append(row | {"speaks_for": one.speaks_for, "wrong": int(table["wrong"].min())})
-            if name != _RAW:
-                tests[method, name] = signed_rank(values)
+        tests |= {(method, name): test for name, test in transfer_tests(table["tau+"], table["tau-"]).items()}
     family = family_table(tests, unit="seeds", correction=correction, level=level)
     summary = pd.DataFrame(rows, columns=["method", "quantity", "mean", "low", "high", "speaks_for", "wrong"])
     places = {key: place for place, key in enumerate(tests)}

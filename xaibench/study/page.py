@@ -190,7 +190,10 @@ def _transfer(study: Study, name: str, rows: pd.DataFrame) -> Iterator[Html]:
     shown = summary.drop(columns=["test", "reachable", "speaks_for", "unit"]).rename(
         columns={"low": "mean low", "high": "mean high", "wrong": "images teacher wrong", **_P}
     )
-    caption = f"{summary['test'].iloc[0]}, one-sided, over seeds; all rows with a p-value are one family."
+    caption = (
+        f"{summary['test'].iloc[0]}, one-sided, over seeds; all rows with a p-value are one family. "
+        "tau- - tau+ is tested together with tau- > 0; where tau+ lies below 0 neither is said to be above 0."
+    )
     yield sheet(ResultTable(shown, caption, {}, {m: method_label(m) for m in tables}))
     if note := power_note(summary):
         yield paragraph(note, "note")

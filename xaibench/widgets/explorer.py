@@ -60,7 +60,6 @@ class Explorer(ExplorerTraits):
         self.comparison: Comparison = comparison_of(what, second, images, **given)
         known = self.comparison
         self._scene: Scene | None = None
-        self._settling = True
         start = {
             "image": known.keys[0],
             "students": tuple(names[0] for names in known.groups.values()),
@@ -213,14 +212,7 @@ class Explorer(ExplorerTraits):
 
     def _go_back(self) -> None:
         """Set the traits to what is on show."""
-        if self._scene is not None:
-            before, self._settling = self._settling, True
-            try:
-                for name in ASKED:
-                    setattr(self, name, getattr(self._scene.asked, name))
-            finally:
-                self._settling = before
-        self._controls.follow()
+        self._return_to(vars(self._scene.asked) if self._scene is not None else {})
 
     def _redraw(self, _change: Any = None) -> None:
         """Draw what is known once more. No model is asked."""

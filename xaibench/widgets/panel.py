@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -56,6 +56,7 @@ class Panel(widgets.VBox):
 
     def __init__(self, **traits: Any) -> None:
         self._following = False
+        self._settling = True
         self._message = widgets.HTML()
         self._bar = widgets.FloatProgress(
             min=0, max=1, style={"description_width": "initial"}, layout=widgets.Layout(width="20rem", display="none")
@@ -104,6 +105,16 @@ class Panel(widgets.VBox):
 
     def _follow(self) -> None:
         """Set the controls to what the traits say."""
+
+    def _return_to(self, traits: Mapping[str, Any]) -> None:
+        """Set traits to what is on show, which asks for nothing while `_settling`, and the controls with them."""
+        before, self._settling = self._settling, True
+        try:
+            for name, value in traits.items():
+                setattr(self, name, value)
+        finally:
+            self._settling = before
+        self._follow()
 
     def _work(self, work: Callable[..., Any], done: Callable[[Any], Any]) -> None:
         """Run `work(turn)` beside the notebook and show its result by `done`; an error becomes a sentence."""

@@ -87,7 +87,6 @@ class RunPanel(RunTraits):
             )
         self.explorer = explorer
         self._on_show: _Shown | None = None
-        self._settling = True
         first = {"explainer": self.results.explainers[0], "metric": self.results.metric}
         first |= {"method": self.results.methods[0], "question": next(iter(self.results.questions), "")}
         super().__init__(**{**first, **traits})
@@ -100,12 +99,7 @@ class RunPanel(RunTraits):
     def show_images(self, method: str, explainer: str, metric: str | None = None) -> None:
         """Show the images on which a method is least and most like its teacher; in the explorer, where there is one."""
         one = method, explainer, metric or self.metric
-        before, self._settling = self._settling, True
-        try:
-            self.opened = one
-            self.part, self.explainer, self.metric = "scores", one[1], one[2]
-        finally:
-            self._settling = before
+        self._return_to({"opened": one, "part": "scores", "explainer": one[1], "metric": one[2]})
         self._ask(Bunch(name="opened"))
 
     def ask(self) -> None:
@@ -295,14 +289,7 @@ class RunPanel(RunTraits):
 
     def _go_back(self) -> None:
         """Set the traits to what is on show."""
-        if self._on_show is not None:
-            before, self._settling = self._settling, True
-            try:
-                for name in ASKED:
-                    setattr(self, name, self._on_show.asked[name])
-            finally:
-                self._settling = before
-        self._follow()
+        self._return_to(self._on_show.asked if self._on_show is not None else {})
 
     def _follow(self) -> None:
         with self._controls_follow():

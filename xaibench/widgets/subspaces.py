@@ -50,7 +50,8 @@ class SubspacePanel(Panel):
     k          number of directions kept, marked in the curves
     direction  the one that is looked at, counted from 1
 
-    A value that is not there raises an error and changes nothing; k and direction follow to a layer with fewer.
+    A value that is not there raises an error and changes nothing; k and direction follow to a layer with fewer. After
+    an error in what was asked, or a cancel, the traits go back to what is on show.
     """
 
     layer = traitlets.Unicode()
@@ -78,11 +79,13 @@ class SubspacePanel(Panel):
         first = traits.get("layer") or list(view.channels)[-1]
         widths = {"k": min(view.widths[first], view.most(first))} if first in view.channels else {}
         self._spectra: dict[str, str] = {}
+        self._on_show: dict[str, Any] = {}
         super().__init__(**{"layer": first, **widths, **traits})
         self.add_class("xaibench-subspaces")
         self._build()
         self.observe(self._move, "layer")
         self.observe(self._ask, list(_TRAITS))
+        self._settling = False
         self._ask()
 
     @property
@@ -99,6 +102,7 @@ class SubspacePanel(Panel):
         """End what is being computed; what is on show stays."""
         self._view.ended.set()
         super().cancel()
+        self._return_to(self._on_show)
 
     def close(self) -> None:
         """Free the panel with all its parts."""
@@ -156,8 +160,7 @@ class SubspacePanel(Panel):
 
     def _move(self, _change: Any) -> None:
         most = self._view.most(self.layer)
-        with self.hold_trait_notifications():
-            self.k, self.direction = min(self.k, most), min(self.direction, most)
+        self._return_to({"k": min(self.k, most), "direction": min(self.direction, most)})
 
     def _follow(self) -> None:
         with self._controls_follow():
@@ -168,17 +171,23 @@ class SubspacePanel(Panel):
             for name, box in self._boxes.items():
                 box.value = name in self.bases
 
+    def _failed(self, error: Exception) -> None:
+        super()._failed(error)
+        self._return_to(self._on_show)
+
     def _ask(self, _change: Any = None) -> None:
+        if self._settling:
+            return
         self._follow()
         self._view.ended.clear()
-        layer, basis, bases, direction = self.layer, self.basis, self.bases, self.direction - 1
+        asked = {name: getattr(self, name) for name in _TRAITS}
         self._work(
-            lambda turn: self._view.scene(layer, basis, bases, direction, turn),
-            lambda scene: self._show(layer, direction, scene),
+            lambda turn: self._view.scene(asked["layer"], asked["basis"], asked["bases"], asked["direction"] - 1, turn),
+            lambda scene: self._show(asked, scene),
         )
 
-    def _show(self, layer: str, direction: int, scene: Scene) -> None:
-        view, k = self._view, self.k
+    def _show(self, asked: dict[str, Any], scene: Scene) -> None:
+        view, layer, k, direction = self._view, asked["layer"], asked["k"], asked["direction"] - 1
         width = view.widths[layer]
         spectra = [self._spectrum(name, scene) for name in view.channels]
         curves = accuracy_picture(layer, scene.curves, width, k) + shares_picture(layer, scene, width, k)
@@ -189,6 +198,8 @@ class SubspacePanel(Panel):
             f'<div class="xb-curves">{curves}</div>'
         )
         self._looks.value = looks
+        self._on_show = asked
+        self._return_to(asked)
 
     def _spectrum(self, layer: str, scene: Scene) -> str:
         if layer not in self._spectra:
