@@ -34,7 +34,10 @@ def world(
     classes: int = 10,
     skill: float = SKILL,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
-    """Outputs (N, K) of a teacher, students and controls, and the labels; right, wrong: the transfers tau+ and tau-; skill: of a student."""
+    """Outputs (N, K) of a teacher, students and controls, and the labels.
+
+    right, wrong  the transfers tau+ and tau-; skill: of a student
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def uniform() -> Tensor:

@@ -221,6 +221,69 @@ def test_an_image_of_ones_own(tiny_pair, images, store):
     assert explorer.image == "own/mine.png'"
 
 
+def test_an_image_of_ones_own_leaves_what_a_run_knows(tiny_run, store, calls):
+    explorer = explore(tiny_run, store=store, sort="least alike", students=("kd/seed0",))
+    row, order = explorer.on_show[0], explorer.order
+    explorer.add_image(torch.randint(0, 255, explorer.comparison.images.shape, dtype=torch.uint8), "mine")
+    assert (explorer.image, explorer.error) == ("own/mine", "")
+    own = explorer.on_show[0].scores["kd/seed0"]
+    assert np.isfinite(own.value)
+    assert len(calls) == 2  # this image under two models
+    explorer.sort = "most alike"
+    assert explorer.error == ""
+    assert sorted(explorer.order) == sorted([*order, "own/mine"])
+    explorer.image = row.key
+    again = explorer.on_show[0].scores["kd/seed0"]
+    assert (again.value, again.nulls) == (row.scores["kd/seed0"].value, row.scores["kd/seed0"].nulls)
+    assert again.rank == 1 + (own.value < again.value)
+    explorer.image = "own/mine"
+    code = explorer.code()
+    assert "image='own/mine'" not in code
+    assert "explorer.add_image(image, 'mine')\nawait explorer.settled()" in code
+    assert "explorer.image = 'own/mine'\nexplorer.figure()" in code
+
+
+def test_an_image_of_the_class_held_against_says_so_and_the_others_are_explained(tiny_pair, images, store):
+    explorer = explore(tiny_pair, images, store=store)
+    of = {key: images.classes[int(label)] for key, label in zip(images.keys, images.labels)}
+    first = of[explorer.image]
+    explorer.contrast = next(name for name in images.classes if name != first)
+    for key in images.keys:
+        explorer.image = key
+        row = explorer.on_show[0]
+        own = of[key] == explorer.contrast
+        assert (explorer.error, row.asked) == ("", (of[key], explorer.contrast))
+        assert np.isnan(row.scores["student"].value) == own
+        assert ("cannot be held against itself" in row.maps["teacher"].trouble) == own
+    explorer.explain_all()
+    explorer.sort = "least alike"
+    assert explorer.error == ""
+    assert of[explorer.order[-1]] == explorer.contrast
+    assert explorer.figure()
+    explorer.label = explorer.contrast
+    assert "cannot be held against itself" in explorer.error
+
+
+def test_explain_all_keeps_every_map_that_it_needs(tiny_pair, images, store):
+    explorer = explore(tiny_pair, images, store=store)
+    explorer.comparison.live.most = 3
+    explorer.explain_all()
+    explorer.sort = "least alike"
+    assert (explorer.error, len(explorer.order)) == ("", len(images))
+
+
+def test_the_code_explains_all_images_before_it_sorts_them(tiny_pair, images, store):
+    explorer = explore(tiny_pair, images, store=store)
+    explorer.explain_all()
+    explorer.sort = "least alike"
+    explorer.image = explorer.order[2]
+    code = explorer.code()
+    script = code.replace("pair, images,", "pair, images, store=store,").replace("await explorer.settled()", "")
+    names = {"pair": tiny_pair, "images": images, "store": store}
+    exec(script, names)
+    assert (names["explorer"].order, names["explorer"].image) == (explorer.order, explorer.image)
+
+
 def test_a_student_joins(tiny_pair, make_pair, images, store):
     explorer = explore(tiny_pair, images, store=store)
     other = make_pair(seed=3).student

@@ -157,7 +157,8 @@ def transfer_summary(
     tables  method -> its `transfer_table`
 
     Columns method, quantity, mean, low, high (t interval over seeds), speaks_for, wrong (images on which A- rests), and
-    those of `family_table`, of the `transfer_tests` over seeds, all methods and quantities being one family. The raw asymmetry is not tested (`ASYMMETRY_WARNING`).
+    those of `family_table`: of `transfer_tests`, all methods and quantities being one family. The raw asymmetry is not
+    tested (`ASYMMETRY_WARNING`).
     """
     rows, tests = [], {}
     for method, table in tables.items():

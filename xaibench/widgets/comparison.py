@@ -18,7 +18,7 @@ from xaibench.errors import ConfigError, ExplanationError, unknown_name
 from xaibench.figures.gallery import displayed, pixels
 from xaibench.similarity.maps import pool, with_sign
 from xaibench.similarity.metrics.table import METRICS
-from xaibench.widgets.live import TEACHER, Live, Map, Question, maps_of
+from xaibench.widgets.live import TEACHER, Live, Map, NotKnownError, Question, maps_of
 from xaibench.widgets.worker import Turn
 
 __all__ = ["Comparison", "Prediction", "Score", "mean_defined"]
@@ -83,6 +83,7 @@ class Comparison:
         self.pixels = pixels(self.images.images.numpy() / 255)
         self.labelled = len(self.images)  # the others' labels are the teacher's predictions
         self._first = len(self.images)
+        self.added: set[str] = set()
         self._loaded: dict[tuple[str, str], list[Map]] = {}
         self._targets: dict[str, Target] = {}
         self._likeness: dict[tuple[str, Question, str, str], Array] = {}
@@ -132,6 +133,7 @@ class Comparison:
         if self.live is None:
             raise ConfigError("these maps came without their models: a student can only be added beside a teacher")
         self.live.add(name, model)
+        self.added.add(name)
         if name not in self.students:
             self.students = (*self.students, name)
         self.predicted.pop(name, None)
@@ -175,6 +177,8 @@ class Comparison:
 
     def asked(self, question: Question, place: int, turn: Turn | None) -> tuple[str, str]:
         """(class explained, class it is held against) for one image."""
+        if question.contrast:
+            return question.label or self.classes[int(self.images.labels[place])], question.contrast
         target = self._target(question, [place], turn)
         return self.classes[int(target.label)], self.classes[int(target.contrast)]
 
@@ -212,13 +216,16 @@ class Comparison:
         return Score(float(mean_defined(values)[0]), chance)
 
     def likeness(self, model: str, question: Question, metric: str, sign: str) -> Array | None:
-        """(N,) scores of one student on all images; None where its maps, or the teacher's, are not all there."""
+        """(N,) scores of one student on all images; None where its maps, or the teacher's, are not all there.
+
+        Images of one's own that are not explained yet count as undefined where the others' scores are stored.
+        """
         known = (model, question, metric, sign)
         if known not in self._likeness:
             stored = self.scores.get((question.explainer, metric, "matched"), {})
-            if self._is_own(question) and sign == self.sign and model in stored and len(self.images) == self._first:
-                self._likeness[known] = stored[model]
-            elif all(self._has_all(name, question) for name in (TEACHER, model)):
+            if self._is_own(question) and sign == self.sign and model in stored:
+                return np.concatenate([stored[model], self._likeness_of_added(model, question, metric, sign)])
+            if all(self._has_all(name, question) for name in (TEACHER, model)):
                 every = range(len(self.images))
                 a, b = (np.stack([m.values for m in self.maps(n, question, every, None)]) for n in (TEACHER, model))
                 self._likeness[known] = self._scored(metric, sign, a, b)
@@ -226,10 +233,28 @@ class Comparison:
                 return None
         return self._likeness[known]
 
+    def _likeness_of_added(self, model: str, question: Question, metric: str, sign: str) -> Array:
+        found = np.full(len(self.images) - self._first, np.nan)
+        for place in range(self._first, len(self.images)):
+            try:
+                a, b = (self.map(name, question, place, None).values[None] for name in (TEACHER, model))
+            except NotKnownError:
+                continue
+            found[place - self._first] = self._scored(metric, sign, a, b)[0]
+        return found
+
+    def are_stored(self, models: Sequence[str], question: Question) -> bool:
+        """Whether all the maps that answer a question came with the images."""
+        every = {TEACHER, *(member for name in models for member in self.members(name))}
+        return all(self._is_stored(name, question) for name in every)
+
     def explain_all(self, models: Sequence[str], question: Question, turn: Turn) -> None:
         """Explain every image under some models, so that they can be sorted by likeness."""
         every = range(len(self.images))
-        for model in dict.fromkeys([TEACHER, *(member for name in models for member in self.members(name))]):
+        asked = dict.fromkeys([TEACHER, *(member for name in models for member in self.members(name))])
+        if self.live is not None:
+            self.live.keep(len(asked))
+        for model in asked:
             self.maps(model, question, every, turn)
 
     def _nulls(

@@ -22,6 +22,7 @@ from xaibench.widgets.comparison import Comparison
 from xaibench.widgets.controls import Controls
 from xaibench.widgets.details import Details
 from xaibench.widgets.explorer_traits import ASKED, DRAWN, Asked, ExplorerTraits
+from xaibench.widgets.keeping import code_of
 from xaibench.widgets.live import TEACHER, NotKnownError
 from xaibench.widgets.panel import style_sheet
 from xaibench.widgets.pictures import CARDS
@@ -127,15 +128,7 @@ class Explorer(ExplorerTraits):
 
     def code(self) -> str:
         """Python that opens the explorer as it stands and draws its figure."""
-        source = repr(self.comparison.about["run"]) if "run" in self.comparison.about else "pair, images"
-        stands = {name: getattr(self.shown, name) for name in ASKED} | {name: getattr(self, name) for name in DRAWN}
-        changed = {name: value for name, value in stands.items() if value != self.trait_defaults(name)}
-        if not self.shown.students:  # which by default are chosen
-            changed["students"] = ()
-        lines = [f"    {name}={value!r}," for name, value in changed.items()]
-        return "\n".join(
-            ["import xaibench as xb", "", f"explorer = xb.explore(\n    {source},", *lines, ")", "explorer.figure()"]
-        )
+        return code_of(self)
 
     def add_student(self, name: str, student: nn.Module) -> None:
         """Show another student beside the others, or in place of the one of that name; a copy is kept."""

@@ -1,4 +1,4 @@
-"""Files that an explorer writes: its figure, and where it comes from."""
+"""What is kept of an explorer: its figure, where it comes from, and the code that makes it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from xaibench.errors import RunFolderError
 from xaibench.figures.style import save_figure
 from xaibench.files import write_json
 from xaibench.models.checkpoints import state_hash
+from xaibench.widgets.explorer_traits import ASKED, DRAWN
 
 if TYPE_CHECKING:
     from xaibench.widgets.explorer import Explorer
 
-__all__ = ["FORMATS", "keep", "provenance"]
+__all__ = ["FORMATS", "code_of", "keep", "provenance"]
 
 FORMATS = ("pdf", "svg", "png")
+
+_WAIT = "await explorer.settled()  # in a notebook; not in a script"
 
 
 def keep(explorer: Explorer, path: Path, form: str) -> list[Path]:
@@ -47,3 +50,33 @@ def provenance(explorer: Explorer) -> dict[str, Any]:
         "undefined": {row.key: {m: one.trouble for m, one in row.maps.items() if one.trouble} for row in rows},
         "code": explorer.code(),
     }
+
+
+def code_of(explorer: Explorer) -> str:
+    """Python that opens an explorer as it stands and draws its figure.
+
+    Students and images that were added, and orders that need all images explained, come after the explorer is there.
+    """
+    known, shown = explorer.comparison, explorer.shown
+    source = repr(known.about["run"]) if "run" in known.about else "pair, images"
+    stands = {name: getattr(shown, name) for name in ASKED} | {name: getattr(explorer, name) for name in DRAWN}
+    changed = {name: value for name, value in stands.items() if value != explorer.trait_defaults(name)}
+    if not shown.students:  # which by default are chosen
+        changed["students"] = ()
+    steps, late = [], []
+    for name in shown.students:
+        if known.added & set(known.members(name)):
+            steps.append(f"explorer.add_student({name!r}, student)")
+            late = ["students"]
+    if shown.image in known.keys[known.labelled :]:
+        steps += [f"explorer.add_image(image, {shown.image.removeprefix('own/')!r})", _WAIT]
+        late.append("image")
+    if not known.are_stored(shown.students, shown.question) and (
+        shown.only == "undefined" or shown.sort in ("least alike", "most alike")
+    ):
+        steps += ["explorer.explain_all()", _WAIT]
+        late += ["sort", "only", "image"]
+    after = [f"explorer.{name} = {changed.pop(name)!r}" for name in dict.fromkeys(late) if name in changed]
+    opened = [f"    {name}={value!r}," for name, value in changed.items()]
+    lines = ["import xaibench as xb", "", f"explorer = xb.explore(\n    {source},", *opened, ")"]
+    return "\n".join([*lines, *steps, *after, "explorer.figure()"])

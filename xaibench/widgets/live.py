@@ -159,11 +159,17 @@ class Live:
     def maps(
         self, name: str, question: Question, places: Sequence[int], turn: Turn | None, target: Target | None = None
     ) -> list[Map]:
-        """The maps of the images at `places` under one model. One that a check refuses says why.
+        """The maps of the images at `places` under one model. One that a check refuses says why, and so does one of an
+        image whose own class is the contrast.
 
         target  what is asked, where it does not follow from the question
         """
         missing = [place for place in places if (name, question, place) not in self._maps]
+        if question.contrast and not question.label:
+            why = f"undefined: '{question.contrast}' cannot be held against itself"
+            own = [p for p in missing if int(self.images.labels[p]) == self._index(question.contrast)]
+            self._maps |= {(name, question, place): self._nothing(why) for place in own}
+            missing = [place for place in missing if place not in own]
         for start in range(0, len(missing), _BATCH):
             part = missing[start : start + _BATCH]
             note = f"{explainer_label(question.explainer)} of {method_label(name)}"
@@ -185,9 +191,13 @@ class Live:
 
     @cached_property
     def most(self) -> int:
-        """How many maps are kept at most."""
+        """How many maps are kept at most; `Live.keep` raises it."""
         _, height, width = self.images.shape
         return max(64, _BYTES // (4 * height * width))
+
+    def keep(self, models: int) -> None:
+        """Keep the maps of all images under so many models, however much memory these take."""
+        self.most = max(self.most, models * len(self.images))
 
     def _explained(
         self, name: str, question: Question, places: list[int], turn: Turn | None, target: Target | None
@@ -201,9 +211,11 @@ class Live:
                 self.module(name, turn), x, target, question.explainer, self.preprocessing, store=self.store
             )
         except ExplanationError as error:
-            _, height, width = self.images.shape
-            return [Map(np.full((height, width), np.nan, np.float32), trouble=str(error))] * len(places)
+            return [self._nothing(str(error))] * len(places)
         return maps_of(attribution)
+
+    def _nothing(self, why: str) -> Map:
+        return Map(np.full(self.images.shape[1:], np.nan, np.float32), trouble=why)
 
     def _label(self, name: str, places: Sequence[int]) -> Tensor:
         own = self.images.labels[list(places)]
