@@ -360,6 +360,19 @@ def test_ways_to_draw_the_maps(fake_run):
     assert (red >= blue).all()
 
 
+def test_the_scale_says_what_its_colours_mean(fake_run):
+    explorer = Explorer(fake_run)
+    for sign, meaning in (
+        ("signed", "blue against, red for"),
+        ("absolute", "red for or against"),
+        ("positive", ": red for"),
+    ):
+        explorer.sign = sign
+        assert f"{meaning}</div>" in explorer._stage.value
+    explorer.look = "difference"
+    assert "students blue below it, red above</div>" in explorer._stage.value
+
+
 def test_the_sign_changes_the_score_too(fake_run):
     explorer = Explorer(fake_run)
     explorer.sign = "absolute"

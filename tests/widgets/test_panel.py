@@ -10,6 +10,14 @@ def alive():
     return dict(widgets.widgets.widget._instances)
 
 
+def test_closing_frees_what_was_never_opened(make_run, monkeypatch):
+    monkeypatch.setattr(make_run, "models", ("teacher", "kd/seed0", "untrained"))  # one student: nothing to choose
+    run = make_run()
+    before = set(alive())
+    Explorer(run).close()
+    assert [type(one).__name__ for key, one in alive().items() if key not in before] == []
+
+
 def test_closing_frees_every_widget(fake_run):
     before = alive()
     explorer = Explorer(fake_run)

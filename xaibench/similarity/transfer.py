@@ -160,7 +160,7 @@ def transfer_summary(
     those of `family_table`: of `transfer_tests`, all methods and quantities being one family. The raw asymmetry is not
     tested (`ASYMMETRY_WARNING`).
     """
-    rows, tests = [], {}
+    rows, tests = [], dict[tuple[str, str], RankTest]()
     for method, table in tables.items():
         quantities = {"tau+": table["tau+"], "tau-": table["tau-"], "tau- - tau+": table["tau-"] - table["tau+"]}
         for name, values in {**quantities, _RAW: table["D-"] - table["D+"]}.items():

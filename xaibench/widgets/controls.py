@@ -99,7 +99,8 @@ class Controls:
             options = [(f"seed {seed}", seed) for seed in seeds] + [("mean over seeds", "mean"), (_ALL, _ALL)]
             self.seeds.options = [*options, (_CHOSEN, _CHOSEN)] if several else [(_CHOSEN, _CHOSEN)]
             self.seeds.layout.display = None if several else "none"
-            self._students.children = (*self.methods.values(), self.seeds) if len(known.students) > 1 else ()
+            self._students.children = (*self.methods.values(), self.seeds)
+            self._students.layout.display = None if len(known.students) > 1 else "none"
             classes = [(name, name) for name in known.classes]
             self.choices["of_class"].options = [("all", ""), *classes]
             self.choices["label"].options = [("the image's class", ""), *classes]

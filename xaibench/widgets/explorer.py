@@ -109,7 +109,10 @@ class Explorer(ExplorerTraits):
         return self._scene.asked if self._scene else self._asked()
 
     def figure(self, width: str | float = "double") -> Figure:
-        """The images, heatmaps and scores on show, as a figure for a paper: maps in pixels, whatever `look` is."""
+        """The images, heatmaps and scores on show, as a figure for a paper: whole maps in pixels.
+
+        Of how the panel draws, `scale` is taken over; `look`, `opacity`, `zoom` and `cursor` are not.
+        """
         rows = self.on_show
         if not rows:
             raise ConfigError(self.error or "nothing is on show: choose filters that leave an image")

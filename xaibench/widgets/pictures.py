@@ -103,14 +103,14 @@ def cards(parts: Iterable[str], side: str = "11rem") -> str:
     return f'<div class="xb-cards" style="--xb-side: {side}">{"".join(parts)}</div>'
 
 
-def colour_bar(limit: float, unit: str, percent: bool = True) -> str:
-    """The scale as HTML: a gradient with its ends, in per cent or as they are."""
+def colour_bar(limit: float, unit: str, percent: bool = True, meaning: str = "blue against, red for") -> str:
+    """The scale as HTML: a gradient with its ends, in per cent or as they are, and what its colours mean."""
     stops = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b, _ in _colours()(np.linspace(0, 1, 17), bytes=True).tolist())
     end = f"{100 * limit:.2g}%" if percent else f"{limit:.2g}"
     return (
         f'<div class="xb-bar"><div style="background: linear-gradient(90deg, {stops})"></div>'
         f'<div class="xb-ends"><span>≤ −{end}</span><span>0</span><span>≥ +{end}</span></div>'
-        f'<div style="text-align: center">{html.escape(unit)}: blue against, red for</div></div>'
+        f'<div style="text-align: center">{html.escape(unit)}: {meaning}</div></div>'
     )
 
 

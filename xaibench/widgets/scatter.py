@@ -41,7 +41,7 @@ class Scatter:
 
     def __init__(self, choose: Callable[[str], Any]) -> None:
         self._choose = choose
-        self._layout, self._style = widgets.Layout(), widgets.ButtonStyle()
+        self._look: dict[str, widgets.Widget] = {}  # layout and style that all dots share, made with the first
         self._dots: list[widgets.Button] = []
         self._keys: list[list[str]] = []
         self._axes = widgets.HTML()
@@ -93,7 +93,9 @@ class Scatter:
             dot._dom_classes = ("xb-hidden",)
 
     def _dot(self, number: int) -> widgets.Button:
-        dot = widgets.Button(layout=self._layout, style=self._style)
+        if not self._look:
+            self._look = {"layout": widgets.Layout(), "style": widgets.ButtonStyle()}
+        dot = widgets.Button(**self._look)
         last: list[str] = []
 
         def clicked(_: Any) -> None:

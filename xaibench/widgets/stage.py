@@ -38,6 +38,10 @@ LOOKS = {
 }
 """Ways to draw the maps -> how a selector words them."""
 
+_DIFFERENCE = "teacher as for heatmaps; students blue below it, red above"
+_MEANINGS = {"signed": "blue against, red for", "absolute": "red for or against", "positive": "red for"}
+"""Sign of the maps -> what the colours mean."""
+
 STAGE = """
 .xaibench .xb-frame { position: relative; }
 .xaibench .xb-frame i { position: absolute; box-sizing: border-box; border: 1.5px solid #009e73;
@@ -109,7 +113,8 @@ def stage_html(
                 lines.append(_at_cursor(values, display.cursor, display.scale))
             cells.append(card(method_label(model), _framed(picture, alt, values.shape, display), *lines))
         parts.append(cards(cells))
-    parts.append(colour_bar(limit, _unit(display), display.scale == "share"))
+    meaning = _DIFFERENCE if display.look == "difference" else _MEANINGS[display.sign]
+    parts.append(colour_bar(limit, _unit(display), display.scale == "share", meaning))
     return "".join(parts)
 
 
