@@ -25,7 +25,7 @@ def effect(values: pd.Series, factor: str) -> pd.Series:
 
 
 def effects(students: pd.DataFrame, factors: list[str]) -> pd.DataFrame:
-    """Columns effect, quantity, mean, low, high, above 0, of: the methods' difference, and what each factor does to it."""
+    """Columns effect, quantity, mean, low, high, above 0, of: the difference, and what each factor does to it."""
     index, rows = [*factors, "method", "seed"], []
     for quantity in QUANTITIES:
         values = students.set_index(index)[quantity]
