@@ -30,6 +30,15 @@ def images(tiny_task):
     return tiny_task.test.take(range(6))
 
 
+def run_as_script(code, *, store, **names):
+    """The names that an explorer's code leaves, run outside of a notebook, with `store`."""
+    opened = code.replace("xb.explore(\n", "xb.explore(\n    store=store, what=").replace(
+        "pair, images,", "pair, second=images,"
+    )
+    exec(opened.replace("await explorer.settled()", ""), names | {"store": store}, found := {})
+    return found
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Explanations that are really computed, in order: (explainer, number of images)."""
@@ -240,7 +249,9 @@ def test_an_image_of_ones_own_leaves_what_a_run_knows(tiny_run, store, calls):
     code = explorer.code()
     assert "image='own/mine'" not in code
     assert "explorer.add_image(image, 'mine')\nawait explorer.settled()" in code
-    assert "explorer.image = 'own/mine'\nexplorer.figure()" in code
+    lines = code.splitlines()
+    assert lines[-3] == "explorer.image = 'own/mine'"  # after the order, which begins with its first image
+    assert lines[-2].startswith("await explorer.settled()")
 
 
 def test_an_image_of_the_class_held_against_says_so_and_the_others_are_explained(tiny_pair, images, store):
@@ -278,10 +289,21 @@ def test_the_code_explains_all_images_before_it_sorts_them(tiny_pair, images, st
     explorer.sort = "least alike"
     explorer.image = explorer.order[2]
     code = explorer.code()
-    script = code.replace("pair, images,", "pair, images, store=store,").replace("await explorer.settled()", "")
-    names = {"pair": tiny_pair, "images": images, "store": store}
-    exec(script, names)
+    names = run_as_script(code, pair=tiny_pair, images=images, store=store)
     assert (names["explorer"].order, names["explorer"].image) == (explorer.order, explorer.image)
+
+
+def test_the_code_adds_every_student_of_a_mean(tiny_run, store):
+    explorer = explore(tiny_run, store=store)
+    student = open_run(tiny_run).student("subdistill/seed0")
+    for name in ("mine/seed0", "mine/seed1"):
+        explorer.add_student(name, student)
+    explorer.students = ("mine/mean",)
+    code = explorer.code()
+    assert code.count("explorer.add_student(") == 2
+    names = run_as_script(code, student=student, store=store)
+    assert names["explorer"].students == ("mine/mean",)
+    assert names["explorer"].on_show[0].scores.keys() == {"mine/mean"}
 
 
 def test_a_student_joins(tiny_pair, make_pair, images, store):

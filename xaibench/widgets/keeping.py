@@ -55,7 +55,7 @@ def provenance(explorer: Explorer) -> dict[str, Any]:
 def code_of(explorer: Explorer) -> str:
     """Python that opens an explorer as it stands and draws its figure.
 
-    Students and images that were added, and orders that need all images explained, come after the explorer is there.
+    What was added, and an order that needs all images explained, comes after the explorer is there.
     """
     known, shown = explorer.comparison, explorer.shown
     source = repr(known.about["run"]) if "run" in known.about else "pair, images"
@@ -63,20 +63,24 @@ def code_of(explorer: Explorer) -> str:
     changed = {name: value for name, value in stands.items() if value != explorer.trait_defaults(name)}
     if not shown.students:  # which by default are chosen
         changed["students"] = ()
-    steps, late = [], []
-    for name in shown.students:
-        if known.added & set(known.members(name)):
-            steps.append(f"explorer.add_student({name!r}, student)")
-            late = ["students"]
-    if shown.image in known.keys[known.labelled :]:
+
+    def later(*traits: str) -> list[str]:
+        return [f"explorer.{name} = {changed.pop(name)!r}" for name in traits if name in changed]
+
+    steps: list[str] = []
+    members = [member for name in shown.students for member in known.members(name)]
+    if added := [member for member in members if member in known.added]:
+        steps += [*(f"explorer.add_student({name!r}, student)" for name in added), *later("students")]
+    is_own = shown.image in known.keys[known.labelled :]
+    if is_own:
         steps += [f"explorer.add_image(image, {shown.image.removeprefix('own/')!r})", _WAIT]
-        late.append("image")
-    if not known.are_stored(shown.students, shown.question) and (
-        shown.only == "undefined" or shown.sort in ("least alike", "most alike")
-    ):
-        steps += ["explorer.explain_all()", _WAIT]
-        late += ["sort", "only", "image"]
-    after = [f"explorer.{name} = {changed.pop(name)!r}" for name in dict.fromkeys(late) if name in changed]
+    stored = known.are_stored(shown.students, shown.question)
+    if not stored and (shown.only == "undefined" or shown.sort in ("least alike", "most alike")):
+        steps += ["explorer.explain_all()", _WAIT, *later("sort", "only", "image")]
+    if is_own:
+        steps += later("image")
+    if steps or not stored:
+        steps.append(_WAIT)
     opened = [f"    {name}={value!r}," for name, value in changed.items()]
-    lines = ["import xaibench as xb", "", f"explorer = xb.explore(\n    {source},", *opened, ")"]
-    return "\n".join([*lines, *steps, *after, "explorer.figure()"])
+    head = ["import xaibench as xb", "", f"explorer = xb.explore(\n    {source},", *opened, ")"]
+    return "\n".join([*head, *steps, "explorer.figure()"])
