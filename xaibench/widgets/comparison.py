@@ -15,41 +15,18 @@ import torch
 from xaibench.attribution.targets import Target
 from xaibench.data.images import ImageSet
 from xaibench.errors import ConfigError, ExplanationError, unknown_name
-from xaibench.figures.gallery import displayed, pixels
+from xaibench.figures.gallery import pixels
 from xaibench.similarity.maps import pool, with_sign
 from xaibench.similarity.metrics.table import METRICS
+from xaibench.widgets.answers import Prediction, Score, mean_defined, mean_map
 from xaibench.widgets.live import TEACHER, Live, Map, NotKnownError, Question, maps_of
 from xaibench.widgets.worker import Turn
 
-__all__ = ["Comparison", "Prediction", "Score", "mean_defined"]
+__all__ = ["Comparison"]
 
 Array = npt.NDArray[np.float64]
 
 _MEAN = "mean"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Class index a model predicts for one image, with its probability."""
-
-    predicted: int
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """A student's likeness to the teacher on one image.
-
-    value   NaN where undefined
-    chance  mean and SD of two random maps' score
-    rank    among the images, 1 is the least alike; NaN where not all images are scored
-    nulls   name of a null -> its score on this image ("mismatched images"), where known
-    """
-
-    value: float
-    chance: tuple[float, float]
-    rank: float = math.nan
-    nulls: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -191,7 +168,7 @@ class Comparison:
         members = self.members(model)
         if len(members) > 1:
             each = [self.maps(member, question, places, turn) for member in members]
-            return [_mean_of(one) for one in zip(*each)]
+            return [mean_map(one) for one in zip(*each)]
         if self._is_stored(model, question) and max(places, default=0) < self._first:
             maps = self._load(model, question.explainer)
             return [maps[place] for place in places]
@@ -312,21 +289,3 @@ class Comparison:
         if self.live is None:
             raise ConfigError("these maps came without their models: only what they hold can be shown")
         return self.live
-
-
-def _mean_of(maps: Sequence[Map]) -> Map:
-    shares = displayed(np.stack([one.values for one in maps]))
-    defined = shares[~np.isnan(shares).any(axis=(1, 2))]
-    if not len(defined):
-        return Map(np.full_like(maps[0].values, np.nan), trouble=maps[0].trouble)
-    told = f"mean of {len(defined)} students' shares" + f", {len(maps) - len(defined)} undefined" * (
-        len(defined) < len(maps)
-    )
-    return Map(defined.mean(axis=0).astype(np.float32), told)
-
-
-def mean_defined(values: Sequence[Array]) -> Array:
-    """Mean over students, of those that are defined."""
-    stacked = np.stack(values)
-    count = (~np.isnan(stacked)).sum(axis=0)
-    return np.where(count, np.nansum(stacked, axis=0) / np.maximum(count, 1), np.nan)

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xaibench.errors import ConfigError
-from xaibench.widgets.comparison import Comparison, mean_defined
+from xaibench.widgets.answers import mean_defined
+from xaibench.widgets.comparison import Comparison
 from xaibench.widgets.live import TEACHER, Question
 from xaibench.widgets.worker import Turn
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import pandas as pd
 import traitlets
 from traitlets import Bunch
 
@@ -23,7 +21,8 @@ from xaibench.widgets.pictures import CARDS
 from xaibench.widgets.run_panel_traits import ASKED, PARTS, TABLES, USES, RunTraits
 from xaibench.widgets.run_questions import QUESTIONS
 from xaibench.widgets.run_results import Results
-from xaibench.widgets.score_table import SCORES, ScoreTable, details_html, sorted_methods
+from xaibench.widgets.run_scene import RunScene, compute_run_scene
+from xaibench.widgets.score_table import SCORES, ScoreTable
 from xaibench.widgets.stage import STAGE
 from xaibench.widgets.study_results import results_of
 from xaibench.widgets.worker import Turn
@@ -31,25 +30,6 @@ from xaibench.widgets.worker import Turn
 __all__ = ["RunPanel"]
 
 _MOST_STUDENTS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class _Shown:
-    """What is on show, whole.
-
-    asked     trait -> value
-    answered  whether the further question has an answer that stands
-    opened    the least and the most alike images as HTML
-    """
-
-    asked: dict[str, Any]
-    html: str = ""
-    text: str = ""
-    answered: bool = False
-    opened: str = ""
-    methods: list[str] = field(default_factory=list)
-    table: pd.DataFrame | None = None
-    scores: pd.DataFrame | None = None
 
 
 class RunPanel(RunTraits):
@@ -86,7 +66,7 @@ class RunPanel(RunTraits):
                 f"explorer must be an Explorer or None, got {explorer!r:.60}: make one by xb.explore(run)"
             )
         self.explorer = explorer
-        self._on_show: _Shown | None = None
+        self._on_show: RunScene | None = None
         first = {"explainer": self.results.explainers[0], "metric": self.results.metric}
         first |= {"method": self.results.methods[0], "question": next(iter(self.results.questions), "")}
         super().__init__(**{**first, **traits})
@@ -109,7 +89,7 @@ class RunPanel(RunTraits):
         if not question[0]:
             raise ConfigError("there is nothing to ask: further questions are asked of one run")
 
-        def work(turn: Turn) -> _Shown:
+        def work(turn: Turn) -> RunScene:
             self.results.ask(*question, turn)
             return self._compute({**asked, "part": "questions"}, turn)
 
@@ -225,33 +205,15 @@ class RunPanel(RunTraits):
         asked, name = self._asked(), change.name if change else ""
         explorer = self.explorer if name == "opened" and self.opened else None
 
-        def show(shown: _Shown) -> None:
+        def show(shown: RunScene) -> None:
             self._show(shown)
             if explorer is not None:
                 _open_in(explorer, *shown.asked["opened"])
 
         self._work(lambda turn: self._compute(asked, turn), show)
 
-    def _compute(self, asked: dict[str, Any], turn: Turn) -> _Shown:
-        known, part = self.results, asked["part"]
-        turn.report(0.0, PARTS[part])
-        explainer, metric = asked["explainer"], asked["metric"]
-        if part == "scores":
-            table, summary = known.table(), known.summary()
-            scores = summary[summary["metric"] == metric]
-            methods = sorted_methods(table, scores, asked["sort"], asked["lowest"])
-            details = details_html(scores, methods, explainer, metric)
-            return _Shown(asked, details, "", False, self._opened(asked["opened"], turn), methods, table, scores)
-        if part == "intervals":
-            return _Shown(asked, known.intervals(explainer, metric, turn))
-        if part == "training":
-            return _Shown(asked, known.training(asked["method"], turn))
-        if part == "questions":
-            answer, answered = known.answer(asked["question"], explainer, metric, turn)
-            return _Shown(asked, answer, answered=answered)
-        text = known.result_table(asked["copied"], explainer).render(asked["form"])
-        paths = "".join(f"<div><code>{html.escape(str(path))}</code></div>" for path in known.files())
-        return _Shown(asked, f"<h4>Files</h4>{paths}", text)
+    def _compute(self, asked: dict[str, Any], turn: Turn) -> RunScene:
+        return compute_run_scene(self.results, asked, lambda: self._opened(asked["opened"], turn), turn)
 
     def _opened(self, opened: tuple[str, ...], turn: Turn) -> str:
         if not opened or self.explorer is not None:
@@ -261,7 +223,7 @@ class RunPanel(RunTraits):
         method, explainer, metric = opened
         return self.results.images(method, explainer, metric, turn)
 
-    def _show(self, shown: _Shown) -> None:
+    def _show(self, shown: RunScene) -> None:
         self._on_show = shown
         self._go_back()
         asked = shown.asked
@@ -278,7 +240,7 @@ class RunPanel(RunTraits):
             self._visible(None)
         self._go_back()
 
-    def _visible(self, shown: _Shown | None) -> None:
+    def _visible(self, shown: RunScene | None) -> None:
         """Show the widgets of the part that is on show."""
         part = self.part
         for name, control in self._controls.items():

@@ -16,7 +16,8 @@ from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.errors import ConfigError, DataError, RunFolderError
 from xaibench.similarity.maps import default_grid
 from xaibench.similarity.metrics.table import DEFAULT_METRICS
-from xaibench.widgets.comparison import Comparison, Prediction
+from xaibench.widgets.answers import Prediction
+from xaibench.widgets.comparison import Comparison
 from xaibench.widgets.live import TEACHER, Live
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from xaibench.figures.gallery import NORMALISATIONS, displayed, symmetric_limit
 from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.similarity.maps import pool, with_sign
-from xaibench.widgets.comparison import Prediction, Score
+from xaibench.widgets.answers import Prediction, Score
 from xaibench.widgets.live import TEACHER, Map
 from xaibench.widgets.pictures import (
     Bytes,
