@@ -14,6 +14,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -243,3 +245,22 @@ def test_types_in_words() -> None:
 def test_the_library_is_imported_at_the_first_call_only() -> None:
     code = "import sys, xaibench.validation as v\nv.checked(lambda x: x)\nassert 'beartype' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@checked
+def mean(values: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
+    return float(np.average(np.asarray(values), weights=None if weights is None else np.asarray(weights)))
+
+
+@pytest.mark.parametrize("values", [[1, 2.0], (True, 2), np.arange(3), torch.ones(2), pd.Series([1.5]), [[1, 2]], 3])
+def test_what_is_like_an_array_holds_numbers(values: Any) -> None:
+    assert mean(values) == np.asarray(values, dtype=float).mean()
+    assert mean(values, np.asarray(values)) >= 1
+
+
+@pytest.mark.parametrize("values", ["x", ["x"], [[1, 2], [3]], [None], np.array(["2"]), torch.ones(2).requires_grad_()])
+def test_other_arrays_are_refused_by_name(values: Any) -> None:
+    with pytest.raises(ConfigError, match="mean: values must be numbers, got "):
+        mean(values)
+    with pytest.raises(ConfigError, match="mean: weights must be numbers or None, got "):
+        mean([1, 2], values)

@@ -1,7 +1,8 @@
 """Types at the public edge: what a function or dataclass is given must be what its annotations say.
 
-The work is beartype's, which is imported at the first call. Its rules are kept with four differences: numbers of NumPy
-count as numbers, True is no number, every item of a sequence is looked at, and a text is no sequence of texts.
+The work is beartype's, which is imported at the first call. Its rules are kept with five differences: numbers of NumPy
+count as numbers, True is no number, every item of a sequence is looked at, a text is no sequence of texts, and what is
+like an array (`numpy.typing.ArrayLike`) must hold numbers.
 """
 
 from __future__ import annotations
@@ -19,14 +20,23 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar, Union, overload
 
+import numpy as np
+import numpy.typing as npt
+
 from xaibench.errors import ConfigError, XaibenchError
 
 __all__ = ["alternatives", "checked", "require", "words"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+class _Numbers:
+    """Stands for `numpy.typing.ArrayLike`."""
+
+
 _CONTAINERS = (tuple, list, set, frozenset, abc.Sequence, abc.Set, abc.Collection)
-_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", types.NoneType: "None"}
+_WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+_WORDS |= {types.NoneType: "None", _Numbers: "numbers"}
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 
@@ -96,7 +106,7 @@ def words(hint: Any) -> str:
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(map(words, arguments))
+        return " or ".join(map(words, alternatives(hint)))
     if origin is Literal:
         return f"one of {', '.join(map(repr, arguments))}" if len(arguments) > 1 else repr(arguments[0])
     if hint in _WORDS:
@@ -146,7 +156,12 @@ def _item_hint(option: Any) -> Any:
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
     """The types of a union; a type that is none, alone."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if typing.get_origin(hint) not in (Union, types.UnionType):
+        return (hint,)
+    options, like_arrays = typing.get_args(hint), typing.get_args(npt.ArrayLike)
+    if not set(like_arrays) <= set(options):
+        return options
+    return (_Numbers, *(option for option in options if option not in like_arrays))
 
 
 @functools.cache
@@ -211,7 +226,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def _are_numbers(value: object) -> bool:
+    try:
+        return np.asarray(value).dtype.kind in "biuf"
+    except (TypeError, ValueError, RuntimeError):  # ragged; a tensor of another device, or that tracks gradients
+        return False
+
+
 _OWN: dict[Any, Callable[[Any], bool]] = {int: _is_whole, float: _is_number, Any: lambda value: True}
+_OWN |= {_Numbers: _are_numbers}
 _ANYTHING = (_OWN[Any], Any)
 
 

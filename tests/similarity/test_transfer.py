@@ -99,6 +99,8 @@ def test_outputs_that_do_not_belong_together_are_refused() -> None:
         transfer(TEACHER, TEACHER, TEACHER, LABELS[:3])
     with pytest.raises(DataError, match="2 students but 1 controls: give each seed's own control"):
         transfer_table(TEACHER, [TEACHER] * 2, [TEACHER], LABELS)
+    with pytest.raises(DataError, match=r"2 values of tau\+ but 3 of tau-: give both of every seed"):
+        transfer_tests([0.1, 0.2], [0.1, 0.2, 0.3])
 
 
 @pytest.fixture(scope="module")

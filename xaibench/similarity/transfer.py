@@ -137,12 +137,17 @@ def transfer_tests(tau_right: npt.ArrayLike, tau_wrong: npt.ArrayLike) -> dict[s
     Wilcoxon's signed-rank tests. That wrong knowledge is handed on *more* needs that it is handed on at all: the p of
     tau- - tau+ is the larger one of its own and that of tau- (an intersection-union test, which holds its level). Where
     the 95% interval of tau+ lies below 0, the student being less skilled than its control, the p of the last two is 1.
+
+    Raises DataError where there are not as many of one as of the other.
     """
-    right, wrong = (np.asarray(values, dtype=np.float64) for values in (tau_right, tau_wrong))
-    handed_on, more = signed_rank(wrong), signed_rank(wrong - right)
+    copied, handed_on = signed_rank(tau_right), signed_rank(tau_wrong)  # which refuse what are no numbers
+    right, wrong = np.asarray(tau_right), np.asarray(tau_wrong)
+    if right.shape != wrong.shape:
+        raise DataError(f"{right.size} values of tau+ but {wrong.size} of tau-: give both of every seed")
+    more = signed_rank(wrong - right)
     p = 1.0 if seed_interval(right).high < 0 else handed_on.p
     return {
-        "tau+": signed_rank(right),
+        "tau+": copied,
         "tau-": replace(handed_on, p=p),
         "tau- - tau+": replace(more, p=max(p, more.p)),
     }
