@@ -1,11 +1,13 @@
 """A study that was killed, failed in part, or met a full disk goes on to the results of one that was left alone."""
 
+import re
 import shutil
 import subprocess
 import sys
 import time
 from concurrent.futures import wait
 
+import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
@@ -14,6 +16,7 @@ from xaibench.errors import RunFolderError
 from xaibench.study.config import StudyConfig
 from xaibench.study.engines import Processes, Serial, _own_gpu
 from xaibench.study.folder import open_study
+from xaibench.study.page import _transfer
 from xaibench.study.run_study import run_study, tasks_left
 from xaibench.study.tasks import Task
 
@@ -257,3 +260,21 @@ def test_a_study_of_another_version_says_so(copied):
     path.write_text(path.read_text().replace('"epochs"', '"epoches"'))
     with pytest.raises(RunFolderError, match=r"was written by another version .*did you mean 'epochs'"):
         open_study(copied.folder)
+
+
+def test_the_page_says_of_which_transfers_are_tested(copied):
+    copied_over = [0.1 + 0.01 * seed for seed in range(5)]
+    less = [-0.5 - 0.01 * seed for seed in range(5)]
+    rows = pd.concat(
+        pd.DataFrame({"method": method, "tau+": taus, "tau-": taus, "D+": taus, "D-": taus, "wrong": 82})
+        for method, taus in (("kd", copied_over), ("untrained-teacher[kd]", less))
+    )
+    page = "".join(map(str, _transfer(copied, "run", rows)))
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>.*?</tr>", page, re.DOTALL)]
+    last = {(row[0], row[1]): re.sub("<[^>]+>", "", row[-1]) for row in cells if row and row[1] != "quantity"}
+    assert len(last) == 8
+    for method in ("KD", "Untrained teacher [KD]"):
+        assert last[method, "D- - D+ (raw)"] == "–"
+        assert last[method, "tau- - tau+"] == "no"
+    assert "where tau+ lies below 0 neither is said to be above 0" in page
+    assert (copied.folder / "transfer-run.png").is_file()

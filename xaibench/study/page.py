@@ -186,7 +186,8 @@ def _transfer(study: Study, name: str, rows: pd.DataFrame) -> Iterator[Html]:
         f"copies beyond {method_label(CONTROL)}, by whether they are right (tau+) or wrong (tau-); our reconstruction"
     )
     yield _saved(study, f"transfer-{name}", transfer_figure(tables), caption, "Transfer of wrong and right knowledge")
-    summary = transfer_summary(tables).astype({"n": "Int64"})
+    summary = transfer_summary(tables).astype({"n": "Int64", "significant": "boolean"})
+    summary["significant"] = summary["significant"].mask(summary["p"].isna())  # of the raw asymmetry: never tested
     shown = summary.drop(columns=["test", "reachable", "speaks_for", "unit"]).rename(
         columns={"low": "mean low", "high": "mean high", "wrong": "images teacher wrong", **_P}
     )
