@@ -21,7 +21,7 @@ class Source:
 
 
 _SDD = "SDD: Wei et al. 2024 (CVPR), arXiv 2403.13512"
-_STANDARDISE = "with standardise=true: Sun et al. 2024 (CVPR), arXiv 2403.01427"
+_STANDARDISE = "`standardise`: Sun et al. 2024 (CVPR), arXiv 2403.01427"
 _FUNCTIONAL = "Mason-Williams et al. 2025, arXiv 2510.12615"
 
 SOURCES: Mapping[str, Source] = MappingProxyType(
