@@ -18,6 +18,12 @@ def test_silent_unless_shown(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_name_is_shown_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+    with show_progress(), progress("at [kd] :a:", 2):
+        pass
+    assert "at [kd] :a:" in capfd.readouterr().err
+
+
 def test_a_terminal_shows_bars_with_description_count_and_note() -> None:
     text = io.StringIO()
     with show_progress(Console(file=text, force_terminal=True, width=120)), progress("work", 3) as advance:

@@ -55,7 +55,7 @@ def show_progress(console: Console | None = None, *, clock: Clock = time.monoton
     if int(os.environ.get("LOCAL_RANK", "0")):
         yield
         return
-    token = _display.set(_display_on(console or Console(stderr=True), clock))
+    token = _display.set(_display_on(console or Console(stderr=True, emoji=False), clock))
     try:
         yield
     finally:

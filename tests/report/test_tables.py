@@ -3,7 +3,7 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xaibench.errors import DataError, UnknownNameError
@@ -183,6 +183,7 @@ def test_empty_tables_have_their_heading():
     names=st.lists(st.text("abcdefgh :=[],_", min_size=1, max_size=60), min_size=1, max_size=4, unique=True),
     columns=st.integers(1, 14),
 )
+@example(names=[":a:"], columns=1)  # no emoji
 def test_a_table_with_a_width_keeps_it_and_hides_nothing(names, columns):
     frame = pd.DataFrame({"method": names} | {f"column {i} of many": [0.125 + i] * len(names) for i in range(columns)})
     text = text_table(frame, width=100)

@@ -35,7 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-errors = Console(stderr=True)
+errors = Console(stderr=True, emoji=False)
 
 LINE = 100  # characters that a printed line may have
 

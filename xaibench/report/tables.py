@@ -147,7 +147,9 @@ def _drawn(table: pd.DataFrame, shown: pd.DataFrame, width: int | None) -> str:
     for row in shown.itertuples(index=False):
         drawn.add_row(*map(_one_line, row))
     needed = 4 + sum(3 + max([len(str(name)), *map(len, shown[name])]) for name in shown.columns)
-    console = Console(file=io.StringIO(), width=width or needed, color_system=None, highlight=False, markup=False)
+    console = Console(
+        file=io.StringIO(), width=width or needed, color_system=None, highlight=False, markup=False, emoji=False
+    )
     console.print(drawn)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines() if line.strip()) + "\n"
