@@ -55,6 +55,7 @@ def test_methods_are_named_with_their_source(page):
     assert "Hinton et al. 2015, arXiv 1503.02531" in said
     assert "arXiv 2601.05913" in said
     assert "Bold: the highest mean" in said
+    assert "`" not in said
 
 
 def test_the_key_says_what_colours_and_grid_stand_for(page):

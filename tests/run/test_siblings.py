@@ -5,9 +5,12 @@ import torch
 
 from xaibench.attribution.store.store import AttributionStore
 from xaibench.run import explaining
-from xaibench.run.folder import TEACHER, UNTRAINED
+from xaibench.run.folder import TEACHER, UNTRAINED, Run
 from xaibench.run.pipeline import create_run
 from xaibench.run.siblings import siblings
+from xaibench.run.training import shared_logits
+from xaibench.study import work
+from xaibench.study.tasks import Task
 
 KEY = "a" * 40
 
@@ -57,3 +60,29 @@ def test_what_a_run_of_a_study_has_in_common_with_another_is_not_computed_again(
     monkeypatch.setattr(explaining, "explain_model", lambda *args, **options: pytest.fail("it was explained again"))
     for name in (TEACHER, UNTRAINED):
         explaining.explain_ahead(run, assets, name, "cpu")
+
+
+def test_the_teachers_logits_in_training_are_computed_once_a_study(tiny_study, tmp_path, tiny_fabric):
+    folder, logits = shutil.copytree(tiny_study.folder, tmp_path / "study"), torch.arange(6.0).reshape(2, 3)
+    config = tiny_study.runs["tops"].config
+    run, assets = create_run(config.override(["student.architecture=resnet18-cifar:4-4-8-8@8"]), folder / "runs" / "b")
+    refuse = lambda: pytest.fail("the teacher was asked again")  # noqa: E731
+    first, second = (shared_logits(one, assets, tiny_fabric) for one in (Run(folder / "runs" / "tops", config), run))
+    assert torch.equal(first("views of seed 0", lambda: logits), logits)
+    assert torch.equal(second("views of seed 0", refuse), logits)
+    assert torch.equal(first("views of seed 1", lambda: logits + 1), logits + 1)
+    (kept,) = (path for path in run.store.folder.iterdir() if b"xaibench-tensor" in path.read_bytes())
+    kept.write_bytes(b"damaged")
+    assert torch.equal(second("views of seed 0", lambda: logits + 2), logits + 2), "a damaged file is computed again"
+
+
+def test_students_of_a_study_do_not_ask_the_teacher_twice(tiny_study, tmp_path, monkeypatch):
+    folder, kept = shutil.copytree(tiny_study.folder, tmp_path / "study"), []
+    keep = AttributionStore.keep_tensor
+    monkeypatch.setattr(AttributionStore, "keep_tensor", lambda *args: (kept.append(args[2].shape), keep(*args)))
+    monkeypatch.setattr(work, "explain_ahead", lambda *args: None)
+    config = tiny_study.runs["tops"].config.override(['methods=["kd","dkd"]', "train.views=2", "seeds=[0]"])
+    images = len(create_run(config, folder / "runs" / "b")[1].task.train)
+    for student in ("kd/seed0", "dkd/seed0"):
+        work.perform(Task("student", folder / "runs" / "b", config, student), "cpu")
+    assert kept == [(2 * images, 4)], "the validation images are known from the other run"

@@ -60,7 +60,7 @@ def _names() -> dict[str, Any]:
     facts |= {f"subtasks of {name}": ", ".join(groups) for name, groups in SUBTASKS.items()}
     return facts | {
         "methods": [_options(method) for method in METHODS.values()],
-        "sources": [f"{name}: {source.citation}" for name, source in SOURCES.items() if source.citation],
+        "sources": [f"{name}: {source.plain.citation}" for name, source in SOURCES.items() if source.citation],
         "bases": ", ".join(BASES),
         "explainers": [format_options(explainer(), full=True) for explainer in EXPLAINERS.values()],
         "baselines": [f"{name}: {what}" for name, what in BASELINES.items()],

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.data.tasks import Task
@@ -25,7 +26,14 @@ from xaibench.distillation.events import OnEpoch
 from xaibench.distillation.measure import measure_moments
 from xaibench.distillation.methods import Method, StudentOnly, method_name, parse_method
 from xaibench.distillation.recipe import Recipe, check_seed, parse_recipe
-from xaibench.distillation.teacher_cache import CachedTeacher, LiveTeacher, teacher_source, warn_of_chance
+from xaibench.distillation.teacher_cache import (
+    CachedTeacher,
+    LiveTeacher,
+    Remember,
+    compute_afresh,
+    teacher_source,
+    warn_of_chance,
+)
 from xaibench.distillation.trainer import Fit, StudentInput, fit
 from xaibench.errors import ConfigError, ModelError, unknown_name
 from xaibench.models.checkpoints import state_hash
@@ -89,6 +97,7 @@ def distill(
     device: torch.device | str | None = None,
     folder: Path | str | None = None,
     measure: Callable[[], Mapping[str, LayerMoments]] | None = None,
+    remember: Remember = compute_afresh,
     fabric: Fabric | None = None,
     on_epoch: OnEpoch | None = None,
     **recipe_fields: object,
@@ -103,6 +112,8 @@ def distill(
               pair's student is
     folder    keeps the state after each epoch in `resume.pt`, so that a killed job goes on where it was
     measure   gives the teacher's moments where a method needs them; None measures them here (`measure_moments`)
+    remember  (what, compute) -> the teacher's logits as they were kept under the text `what`, which says what they
+              depend on, else `compute()`, to be kept for other students; the default keeps nothing
     fabric    in place of `device`: a Fabric, for several devices or another precision
     on_epoch  called after each epoch with an `EpochState`, which can cancel the training
 
@@ -141,9 +152,15 @@ def distill(
                 f"{method_name(method)} cannot be trained on {fabric.world_size} devices: {criterion.coupling}. Use one"
             )
         inputs = StudentInput(train, pair.preprocessing, recipe, data_seed, device, memory_format(work.student))
-        with fabric.autocast():
+
+        def predict() -> Tensor:
             asked = teacher if prepared.teacher is pair.teacher else _copy_to(pair.teacher, device)
-            teacher_validation = predict_logits(asked, task.validation, pair.preprocessing)
+            with fabric.autocast():
+                return predict_logits(asked, task.validation, pair.preprocessing)
+
+        own = {"teacher": hashes["teacher"], "preprocessing": repr(pair.preprocessing)}
+        own |= {"precision": fabric.strategy.precision.precision, "device": device.type}
+        teacher_validation = remember(_text(own | {"images": hashes["validation"]}), predict)
         source: CachedTeacher | LiveTeacher | None = None
         if criterion.needs_teacher:
             if prepared.teacher is pair.teacher:
@@ -151,8 +168,15 @@ def distill(
             quick = folded(teacher, sample, criterion.teacher_layers)
             form = memory_format(quick)
             live = LiveTeacher(form(quick), criterion, fabric.autocast, form)
-            budget = int(recipe.cache_gb * 1e9)
-            source = teacher_source(live, inputs, len(train), recipe.cached_views, budget=budget)
+            kept = remember if prepared.teacher is pair.teacher else compute_afresh
+            source = teacher_source(
+                live,
+                inputs,
+                len(train),
+                recipe.cached_views,
+                budget=int(recipe.cache_gb * 1e9),
+                remember=partial(kept, _text(own | {"images": hashes["train"]} | inputs.description)),
+            )
         result = fit(
             work.student,
             criterion,
@@ -278,4 +302,8 @@ def _fingerprint(
     job |= {"layers": list(map(str, pair.layers)), "preprocessing": repr(pair.preprocessing)}
     job |= {"models": [re.sub(r" at 0x[0-9a-f]+", "", str(model)) for model in (pair.teacher, pair.student)]}
     job |= {"precision": fabric.strategy.precision.precision, "devices": fabric.world_size}
-    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_text(job).encode()).hexdigest()
+
+
+def _text(parts: dict[str, Any]) -> str:
+    return json.dumps(parts, sort_keys=True)

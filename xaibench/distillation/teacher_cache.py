@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -11,13 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.distillation.criterion import Criterion
-from xaibench.models.layer_outputs import forward_with_layers
+from xaibench.models.layer_outputs import Outputs, forward_with_layers
 from xaibench.models.memory_format import MemoryFormat
 from xaibench.progress import progress
 
-__all__ = ["CachedTeacher", "LiveTeacher", "teacher_source", "warn_of_chance"]
+__all__ = ["CachedTeacher", "LiveTeacher", "Remember", "compute_afresh", "teacher_source", "warn_of_chance"]
 
 _log = logging.getLogger(__name__)
+
+Remember = Callable[[str, Callable[[], Tensor]], Tensor]
+"""(what, compute) -> the tensor that was kept under the text `what`, else what `compute()` gives, kept from now on."""
+
+
+def compute_afresh(what: str, compute: Callable[[], Tensor]) -> Tensor:
+    """The `Remember` that keeps nothing."""
+    return compute()
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +39,17 @@ class LiveTeacher:
 
     def __call__(self, x: Tensor, indices: Tensor, view: int) -> dict[str, Tensor]:
         """The criterion's teacher summary for inputs x (B, C, H, W): name -> (B, ...)."""
-        layers = self.criterion.teacher_layers
+        return self.summarise(self.outputs(x))
+
+    def outputs(self, x: Tensor) -> Outputs:
+        """The teacher's logits and the layers that the criterion reads."""
         with torch.no_grad(), self.autocast():
-            return self.criterion.summarise(forward_with_layers(self.teacher, self.format(x), layers))
+            return forward_with_layers(self.teacher, self.format(x), self.criterion.teacher_layers)
+
+    def summarise(self, outputs: Outputs) -> dict[str, Tensor]:
+        """The criterion's summary of them."""
+        with torch.no_grad(), self.autocast():
+            return self.criterion.summarise(outputs)
 
 
 class CachedTeacher:
@@ -73,11 +89,14 @@ def teacher_source(
     *,
     budget: int,
     batch_size: int = 128,
+    remember: Callable[[Callable[[], Tensor]], Tensor] = lambda compute: compute(),
 ) -> LiveTeacher | CachedTeacher:
     """Fill a cache for `n` images in `views` views, or return `live` where it would exceed `budget` bytes.
 
-    inputs  (indices, view) -> the model input (B, C, H, W) of these images in that view
-    views   0: the pixels never repeat, so the live teacher it is
+    inputs    (indices, view) -> the model input (B, C, H, W) of these images in that view
+    views     0: the pixels never repeat, so the live teacher it is
+    remember  gives the teacher's logits (views * n, K), view by view, as another student of the same views got them, or
+              has them computed. Not asked where the criterion reads layers: its summaries are its own, and large
     """
     if views == 0:
         return live
@@ -88,14 +107,24 @@ def teacher_source(
         _log.info("teacher outputs need %.1f GB, over the budget of %.1f GB: live teacher", need / 1e9, budget / 1e9)
         return live
     device = next(iter(summary.values())).device
+    store = device
     if device.type == "cuda" and need > torch.cuda.mem_get_info(device)[0] // 2:
-        device = torch.device("cpu")
-    cache = CachedTeacher(n, views, summary, device)
-    with progress("teacher outputs", views * n) as advance:
-        for view in range(views):
-            for indices in torch.arange(n).split(batch_size):
-                cache.put(live(inputs(indices, view), indices, view), indices, view)
+        store = torch.device("cpu")
+    chunks = [(view, indices) for view in range(views) for indices in torch.arange(n).split(batch_size)]
+
+    def outputs() -> Iterator[Outputs]:
+        with progress("teacher outputs", views * n) as advance:
+            for view, indices in chunks:
+                yield live.outputs(inputs(indices, view))
                 advance(len(indices))
+
+    def remembered() -> Iterator[Outputs]:
+        logits = remember(lambda: torch.cat([one.logits for one in outputs()]))
+        return (Outputs(part.to(device), {}) for part in logits.split([len(indices) for _, indices in chunks]))
+
+    cache = CachedTeacher(n, views, summary, store)
+    for (view, indices), answer in zip(chunks, outputs() if live.criterion.teacher_layers else remembered()):
+        cache.put(live.summarise(answer), indices, view)
     return cache
 
 

@@ -53,6 +53,12 @@ class StudentInput:
     device: torch.device
     format: MemoryFormat
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """What all views of the images depend on beside the images and their preprocessing."""
+        recipe = self.recipe
+        return {"augment": recipe.augment, "padding": recipe.padding, "views": recipe.cached_views, "seed": self.seed}
+
     def __call__(self, indices: Tensor, view: int) -> Tensor:
         pixels = self.images.images[indices]
         if self.recipe.augment != "none":

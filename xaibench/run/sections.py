@@ -56,7 +56,7 @@ _FILES = {
 def methods_section(run: Run) -> Section:
     """The table of methods, what it rests on, and what each method is."""
     summary = run.summary()
-    named = {name: source for text in run.config.methods for name, source in sources_of(parse_method(text))}
+    named = {name: source.plain for text in run.config.methods for name, source in sources_of(parse_method(text))}
     about = pd.DataFrame(
         [
             {"method": method_label(name), "name": name, "loss": source.loss, "source": source.citation or "–"}

@@ -13,11 +13,14 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from xaibench.attribution.store.keys import model_key, training_logits_key
 from xaibench.data.images import ImageSet
 from xaibench.distillation.criterion import Setting
 from xaibench.distillation.distill import distill, make_fabric, measure_moments
 from xaibench.distillation.methods import parse_method
+from xaibench.distillation.teacher_cache import Remember, compute_afresh
 from xaibench.errors import CheckpointError, RunFolderError
 from xaibench.figures.influence import influence_figure
 from xaibench.figures.style import save_figure
@@ -34,7 +37,7 @@ from xaibench.similarity.metrics.table import pool
 from xaibench.subspace.moments import LayerMoments, load_moments, save_moments
 from xaibench.validation import checked
 
-__all__ = ["Moments", "check_trainable", "distill_students", "shared_moments", "train"]
+__all__ = ["Moments", "check_trainable", "distill_students", "shared_logits", "shared_moments", "train"]
 
 _log = logging.getLogger(__name__)
 
@@ -49,15 +52,17 @@ def train(
     *,
     assets: Assets | None = None,
     moments: Moments | None = None,
+    remember: Remember = compute_afresh,
     fabric: Fabric | None = None,
 ) -> StudentFolder:
     """Train the student of `job` into `folder`, or leave it as it is where it is there, whole.
 
     A killed training goes on after its last epoch; a damaged student is trained again.
 
-    assets   what the job works on, where it is loaded already
-    moments  of the teacher's layers, shared by many jobs; None: measured for this job
-    fabric   None: one for the recipe, on the best device
+    assets    what the job works on, where it is loaded already
+    moments   of the teacher's layers, shared by many jobs; None: measured for this job
+    remember  keeps the teacher's logits for other jobs, see `distill`
+    fabric    None: one for the recipe, on the best device
     """
     kept = StudentFolder(folder)
     kept.begin()
@@ -71,7 +76,15 @@ def train(
     fabric = fabric or make_fabric(job.recipe)
     pair = assets.student_pair(job.seed)
     result = distill(
-        pair, assets.task, job.method, job.recipe, seed=job.seed, measure=moments, folder=folder, fabric=fabric
+        pair,
+        assets.task,
+        job.method,
+        job.recipe,
+        seed=job.seed,
+        measure=moments,
+        remember=remember,
+        folder=folder,
+        fabric=fabric,
     )
     if fabric.is_global_zero:
         files = [kept.history, kept.checkpoint]
@@ -107,8 +120,10 @@ def distill_students(run: Run, assets: Assets, fabric: Fabric) -> None:
         return
     fabric.launch()
     moments = cache(partial(shared_moments, run, assets, fabric))
+    remember = shared_logits(run, assets, fabric)
     for name, job in missing.items():
-        train(job, run.student_folder(name).folder, assets=assets, moments=moments, fabric=fabric)
+        folder = run.student_folder(name).folder
+        train(job, folder, assets=assets, moments=moments, remember=remember, fabric=fabric)
         fabric.barrier()
 
 
@@ -145,6 +160,22 @@ def shared_moments(run: Run, assets: Assets, fabric: Fabric | None = None) -> Ma
     if fabric is not None:
         fabric.barrier()
     return load_moments(run.folder / name)
+
+
+def shared_logits(run: Run, assets: Assets, fabric: Fabric) -> Remember:
+    """Keeps the teacher's logits of training and validation images in the run's store, which lends them to others."""
+    teacher, store = model_key(assets.pair.teacher, device=fabric.device), run.store
+
+    def remember(what: str, compute: Callable[[], Tensor]) -> Tensor:
+        key = None if teacher is None else training_logits_key(teacher, what)
+        if (found := store.find_tensor(key)) is not None:
+            return found
+        logits = compute()
+        if fabric.is_global_zero:
+            store.keep_tensor(key, logits)
+        return logits
+
+    return remember
 
 
 def _lent_moments(run: Run, name: str, source: str) -> dict[str, LayerMoments] | None:

@@ -23,7 +23,7 @@ from xaibench.run.inputs import Assets
 from xaibench.run.page import present
 from xaibench.run.pipeline import create_run, reopen
 from xaibench.run.scoring import score_models
-from xaibench.run.training import check_trainable, shared_moments, train
+from xaibench.run.training import check_trainable, shared_logits, shared_moments, train
 from xaibench.study.tasks import Outcome, Task
 
 __all__ = ["attempt", "perform"]
@@ -43,8 +43,9 @@ def perform(task: Task, accelerator: str = "auto") -> None:
     run, assets = _opened(task.folder, task.config)
     if task.kind == "student":
         folder = run.student_folder(task.student).folder
-        moments = partial(shared_moments, run, assets, fabric)
-        train(run.jobs[task.student], folder, assets=assets, moments=moments, fabric=fabric)
+        moments, remember = partial(shared_moments, run, assets, fabric), shared_logits(run, assets, fabric)
+        job = run.jobs[task.student]
+        train(job, folder, assets=assets, moments=moments, remember=remember, fabric=fabric)
         explain_ahead(run, assets, task.student, device)
     elif not run.finished:
         explain_models(run, assets, device)

@@ -38,3 +38,11 @@ def test_a_sum_and_a_wrapped_method_name_their_parts(text: str, names: list[str]
     found = list(sources_of(parse_method(text)))
     assert [name for name, _ in found] == names
     assert all(source == SOURCES[name] for name, source in found)
+
+
+def test_plain_sources_have_no_markup_and_are_else_the_same() -> None:
+    for source in SOURCES.values():
+        assert "`" not in source.plain.loss + source.plain.citation
+    dkd = SOURCES["dkd"].plain
+    assert dkd.loss == "CE + min((epoch + 1) / warmup, 1) · T² (α TCKD + β NCKD), α 1, β 8, epochs from 0"
+    assert dkd.citation.endswith("; standardise: Sun et al. 2024 (CVPR), arXiv 2403.01427")

@@ -25,7 +25,16 @@ from xaibench.models.class_slice import unsliced
 from xaibench.models.copies import uncompiled
 from xaibench.models.description import Description, UndescribableError
 
-__all__ = ["architecture_hash", "attribution_key", "curve_key", "key_of", "logits_key", "model_key", "versions_of"]
+__all__ = [
+    "architecture_hash",
+    "attribution_key",
+    "curve_key",
+    "key_of",
+    "logits_key",
+    "model_key",
+    "training_logits_key",
+    "versions_of",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +88,11 @@ def curve_key(
 def logits_key(model: str, inputs: str) -> str:
     """The key of a model's logits; arguments as for `attribution_key`."""
     return _key("logits", model, inputs, versions_of("torch"))
+
+
+def training_logits_key(model: str, what: str) -> str:
+    """The key of a teacher's logits in a training: `what` they depend on beside the teacher and the code."""
+    return _key("training logits", model, what, versions_of("torch"), _own_code("data", "models", "distillation"))
 
 
 def key_of(

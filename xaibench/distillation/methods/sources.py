@@ -14,10 +14,18 @@ __all__ = ["SOURCES", "Source", "sources_of"]
 
 @dataclass(frozen=True)
 class Source:
-    """The loss, with the weights that it has by default, and what published it ("" for what has no one source)."""
+    """The loss, with the weights that it has by default, and what published it ("" for what has no one source).
+
+    Options stand in backticks, as in Markdown.
+    """
 
     loss: str
     citation: str = ""
+
+    @property
+    def plain(self) -> Source:
+        """The same without backticks, where nothing makes code of them."""
+        return Source(self.loss.replace("`", ""), self.citation.replace("`", ""))
 
 
 _SDD = "SDD: Wei et al. 2024 (CVPR), arXiv 2403.13512"
