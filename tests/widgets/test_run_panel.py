@@ -46,6 +46,10 @@ class Study:
     title, questions, metrics, metric = "a study", (), ("cosine",), "cosine"
     methods = tuple(f"method{i:02}" for i in range(40))
     explainers = tuple(f"e{i}" for i in range(7))
+    groups, group = (), ""
+
+    def at(self, group):
+        return self
 
     def table(self):
         values = [i / 100 for i in range(len(self.methods))]

@@ -4,6 +4,7 @@ import pytest
 from xaibench.errors import RunFolderError, UnknownNameError
 from xaibench.study.folder import Study
 from xaibench.study.tables import over_runs
+from xaibench.widgets import study_results
 from xaibench.widgets.run_panel import RunPanel
 from xaibench.widgets.run_results import Results
 from xaibench.widgets.study_results import StudyResults
@@ -81,3 +82,62 @@ def test_what_cannot_be_shown_is_said(results, tiny_study, tmp_path, turn):
         StudyResults(tiny_study, "fraction 0.1")
     with pytest.raises(RunFolderError, match=r"no run of .* is finished"):
         StudyResults(Study(tmp_path, tiny_study.config))
+
+
+@pytest.fixture
+def two_points(monkeypatch):
+    """Studies whose runs are points of their grid, one each."""
+
+    def split(_config, students):
+        return ((f"subtask {name}", rows) for name, rows in students.groupby("run", sort=False))
+
+    monkeypatch.setattr(study_results, "groups_of", split)
+
+
+def test_a_panel_moves_between_the_points_of_a_grid(tiny_study, two_points):
+    panel = RunPanel(tiny_study.folder)
+    choice = panel._controls["group"]
+    assert [text for text, _ in choice.options] == ["subtask tops", "subtask footwear"]
+    assert choice.layout.display is None
+    for name in ("footwear", "tops"):
+        choice.value = f"subtask {name}"
+        assert not panel.error
+        assert (panel.group, panel.results.group) == (f"subtask {name}",) * 2
+        assert f"1 run ({name})" in panel._title.value
+        run = tiny_study.runs[name]
+        pd.testing.assert_frame_equal(panel._on_show.table[["accuracy"]], run.table()[["accuracy"]])
+
+
+def test_a_score_that_is_open_stays_open_at_another_point(tiny_study, two_points):
+    panel = RunPanel(tiny_study.folder)
+    panel.show_images(SUBDISTILL, "lrp")
+    before = panel._images.value
+    panel.group = "subtask footwear"
+    assert panel.opened == (SUBDISTILL, "lrp", "cosine")
+    assert "footwear" in panel._images.value != before
+
+
+def test_a_point_that_cannot_be_read_changes_nothing(tiny_study, two_points, monkeypatch):
+    panel = RunPanel(tiny_study.folder)
+    before, table = panel._title.value, panel._on_show.table
+
+    def fail(_self, _group):
+        raise RunFolderError("footwear is gone")
+
+    monkeypatch.setattr(StudyResults, "at", fail)
+    panel.group = "subtask footwear"
+    assert panel.error == "footwear is gone"
+    assert (panel.group, panel._controls["group"].value) == ("subtask tops",) * 2
+    assert panel._title.value == before
+    assert panel._on_show.table is table
+    with pytest.raises(UnknownNameError, match="group"):
+        panel.group = "subtask hats"
+    assert panel.group == "subtask tops"
+
+
+def test_a_run_has_one_point_and_no_choice_of_it(tiny_run):
+    panel = RunPanel(tiny_run)
+    assert panel.group == ""
+    assert panel._controls["group"].layout.display == "none"
+    with pytest.raises(UnknownNameError, match="group"):
+        panel.group = "subtask tops"

@@ -30,18 +30,19 @@ from xaibench.widgets.worker import Turn
 __all__ = ["RunPanel"]
 
 _MOST_STUDENTS = 4
+_EVERYWHERE = ("group", "part")
 
 
 class RunPanel(RunTraits):
     """Tables and figures of a run, the images behind each of its scores, and further questions to it.
 
-    what      a run or a study, or its folder, or anything with the methods of `run_results.Results`, such as
-              `StudyResults` of another point of a study's grid
+    what      a run or a study, or its folder, or anything with the methods of `run_results.Results`
     explorer  opens the images of a score that is clicked; None: they are shown below the table
 
     Every score is a button that opens the images on which a method is least and most like its teacher. Traits are the
     interface; set them from code or with the controls:
 
+    group      the point of a study's grid, "fraction 0.1"; "" for a run, and where there is one point
     part       what is on show: "scores", "intervals", "training", "questions" or "export"
     explainer, metric
                of the run: what is compared
@@ -68,6 +69,7 @@ class RunPanel(RunTraits):
         self.explorer = explorer
         self._on_show: RunScene | None = None
         first = {"explainer": self.results.explainers[0], "metric": self.results.metric}
+        first |= {"group": self.results.group if self.results.groups else ""}
         first |= {"method": self.results.methods[0], "question": next(iter(self.results.questions), "")}
         super().__init__(**{**first, **traits})
         self.add_class("xaibench-run")
@@ -90,7 +92,7 @@ class RunPanel(RunTraits):
             raise ConfigError("there is nothing to ask: further questions are asked of one run")
 
         def work(turn: Turn) -> RunScene:
-            self.results.ask(*question, turn)
+            self.results.at(asked["group"]).ask(*question, turn)
             return self._compute({**asked, "part": "questions"}, turn)
 
         self._work(work, self._show)
@@ -103,8 +105,8 @@ class RunPanel(RunTraits):
             return self.results.renewed()
 
         def show(renewed: Results) -> None:
-            self.results, self._on_show = renewed, None
-            self._settle()
+            self._on_show = None
+            self._take(renewed)
             self._ask()
 
         self._work(renew, show)
@@ -114,9 +116,11 @@ class RunPanel(RunTraits):
         super().cancel()
         self._go_back()
 
-    def _settle(self) -> None:
-        """After the results have changed: choices are those that there are now, and traits one of them."""
-        known, options = self.results, self._options()
+    def _take(self, known: Results) -> None:
+        """Other results: choices are those that there are now, and traits one of them."""
+        self.results = known
+        self._title.value = f"<b>{html.escape(known.title)}</b>"
+        options = self._options()
         before, self._settling = self._settling, True
         try:
             for name, choices in options.items():
@@ -141,6 +145,7 @@ class RunPanel(RunTraits):
             "sort": [(named.get(name, explainer_label(name)), name) for name in self.sorts],
             "method": [(method_label(name), name) for name in known.methods],
             "question": [(QUESTIONS[name].title, name) for name in known.questions],
+            "group": [(name, name) for name in known.groups],
         }
 
     def _build(self) -> None:
@@ -157,6 +162,7 @@ class RunPanel(RunTraits):
             "lowest": checkbox("lowest first"),
             "method": dropdown("method", options["method"]),
             "question": dropdown("question", options["question"]),
+            "group": dropdown("runs of", options["group"]),
             "copied": dropdown("table", [(text, name) for name, text in TABLES.items()]),
             "form": dropdown("as", list(FORMATS)),
         }
@@ -172,11 +178,12 @@ class RunPanel(RunTraits):
         self._asking = button("ask now", self._pressed_ask, icon="play", tooltip="answer this question by its defaults")
         self._refreshing = button("read again", self.refresh, icon="refresh", tooltip="read the run's files again")
         self._title.value = f"<b>{html.escape(known.title)}</b>"
+        self._controls["group"].layout.display = None if known.groups else "none"
         self.children = (
             style_sheet(CARDS + STAGE + SCORES),
-            line(self._title, self._refreshing),
+            line(self._title, self._controls["group"], self._refreshing),
             self._controls["part"],
-            line(*(control for name, control in self._controls.items() if name != "part")),
+            line(*(control for name, control in self._controls.items() if name not in _EVERYWHERE)),
             self._status,
             line(self._asking),
             stack(self._scores.box, self._text, self._images, self._body),
@@ -213,19 +220,23 @@ class RunPanel(RunTraits):
         self._work(lambda turn: self._compute(asked, turn), show)
 
     def _compute(self, asked: dict[str, Any], turn: Turn) -> RunScene:
-        return compute_run_scene(self.results, asked, lambda: self._opened(asked["opened"], turn), turn)
+        known = self.results.at(asked["group"])
+        return compute_run_scene(known, asked, lambda: self._opened(known, asked["opened"], turn), turn)
 
-    def _opened(self, opened: tuple[str, ...], turn: Turn) -> str:
+    def _opened(self, known: Results, opened: tuple[str, ...], turn: Turn) -> str:
         if not opened or self.explorer is not None:
             return ""
-        if self._on_show is not None and self._on_show.opened and self._on_show.asked["opened"] == opened:
-            return self._on_show.opened
+        shown = self._on_show
+        if shown is not None and shown.opened and shown.results is known and shown.asked["opened"] == opened:
+            return shown.opened
         method, explainer, metric = opened
-        return self.results.images(method, explainer, metric, turn)
+        return known.images(method, explainer, metric, turn)
 
     def _show(self, shown: RunScene) -> None:
         self._on_show = shown
         self._go_back()
+        if shown.results is not self.results:
+            self._take(shown.results)
         asked = shown.asked
         if shown.table is not None and shown.scores is not None:
             self._scores.show(shown.table, shown.scores, shown.methods, asked["metric"], asked["opened"])
@@ -244,7 +255,8 @@ class RunPanel(RunTraits):
         """Show the widgets of the part that is on show."""
         part = self.part
         for name, control in self._controls.items():
-            control.layout.display = None if name == "part" or name in USES[part] else "none"
+            control.layout.display = None if name in (*_EVERYWHERE, *USES[part]) else "none"
+        self._controls["group"].layout.display = None if self.results.groups else "none"
         self._scores.box.layout.display = None if shown and part == "scores" else "none"
         self._text.layout.display = None if shown and part == "export" else "none"
         self._asking.layout.display = None if shown and part == "questions" and not shown.answered else "none"
@@ -256,7 +268,7 @@ class RunPanel(RunTraits):
     def _follow(self) -> None:
         with self._controls_follow():
             for name, control in self._controls.items():
-                if name != "question" or self.results.questions:
+                if getattr(control, "options", True):
                     control.value = getattr(self, name)
 
 

@@ -25,7 +25,7 @@ PARTS = {
 TABLES = {"methods": "methods", "scores": "scores of the explainer"}
 """Tables to copy -> how a selector words them."""
 
-ASKED = ("part", "explainer", "metric", "sort", "lowest", "opened", "method", "question", "copied", "form")
+ASKED = ("group", "part", "explainer", "metric", "sort", "lowest", "opened", "method", "question", "copied", "form")
 """Names of the traits that say what is on show."""
 
 USES = {
@@ -43,6 +43,7 @@ class RunTraits(Panel):
 
     results: Results
 
+    group = traitlets.Unicode()
     part = traitlets.Unicode("scores")
     explainer = traitlets.Unicode()
     metric = traitlets.Unicode()
@@ -54,10 +55,11 @@ class RunTraits(Panel):
     copied = traitlets.Unicode("methods")
     form = traitlets.Unicode("text")
 
-    @validate("part", "explainer", "metric", "sort", "method", "question", "copied", "form")
+    @validate("group", "part", "explainer", "metric", "sort", "method", "question", "copied", "form")
     def _known(self, proposal: Any) -> str:
         name, known = proposal.trait.name, self.results
         valid: dict[str, Any] = {
+            "group": known.groups or ("",),
             "part": PARTS,
             "explainer": known.explainers,
             "metric": known.metrics,

@@ -42,6 +42,7 @@ class Results(Protocol):
     methods, explainers, metrics, metric
                        names; the last is the metric that the table opens with
     questions          names of what may be asked further, see `run_questions.QUESTIONS`; () for nothing
+    groups, group      points of a study's grid, and the one that this is; () and "" where there is one
     """
 
     @property
@@ -56,6 +57,13 @@ class Results(Protocol):
     def metric(self) -> str: ...
     @property
     def questions(self) -> tuple[str, ...]: ...
+    @property
+    def groups(self) -> tuple[str, ...]: ...
+    @property
+    def group(self) -> str: ...
+
+    def at(self, group: str) -> Results:
+        """The results at another point."""
 
     def table(self) -> pd.DataFrame:
         """One row a method: accuracy and agreement with their intervals, as `Run.table`."""
@@ -91,6 +99,9 @@ class Results(Protocol):
 class RunResults:
     """The results of a run folder."""
 
+    groups: tuple[str, ...] = ()
+    group = ""
+
     def __init__(self, run: Run | Path | str) -> None:
         self.run = run if isinstance(run, Run) else open_run(run)
         self._comparison: Comparison | None = None
@@ -118,6 +129,9 @@ class RunResults:
     @property
     def questions(self) -> tuple[str, ...]:
         return tuple(QUESTIONS)
+
+    def at(self, group: str) -> RunResults:
+        return self
 
     def table(self) -> pd.DataFrame:
         return self.run.table()

@@ -22,11 +22,13 @@ class RunScene:
     """What is on show, whole.
 
     asked     trait -> value
+    results   what it is of
     answered  whether the further question has an answer that stands
     opened    the least and the most alike images as HTML
     """
 
     asked: Mapping[str, Any]
+    results: Results
     html: str = ""
     text: str = ""
     answered: bool = False
@@ -50,14 +52,14 @@ def compute_run_scene(known: Results, asked: Mapping[str, Any], opened: Callable
         scores = summary[summary["metric"] == metric]
         methods = sorted_methods(table, scores, asked["sort"], asked["lowest"])
         details = details_html(scores, methods, explainer, metric)
-        return RunScene(asked, details, "", False, opened(), methods, table, scores)
+        return RunScene(asked, known, details, "", False, opened(), methods, table, scores)
     if part == "intervals":
-        return RunScene(asked, known.intervals(explainer, metric, turn))
+        return RunScene(asked, known, known.intervals(explainer, metric, turn))
     if part == "training":
-        return RunScene(asked, known.training(asked["method"], turn))
+        return RunScene(asked, known, known.training(asked["method"], turn))
     if part == "questions":
         answer, answered = known.answer(asked["question"], explainer, metric, turn)
-        return RunScene(asked, answer, answered=answered)
+        return RunScene(asked, known, answer, answered=answered)
     text = known.result_table(asked["copied"], explainer).render(asked["form"])
     paths = "".join(f"<div><code>{html.escape(str(path))}</code></div>" for path in known.files())
-    return RunScene(asked, f"<h4>Files</h4>{paths}", text)
+    return RunScene(asked, known, f"<h4>Files</h4>{paths}", text)

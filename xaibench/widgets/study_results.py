@@ -20,7 +20,8 @@ from xaibench.report.tables import best_rows
 from xaibench.run.folder import Run
 from xaibench.study.folder import Study, open_study
 from xaibench.study.results import labels_of
-from xaibench.study.tables import difference_table, groups, over_runs, student_table
+from xaibench.study.tables import difference_table, over_runs, student_table
+from xaibench.study.tables import groups as groups_of
 from xaibench.widgets.pictures import figure_html
 from xaibench.widgets.run_results import RunResults
 from xaibench.widgets.worker import Turn
@@ -28,6 +29,7 @@ from xaibench.widgets.worker import Turn
 __all__ = ["StudyResults", "results_of"]
 
 _TRAININGS = 4  # runs whose training is shown
+_NAMED = 8  # runs that are named
 
 
 def results_of(what: Any) -> Any:
@@ -51,18 +53,20 @@ class StudyResults:
         students = student_table(self.study)
         if students.empty:
             raise RunFolderError(f"no run of {self.study.folder} is finished: run 'xaibench study' on it")
-        known = dict(groups(self.study.config, students))
+        known = dict(groups_of(self.study.config, students))
         self.group = group or next(iter(known))
         if self.group not in known:
             raise unknown_name("group of this study", group, known)
+        self.groups = tuple(known) if len(known) > 1 else ()
         self._students = known[self.group]
         self.runs = {name: RunResults(self.study.runs[name]) for name in self._students["run"].unique()}
         self._first = next(iter(self.runs.values()))
 
     @property
     def title(self) -> str:
-        point = f", {self.group}" if self.group else ""
-        return f"{self.study.folder}: {len(self.runs)} runs ({', '.join(self.runs)}){point}"
+        names = list(self.runs)
+        shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        return f"{self.study.folder}: {len(names)} run{'s' * (len(names) != 1)} ({shown})"
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -83,6 +87,9 @@ class StudyResults:
     @property
     def questions(self) -> tuple[str, ...]:
         return ()  # they are asked of single runs
+
+    def at(self, group: str) -> StudyResults:
+        return self if group == self.group else StudyResults(self.study, group)
 
     def table(self) -> pd.DataFrame:
         return over_runs([run.table() for run in self.runs.values()], ["method"])
