@@ -84,6 +84,8 @@ def test_the_shading_and_the_number_of_images_are_named() -> None:
     want = "shaded: 95% interval of the mean over 60 images for the teacher and 180 images × seeds for the students"
     figure = flip_figure(table)
     assert figure.texts[-1].get_text() == want
+    table["n"] = 1
+    assert flip_figure(table).texts[-1].get_text() == "one image: no interval"
 
 
 def test_labels_at_the_corner_of_a_column_that_ends_early_are_apart() -> None:

@@ -31,6 +31,9 @@ def test_a_point_a_student_and_one_for_the_mean_of_its_method():
     assert large[0] == pytest.approx([0.6, 0.3])
     assert sum(len(one) for one in points) == 4 + 3  # the undefined student is left out
     assert axes.get_title().endswith("rho = 1.00")
+    assert "rho: rank correlation" in axes.figure.texts[-1].get_text()
+    of_two = likeness_figure(STUDENTS[STUDENTS["method"] != "vid"])
+    assert "rho" not in of_two.axes[0].get_title() + of_two.texts[-1].get_text()
 
 
 def test_significant_differences_are_filled_and_undefined_ones_left_out():

@@ -226,7 +226,7 @@ def test_an_image_of_ones_own(tiny_pair, images, store):
     explorer._details._take([{"name": "mine.png", "content": buffer.getvalue()}])
     assert explorer.image == "own/mine.png'"
     explorer._details._take([{"name": "notes.txt", "content": b"no image"}])
-    assert "notes.txt is no image that can be read" in explorer.error
+    assert explorer.error == "notes.txt is no image that can be read: choose a PNG or JPEG file"
     assert explorer.image == "own/mine.png'"
 
 
@@ -248,7 +248,7 @@ def test_an_image_of_ones_own_leaves_what_a_run_knows(tiny_run, store, calls):
     explorer.image = "own/mine"
     code = explorer.code()
     assert "image='own/mine'" not in code
-    assert "explorer.add_image(image, 'mine')\nawait explorer.settled()" in code
+    assert "explorer.add_image(image, 'mine')  # the image of your own: (C, H, W), uint8\nawait explorer" in code
     lines = code.splitlines()
     assert lines[-3] == "explorer.image = 'own/mine'"  # after the order, which begins with its first image
     assert lines[-2].startswith("await explorer.settled()")
@@ -266,6 +266,7 @@ def test_an_image_of_the_class_held_against_says_so_and_the_others_are_explained
         assert (explorer.error, row.asked) == ("", (of[key], explorer.contrast))
         assert np.isnan(row.scores["student"].value) == own
         assert ("cannot be held against itself" in row.maps["teacher"].trouble) == own
+        assert ('class="xb-bar"' in explorer._stage.value) != own, "no scale where nothing is drawn"
     explorer.explain_all()
     explorer.sort = "least alike"
     assert explorer.error == ""

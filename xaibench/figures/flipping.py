@@ -162,6 +162,8 @@ def _note(curves: pd.DataFrame) -> str:
     if "n" not in curves:
         return note
     counts = curves.groupby(curves["model"] == "teacher")["n"].max().to_dict()
+    if max(counts.values()) == 1:
+        return "one image: no interval"
     over = {True: "{} images for the teacher", False: "{} images × seeds for the students"}
     return f"{note} over {' and '.join(over[key].format(counts[key]) for key in (True, False) if key in counts)}"
 

@@ -45,7 +45,9 @@ def likeness_figure(
         raise DataError(f"the table of students lacks {lacks}: pass a study's students")
     styles = method_styles(students["method"])
     inches = figure_width(width)
-    note = "small: students; large: means of methods; rho: rank correlation of these means"
+    note = "small: students; large: means of methods"
+    if any(np.isfinite(_rank_correlation(students, explainer, metric)) for explainer in explainers):
+        note += "; rho: rank correlation of these means"
     with paper_style():
         entries = {
             method_label(name, names): Line2D(
@@ -80,9 +82,13 @@ def likeness_figure(
 
 
 def _title(students: pd.DataFrame, explainer: str, metric: str, names: Mapping[str, str] | None) -> str:
-    """The explainer, and the rank correlation over the means of methods where there are more than two."""
+    """The explainer, and the rank correlation where there is one."""
+    rho, written = _rank_correlation(students, explainer, metric), explainer_label(explainer, names)
+    return f"{written}, rho = {rho:.2f}" if np.isfinite(rho) else written
+
+
+def _rank_correlation(students: pd.DataFrame, explainer: str, metric: str) -> float:
+    """Spearman's, over the means of methods where there are more than two; else NaN."""
     defined = students[["method", "accuracy", f"{explainer} {metric}"]].dropna()
     ranks = defined.groupby("method").mean().rank()
-    rho = ranks["accuracy"].corr(ranks[f"{explainer} {metric}"]) if len(ranks) > 2 else float("nan")
-    written = explainer_label(explainer, names)
-    return f"{written}, rho = {rho:.2f}" if np.isfinite(rho) else written
+    return float(ranks["accuracy"].corr(ranks[f"{explainer} {metric}"])) if len(ranks) > 2 else float("nan")

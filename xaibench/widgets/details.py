@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from xaibench.errors import ConfigError, DataError
 from xaibench.figures.names import explainer_label, method_label, metric_label
@@ -45,7 +45,9 @@ class Details:
         self._made = widgets.HTML()
         self._inside, self._flips = widgets.HTML(), widgets.HTML()
         self._layer, self._basis = dropdown("layer", ["all"]), dropdown("directions", list(inside.BASES))
-        self._upload = widgets.FileUpload(accept="image/*", multiple=False, description="choose an image")
+        self._upload = widgets.FileUpload(
+            accept="image/*", multiple=False, description="choose an image", layout=widgets.Layout(width="auto")
+        )
         self._upload.observe(lambda change: self._take(change.new), "value")
         self._path = widgets.Text("figure", description="file", layout=widgets.Layout(width="22rem"))
         self._format = dropdown("as", FORMATS)
@@ -57,8 +59,8 @@ class Details:
                 widgets.VBox([line(self._layer, self._basis, button("look inside", self.look_inside)), self._inside]),
                 lambda: None,
             ),
-            "Flip the pixels": (widgets.VBox([button("flip", self.flip), self._flips]), lambda: None),
-            "An image of your own": (widgets.VBox([self._upload]), lambda: None),
+            "Flip the pixels": (widgets.VBox([line(button("flip", self.flip)), self._flips]), lambda: None),
+            "An image of your own": (line(self._upload), lambda: None),
             "Keep this picture": (
                 widgets.VBox([line(self._path, self._format, button("save", self.save)), self._kept, self._code]),
                 self._show_code,
@@ -194,5 +196,6 @@ class Details:
         try:
             image = upright(Image.open(io.BytesIO(content)))
         except UNREADABLE as error:
-            raise DataError(f"{name} is no image that can be read ({error}): choose a PNG or JPEG file") from error
+            detail = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"  # else it names a buffer
+            raise DataError(f"{name} is no image that can be read{detail}: choose a PNG or JPEG file") from error
         return torch.from_numpy(pixels_of(image, name, (height, width), grey=channels == 1).copy())

@@ -73,7 +73,8 @@ def code_of(explorer: Explorer) -> str:
         steps += [*(f"explorer.add_student({name!r}, student)" for name in added), *later("students")]
     is_own = shown.image in known.keys[known.labelled :]
     if is_own:
-        steps += [f"explorer.add_image(image, {shown.image.removeprefix('own/')!r})", _WAIT]
+        name = shown.image.removeprefix("own/")
+        steps += [f"explorer.add_image(image, {name!r})  # the image of your own: (C, H, W), uint8", _WAIT]
     stored = known.are_stored(shown.students, shown.question)
     if not stored and (shown.only == "undefined" or shown.sort in ("least alike", "most alike")):
         steps += ["explorer.explain_all()", _WAIT, *later("sort", "only", "image")]

@@ -106,12 +106,17 @@ def cards(parts: Iterable[str], side: str = "11rem") -> str:
 def colour_bar(limit: float, unit: str, percent: bool = True, meaning: str = "blue against, red for") -> str:
     """The scale as HTML: a gradient with its ends, in per cent or as they are, and what its colours mean."""
     stops = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b, _ in _colours()(np.linspace(0, 1, 17), bytes=True).tolist())
-    end = f"{100 * limit:.2g}%" if percent else f"{limit:.2g}"
+    end = f"{_written(100 * limit)}%" if percent else _written(limit)
     return (
         f'<div class="xb-bar"><div style="background: linear-gradient(90deg, {stops})"></div>'
         f'<div class="xb-ends"><span>≤ −{end}</span><span>0</span><span>≥ +{end}</span></div>'
         f'<div style="text-align: center">{html.escape(unit)}: {meaning}</div></div>'
     )
+
+
+def _written(number: float) -> str:
+    """Two digits that count, without an exponent where no more than four digits are needed."""
+    return np.format_float_positional(float(f"{number:.2g}"), trim="-") if 1e-4 <= number < 1e4 else f"{number:.2g}"
 
 
 @cache

@@ -94,12 +94,13 @@ class Display:
 def stage_html(
     rows: list[Row], display: Display, *, explainer: str, metric: str, grid: int, classes: tuple[str, ...], total: int
 ) -> str:
-    """All rows on one colour scale, with its bar.
+    """All rows on one colour scale, with its bar where a map is defined.
 
     total  number of images that ranks are out of
     """
     drawn = {row.key: _values(row, display, grid) for row in rows}
-    limit = symmetric_limit(np.concatenate([v.ravel() for maps in drawn.values() for v in maps.values()]))
+    shown = np.concatenate([v.ravel() for maps in drawn.values() for v in maps.values()])
+    limit = symmetric_limit(shown)
     parts = []
     for row in rows:
         cells = [_input_card(row, display)]
@@ -114,7 +115,8 @@ def stage_html(
             cells.append(card(method_label(model), _framed(picture, alt, values.shape, display), *lines))
         parts.append(cards(cells))
     meaning = _DIFFERENCE if display.look == "difference" else _MEANINGS[display.sign]
-    parts.append(colour_bar(limit, _unit(display), display.scale == "share", meaning))
+    if np.isfinite(shown).any():
+        parts.append(colour_bar(limit, _unit(display), display.scale == "share", meaning))
     return "".join(parts)
 
 

@@ -270,6 +270,8 @@ def test_words_say_which_part_is_whose() -> None:
     assert in_words(books) == "the map accounts for 25% of z_y - z_r, biases for 75%"
     books["absorbed_constant"] = torch.tensor([0.51, -1.01, 0.01])
     assert in_words(books) == "the map accounts for 0% of z_y - z_r, biases for 75%, constants for 25%"
+    books["absorbed_linear"] = torch.tensor([3.0, -6.0, 9.0])
+    assert in_words(books) == "the map accounts for −150% of z_y - z_r, biases for 225%, constants for 25%"
 
 
 def test_books_of_one_image_take_all_rows() -> None:

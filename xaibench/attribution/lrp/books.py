@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -96,8 +97,12 @@ def in_words(measured: Mapping[str, Tensor]) -> str:
     parts = {name: sum(measured[f"absorbed_{kind}"] for kind in kinds) / explained for name, kinds in _PARTS.items()}
     own = 1 - torch.stack(list(parts.values())).sum(dim=0)
     shares = {name: 100 * float(part.nanmedian()) for name, part in parts.items()}
-    absorbed = "".join(f", {name} for {share:.0f}%" for name, share in shares.items() if not abs(share) < 0.5)
-    return f"the map accounts for {100 * float(own.nanmedian()):.0f}% of z_y - z_r{absorbed}".replace("-0%", "0%")
+    absorbed = "".join(f", {name} for {_percent(share)}" for name, share in shares.items() if not abs(share) < 0.5)
+    return f"the map accounts for {_percent(100 * float(own.nanmedian()))} of z_y - z_r{absorbed}"
+
+
+def _percent(number: float) -> str:
+    return f"{round(number)}%".replace("-", "−") if math.isfinite(number) else "nan%"
 
 
 def total(value: Tensor) -> Tensor:
