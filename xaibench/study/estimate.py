@@ -32,6 +32,7 @@ __all__ = ["cells"]
 _BATCHES = 5  # of a training that is timed
 _IMAGES = 10  # that are explained
 _PREDICTED = 200  # for which logits are computed
+_LONG = 10.0  # seconds: a single step of so many is not repeated, and many short ones take no longer
 
 
 def cells(study: Study, accelerator: str = "auto") -> pd.DataFrame:
@@ -53,7 +54,8 @@ def cells(study: Study, accelerator: str = "auto") -> pd.DataFrame:
             if not run.finished or run.failures:
                 pair = (config.teacher, config.student, config.data.size, config.methods, config.explain.explainers)
                 if pair not in measured:
-                    measured[pair] = _measure(config, assets, accelerator)
+                    tell = partial(_tell, advance, condition.name)
+                    measured[pair] = _measure(config, assets, accelerator, tell)
                 seconds = measured[pair].of(run, assets.task)
             rows.append(
                 {"run": condition.name, **dict(condition.levels)}
@@ -81,7 +83,11 @@ class _Times:
         return config.train.epochs * (steps + checks) + len(run.models) * config.explain.images * self.explanation
 
 
-def _measure(config: RunConfig, assets: Assets, accelerator: str) -> _Times:
+def _tell(advance: Callable[..., None], run: str, what: str) -> None:
+    advance(0, note=f"{run}: {what}")
+
+
+def _measure(config: RunConfig, assets: Assets, accelerator: str, tell: Callable[[str], None]) -> _Times:
     fabric = make_fabric(config.train, accelerator)
     pair, task, batch = assets.student_pair(config.seeds[0]), assets.task, config.train.batch_size
     recipe = dataclasses.replace(config.train, views=0)
@@ -105,20 +111,30 @@ def _measure(config: RunConfig, assets: Assets, accelerator: str) -> _Times:
             explain_model(pair.student, x, target, parse_explainer(explainer), pair.preprocessing, device=fabric.device)
 
     with silent_unless(False), quiet("xaibench", logging.ERROR):  # warnings of a few images say nothing here
-        training = {method: _a_step(partial(train, method), _BATCHES) / batch for method in config.methods}
+        training = {}
+        for method in config.methods:
+            tell(method)
+            training[method] = _a_step(partial(train, method), _BATCHES) / batch
+        tell("predictions and explanations")
         forward, explanation = _a_step(predict, len(many)), _a_step(explain, len(some))
     flips = (patch_side(*some.shape[1:]) ** 2 + 1) * (len(config.explain.explainers) + 2)
     return _Times(training, forward, explanation + flips * forward)
 
 
 def _a_step(work: Callable[[int], object], steps: int) -> float:
-    """Seconds of one step of `work(steps)`, without what it does once."""
-    seconds = []
-    for count in (2, 2, steps):  # the first one warms up
-        began = time.monotonic()
-        work(count)
-        seconds.append(time.monotonic() - began)
-    return max(0.0, seconds[2] - seconds[1]) / (steps - 2)
+    """Seconds of one step of `work(steps)`, without what it does once; with it where a step takes long."""
+    first = _seconds(work, 1)  # warms up
+    if first > _LONG:
+        return first
+    two = _seconds(work, 2)
+    many = max(3, min(steps, int(2 * _LONG / two)))
+    return max(0.0, _seconds(work, many) - two) / (many - 2)
+
+
+def _seconds(work: Callable[[int], object], steps: int) -> float:
+    began = time.monotonic()
+    work(steps)
+    return time.monotonic() - began
 
 
 def _rows(task: Task, count: int) -> ImageSet:
