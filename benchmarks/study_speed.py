@@ -7,8 +7,9 @@ One grid of 12 students (two subtasks of Fashion-MNIST, three methods, two seeds
 separate  12 calls of `xaibench run`, one after the other, each with all cores
 study     `xaibench study` with --workers processes of one thread
 ray       the same with --engine ray
-overhead  of a study in this process (engine `Serial`): the share of its time that is not spent in a piece of work,
-          that is in reading and writing its own files, choosing what comes next, and its tables and page at the end
+overhead  of a study in this process (engine `Serial`): the shares of its time that are spent neither in a piece of
+          work nor on tables, figures and page at the end (reading and writing its own files, choosing what comes
+          next), and on these
 """
 
 from __future__ import annotations
@@ -49,14 +50,18 @@ STUDY = f"{RUN}vary.data.subtask = {list(SUBTASKS)}\n".replace("vary.data.subtas
 
 @dataclass(frozen=True)
 class Overhead:
-    """Seconds of a whole study, and of the pieces of work in it."""
+    """Seconds of a whole study, of the pieces of work in it, and of what comes after the last."""
 
     whole: float
     pieces: float
+    ending: float
 
-    @property
-    def share(self) -> float:
-        return 1 - self.pieces / self.whole
+    def __str__(self) -> str:
+        runner = self.whole - self.pieces - self.ending
+        return (
+            f"{runner:.2f} of {self.whole:.0f} s ({runner / self.whole:.2%}), tables, figures and page "
+            f"{self.ending:.1f} s ({self.ending / self.whole:.1%})"
+        )
 
 
 def separate_runs(folder: Path, changes: Sequence[str] = ()) -> float:
@@ -80,18 +85,21 @@ def whole_study(folder: Path, changes: Sequence[str] = (), *options: str) -> flo
 def overhead(folder: Path, changes: Sequence[str] = ()) -> Overhead:
     """Of the study in this process."""
     pieces: list[float] = []
+    last = 0.0
 
     def watch(study: Study, event: Event) -> None:
+        nonlocal last
+        last = time.monotonic()
         if event.outcome is not None:
             pieces.append(event.outcome.seconds)
 
     config = StudyConfig.load(_written(folder, STUDY), changes)
     began = time.monotonic()
     study = run_study(config, folder / "study", engine=Serial, watch=watch)
-    whole = time.monotonic() - began
+    ended = time.monotonic()
     if len(study.finished_runs) < len(study.runs) or study.failures:
         raise SystemExit(f"the study is not complete: {study.failures}")
-    return Overhead(whole, sum(pieces))
+    return Overhead(ended - began, sum(pieces), ended - last)
 
 
 def _written(folder: Path, config: str) -> Path:
@@ -130,9 +138,7 @@ def main() -> None:
         for part in options.parts.split(","):
             found = measures[part](Path(temporary) / part)
             if isinstance(found, Overhead):
-                print(
-                    f"overhead  {found.whole - found.pieces:.1f} of {found.whole:.0f} s ({found.share:.1%})", flush=True
-                )
+                print(f"overhead  {found}", flush=True)
                 continue
             seconds[part] = found
             others = [f"{name} / {part} {seconds[name] / found:.2f}" for name in seconds if name != part]

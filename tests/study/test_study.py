@@ -278,3 +278,24 @@ def test_the_page_says_of_which_transfers_are_tested(copied):
         assert last[method, "tau- - tau+"] == "no"
     assert "where tau+ lies below 0 neither is said to be above 0" in page
     assert (copied.folder / "transfer-run.png").is_file()
+
+
+@pytest.mark.parametrize("change", ["train.epochs=3", "student.architecture='resnet18-cifar:4-4-4-4@4'"])
+def test_an_extension_that_would_make_other_students_is_refused_and_changes_nothing(
+    copied, study_toml, contents, change
+):
+    before = contents(copied.folder)
+    config = StudyConfig.load(study_toml, [change, "vary.data.subtask=['tops','footwear',['Bag','Coat']]"])
+    with pytest.raises(RunFolderError, match="students were made in another way .*: choose another study folder"):
+        run_study(config, copied.folder, engine=Serial, extend=True)
+    assert {k: v for k, v in contents(copied.folder).items() if "work" not in k} == {
+        k: v for k, v in before.items() if "work" not in k
+    }
+
+
+def test_a_failure_of_what_is_not_left_to_do_is_forgotten(copied, study_toml):
+    path = copied.folder / "failures" / "student_tops_kd_seed1.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("student tops kd/seed1: out of luck\n")
+    assert run_study(StudyConfig.load(study_toml), copied.folder, engine=Serial).failures == {}
+    assert not path.exists()

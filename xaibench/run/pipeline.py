@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -14,7 +13,7 @@ from xaibench.distillation.distill import make_fabric
 from xaibench.distillation.trainer import check_enough_images
 from xaibench.errors import RunFolderError
 from xaibench.files import sweep_partials
-from xaibench.run.config import RunConfig
+from xaibench.run.config import EXTENSIBLE, RunConfig, first_difference
 from xaibench.run.explaining import check_models, explain_models
 from xaibench.run.folder import Run, open_run
 from xaibench.run.inputs import Assets, load_assets
@@ -25,8 +24,6 @@ from xaibench.run.training import check_trainable, distill_students
 from xaibench.validation import checked
 
 __all__ = ["create_run", "leave_to_one_process", "reopen", "run_config"]
-
-_EXTENSIBLE = ("methods", "seeds", "explain", "similarity")
 
 
 @checked
@@ -79,13 +76,10 @@ def create_run(
         raise RunFolderError(f"{folder} is a file: choose another run folder")
     if (folder / "manifest.json").is_file():
         held = open_run(folder).config
-        old, new = held.to_dict(), config.to_dict()
-        if extend:
-            old |= {key: new[key] for key in _EXTENSIBLE}
-        different = _first_difference(old, new)
+        different = first_difference(held, config, extend=extend)
         if different:
             remedy = "choose another folder"
-            if not extend and different.split(" ")[0].split(".")[0] in _EXTENSIBLE:
+            if not extend and different.split(" ")[0].split(".")[0] in EXTENSIBLE:
                 remedy += ", or add --extend to keep its students"
             raise RunFolderError(f"{folder} holds a run with another configuration ({different}): {remedy}")
         run, assets = reopen(Run(folder, config))
@@ -131,19 +125,3 @@ def _check(config: RunConfig, assets: Assets, further: Callable[[Assets], object
     check_enough_images(len(assets.task.train), config.train)
     check_trainable(config, assets)
     check_models(config, assets)
-
-
-def _first_difference(old: dict[str, Any], new: dict[str, Any], where: str = "") -> str:
-    for key in new:
-        a, b = _plain(old.get(key)), _plain(new[key])
-        if isinstance(a, dict) and isinstance(b, dict):
-            inner = _first_difference(a, b, f"{where}{key}.")
-            if inner:
-                return inner
-        elif a != b:
-            return f"{where}{key} was {a!r}, now {b!r}"
-    return ""
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

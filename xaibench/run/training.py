@@ -147,7 +147,8 @@ def check_trainable(config: RunConfig, assets: Assets) -> bool:
 def shared_moments(run: Run, assets: Assets, fabric: Fabric | None = None) -> Mapping[str, LayerMoments]:
     """The moments of the teacher's layers on the training images: those in the run's folder, or measured and kept."""
     name, hashes = "subspace.safetensors", asset_hashes(assets)
-    source = digest(hashes["teacher"], hashes["train"], list(map(str, assets.pair.layers)))
+    layers, pixels = list(map(str, assets.pair.layers)), repr(assets.pair.preprocessing)
+    source = digest(hashes["teacher"], hashes["train"], layers, pixels, run.config.train.precision)
     try:
         return load_moments(run.ledger.require(name, "distill", source))
     except (CheckpointError, RunFolderError) as error:

@@ -145,7 +145,7 @@ def transfer_tests(tau_right: npt.ArrayLike, tau_wrong: npt.ArrayLike) -> dict[s
     if right.shape != wrong.shape:
         raise DataError(f"{right.size} values of tau+ but {wrong.size} of tau-: give both of every seed")
     more = signed_rank(wrong - right)
-    p = 1.0 if seed_interval(right).high < 0 else handed_on.p
+    p = 1.0 if handed_on.n and seed_interval(right).high < 0 else handed_on.p
     return {
         "tau+": copied,
         "tau-": replace(handed_on, p=p),

@@ -10,7 +10,7 @@ scores.csv  methods.csv  tests.csv  functional.csv  transfer.csv  report.html ..
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,8 +23,8 @@ from filelock import FileLock, Timeout
 
 from xaibench.errors import RunFolderError, XaibenchError
 from xaibench.files import write_json, write_text
-from xaibench.run.config import RunConfig
-from xaibench.run.folder import Run
+from xaibench.run.config import RunConfig, first_difference
+from xaibench.run.folder import Run, open_run
 from xaibench.study.config import Condition, StudyConfig
 from xaibench.study.tasks import Task
 from xaibench.validation import checked
@@ -74,6 +74,14 @@ class Study:
         return found
 
 
+def keep_failures(study: Study, left: Iterable[Task]) -> None:
+    """Forget failures of what need not be done any more."""
+    kept = {study.failure_path(task) for task in left}
+    for path in (study.folder / "failures").glob("*.txt"):
+        if path not in kept:
+            path.unlink(missing_ok=True)
+
+
 @checked(error=RunFolderError)
 def open_study(folder: Path | str) -> Study:
     """Open an existing study folder. Raises RunFolderError where there is none, or one that cannot be read."""
@@ -104,7 +112,7 @@ def begin_study(config: StudyConfig, folder: Path, command: str, *, extend: bool
 
     extend  it may hold another one: runs that both have keep their students
 
-    Raises RunFolderError for a folder with other contents.
+    Raises RunFolderError for a folder with other contents, and for runs that differ in what students are made of.
     """
     if (folder / "study.json").is_file():
         held = open_study(folder)
@@ -115,10 +123,21 @@ def begin_study(config: StudyConfig, folder: Path, command: str, *, extend: bool
                 f"{folder} holds another study ({_difference(held.config, config)}): choose another folder, or add "
                 "--extend to keep the students that both have"
             )
+        for condition in config.conditions:
+            _check_extensible(folder / "runs" / condition.name, condition.config)
     elif folder.exists() and any(path.name != "work" for path in folder.iterdir()):
         raise RunFolderError(f"{folder} is not empty and holds no study: choose another folder")
     write_json(folder / "study.json", _record(config, command))
     return Study(folder, config)
+
+
+def _check_extensible(folder: Path, wanted: RunConfig) -> None:
+    if not (folder / "manifest.json").is_file():
+        return
+    if different := first_difference(open_run(folder).config, wanted, extend=True):
+        raise RunFolderError(
+            f"{folder} holds a run whose students were made in another way ({different}): choose another study folder"
+        )
 
 
 @contextmanager

@@ -11,10 +11,11 @@ from pathlib import Path
 from xaibench.errors import RunFolderError
 from xaibench.study.config import StudyConfig
 from xaibench.study.engines import Engine, Processes
-from xaibench.study.folder import Study, begin_study, forget_failure, locked, open_study, record_failure
+from xaibench.study.folder import Study, begin_study, forget_failure, keep_failures, locked, open_study, record_failure
 from xaibench.study.results import write_results
 from xaibench.study.schedule import Event, Needs, work_off
 from xaibench.study.tasks import Task, tasks_of
+from xaibench.study.work import forget_opened
 from xaibench.validation import checked
 
 __all__ = ["run_study", "tasks_left"]
@@ -51,6 +52,7 @@ def run_study(
         raise RunFolderError(f"{folder} is a file: choose another study folder")
     if (folder / "study.json").is_file():
         open_study(folder)
+    forget_opened()
     with locked(folder):
         study = begin_study(config, folder, " ".join(["xaibench", *sys.argv[1:]]), extend=extend)
         needs = tasks_left(study)
@@ -58,6 +60,7 @@ def run_study(
             for event in work_off(needs, engine(folder / "work"), _possible(study)):
                 _keep_record(study, event)
                 watch(study, event)
+        keep_failures(study, tasks_left(study))
         write_results(study)
     return study
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from xaibench.run.folder import TEACHER, Run
 from xaibench.run.outputs import load_outputs
@@ -220,6 +221,7 @@ def _students(run: Run) -> pd.DataFrame:
     rows = []
     for key in run.keys:
         own = functional_comparison(chances[TEACHER], chances[str(key)], labels)
+        own["log_loss"] = float(cross_entropy(outputs[str(key)].double(), labels))  # finite, also where p is 0
         row: dict[str, object] = {"method": key.method_name, "seed": key.seed, "accuracy": own.pop("accuracy")}
         row |= {"agreement": 1 - own["disagreement"]} | own
         for explainer, mean in means.items():

@@ -26,7 +26,7 @@ from xaibench.run.scoring import score_models
 from xaibench.run.training import check_trainable, shared_logits, shared_moments, train
 from xaibench.study.tasks import Outcome, Task
 
-__all__ = ["attempt", "perform"]
+__all__ = ["attempt", "forget_opened", "perform"]
 
 
 def perform(task: Task, accelerator: str = "auto") -> None:
@@ -73,6 +73,11 @@ def attempt(task: Task, accelerator: str = "auto") -> Outcome:
 def _opened(folder: Path, config: RunConfig) -> tuple[Run, Assets]:
     """The run that this process works on, with data and teacher loaded."""
     return reopen(Run(folder, config))
+
+
+def forget_opened() -> None:
+    """Load data and teacher anew: files may have changed since this process did its last study."""
+    _opened.cache_clear()
 
 
 def _disk_is_full(error: BaseException) -> bool:
