@@ -286,7 +286,7 @@ def test_an_extension_that_would_make_other_students_is_refused_and_changes_noth
 ):
     before = contents(copied.folder)
     config = StudyConfig.load(study_toml, [change, "vary.data.subtask=['tops','footwear',['Bag','Coat']]"])
-    with pytest.raises(RunFolderError, match="students were made in another way .*: choose another study folder"):
+    with pytest.raises(RunFolderError, match=r"students were made in another way .*: choose another study folder"):
         run_study(config, copied.folder, engine=Serial, extend=True)
     assert {k: v for k, v in contents(copied.folder).items() if "work" not in k} == {
         k: v for k, v in before.items() if "work" not in k

@@ -470,3 +470,58 @@ def test_beside_an_event_loop_the_latest_request_wins(folder):
         panel.close()
 
     asyncio.run(main())
+
+
+class Grid(Study):
+    """Results at one of two points, of which the second has few methods and another explainer."""
+
+    groups = ("many", "few")
+
+    def __init__(self, group="many", groups=("many", "few")):
+        self.group, self.groups = group, groups
+        if group == "few":
+            self.methods, self.explainers = Study.methods[:3], ("e5",)
+
+    def at(self, group):
+        return self if group == self.group else Grid(group)
+
+    def training(self, method, turn):
+        return f"<p>training of {method}</p>"
+
+    def renewed(self):
+        return Grid("few", ())
+
+
+def test_a_point_without_what_is_on_show_is_shown_whole_by_what_it_has(panel_of):
+    panel = panel_of(Grid(), explainer="e2", sort="e2")
+    panel.show_images("method30", "e2")
+    panel.group = "few"
+    assert panel.error == ""
+    assert (panel.group, panel.explainer, panel.sort, panel.opened) == ("few", "e5", "given", ())
+    assert panel._controls["explainer"].value == "e5"
+    assert list(panel._on_show.methods) == ["method00", "method01", "method02"]
+    panel.group, panel.part, panel.method = "many", "training", "method30"
+    panel.group = "few"
+    assert (panel.error, panel.method) == ("", "method00")
+    assert panel._body.value == "<p>training of method00</p>"
+    panel.cancel()
+    assert panel.method == panel._controls["method"].value == "method00"
+
+
+def test_a_grid_that_has_lost_its_other_points_has_no_choice_of_one(panel_of):
+    panel = panel_of(Grid())
+    panel.group = "few"
+    panel.refresh()
+    assert (panel.error, panel.group) == ("", "")
+    assert panel._controls["group"].layout.display == "none"
+    panel.part = "intervals"
+    assert panel.error == ""
+
+
+def test_a_part_that_results_do_not_have_is_refused(panel_of):
+    panel = panel_of(Grid())
+    with pytest.raises(UnknownNameError, match="part"):
+        panel.part = "questions"
+    assert (panel.part, panel._controls["part"].value) == ("scores", "scores")
+    panel.sort = "method"
+    assert panel.error == ""

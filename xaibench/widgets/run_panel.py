@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from xaibench.study.folder import Study
 from xaibench.widgets.explorer import Explorer
 from xaibench.widgets.panel import button, checkbox, dropdown, line, set_options, stack, style_sheet
 from xaibench.widgets.pictures import CARDS
-from xaibench.widgets.run_panel_traits import ASKED, PARTS, TABLES, USES, RunTraits
+from xaibench.widgets.run_panel_traits import ASKED, TABLES, USES, RunTraits, fitted, parts_of
 from xaibench.widgets.run_questions import QUESTIONS
 from xaibench.widgets.run_results import Results
 from xaibench.widgets.run_scene import RunScene, compute_run_scene
@@ -92,7 +93,7 @@ class RunPanel(RunTraits):
             raise ConfigError("there is nothing to ask: further questions are asked of one run")
 
         def work(turn: Turn) -> RunScene:
-            self.results.at(asked["group"]).ask(*question, turn)
+            self._results_at(asked["group"]).ask(*question, turn)
             return self._compute({**asked, "part": "questions"}, turn)
 
         self._work(work, self._show)
@@ -106,7 +107,7 @@ class RunPanel(RunTraits):
 
         def show(renewed: Results) -> None:
             self._on_show = None
-            self._take(renewed)
+            self._take(renewed, fitted(self._asked(), renewed))
             self._ask()
 
         self._work(renew, show)
@@ -116,24 +117,15 @@ class RunPanel(RunTraits):
         super().cancel()
         self._go_back()
 
-    def _take(self, known: Results) -> None:
-        """Other results: choices are those that there are now, and traits one of them."""
+    def _take(self, known: Results, asked: Mapping[str, Any]) -> None:
+        """Other results: choices are those that there are now, and traits what is asked of them."""
         self.results = known
         self._title.value = f"<b>{html.escape(known.title)}</b>"
         options = self._options()
-        before, self._settling = self._settling, True
-        try:
-            for name, choices in options.items():
-                if choices and getattr(self, name) not in [value for _, value in choices]:
-                    setattr(self, name, choices[0][1])
-            valid = known.methods, known.explainers, known.metrics
-            if self.opened and any(one not in names for one, names in zip(self.opened, valid)):
-                self.opened = ()
-        finally:
-            self._settling = before
         with self._controls_follow():
             for name, choices in options.items():
-                set_options(self._controls[name], choices, getattr(self, name) if choices else None)
+                set_options(self._controls[name], choices, asked[name] if choices else None)
+        self._return_to(asked)
         self._scores.renew(known.explainers)
 
     def _options(self) -> dict[str, list[tuple[str, str]]]:
@@ -152,7 +144,7 @@ class RunPanel(RunTraits):
         known, options = self.results, self._options()
         self._controls: dict[str, Any] = {
             "part": widgets.ToggleButtons(
-                options=[(text, name) for name, text in PARTS.items() if name != "questions" or known.questions],
+                options=[(text, name) for name, text in parts_of(known).items()],
                 description="show",
                 style={"description_width": "initial", "button_width": "auto"},
             ),
@@ -220,8 +212,12 @@ class RunPanel(RunTraits):
         self._work(lambda turn: self._compute(asked, turn), show)
 
     def _compute(self, asked: dict[str, Any], turn: Turn) -> RunScene:
-        known = self.results.at(asked["group"])
+        known = self._results_at(asked["group"])
+        asked = fitted(asked, known)
         return compute_run_scene(known, asked, lambda: self._opened(known, asked["opened"], turn), turn)
+
+    def _results_at(self, group: str) -> Results:
+        return self.results.at(group) if self.results.groups else self.results
 
     def _opened(self, known: Results, opened: tuple[str, ...], turn: Turn) -> str:
         if not opened or self.explorer is not None:
@@ -234,9 +230,9 @@ class RunPanel(RunTraits):
 
     def _show(self, shown: RunScene) -> None:
         self._on_show = shown
-        self._go_back()
         if shown.results is not self.results:
-            self._take(shown.results)
+            self._take(shown.results, shown.asked)
+        self._go_back()
         asked = shown.asked
         if shown.table is not None and shown.scores is not None:
             self._scores.show(shown.table, shown.scores, shown.methods, asked["metric"], asked["opened"])

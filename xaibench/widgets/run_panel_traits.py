@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import traitlets
@@ -11,7 +12,7 @@ from xaibench.report.result_table import FORMATS
 from xaibench.widgets.panel import Panel, validate
 from xaibench.widgets.run_results import Results
 
-__all__ = ["ASKED", "PARTS", "TABLES", "USES", "RunTraits"]
+__all__ = ["ASKED", "PARTS", "TABLES", "USES", "RunTraits", "fitted", "parts_of"]
 
 PARTS = {
     "scores": "scores",
@@ -38,6 +39,34 @@ USES = {
 """Part -> the traits that it depends on."""
 
 
+def parts_of(known: Results) -> dict[str, str]:
+    """The parts that there are: questions are not asked of everything."""
+    return {name: text for name, text in PARTS.items() if name != "questions" or known.questions}
+
+
+def fitted(asked: Mapping[str, Any], known: Results) -> dict[str, Any]:
+    """What traits ask for, with what `known` has in place of names that it does not have."""
+    fit = dict(asked) | {"group": known.group if known.groups else ""}
+    valid: dict[str, Sequence[str]] = {
+        "part": tuple(parts_of(known)),
+        "explainer": known.explainers,
+        "metric": known.metrics,
+        "sort": sorts_of(known),
+        "method": known.methods,
+        "question": known.questions or ("",),
+    }
+    fit |= {name: names[0] for name, names in valid.items() if fit[name] not in names}
+    scores = known.methods, known.explainers, known.metrics
+    if fit["opened"] and any(one not in names for one, names in zip(fit["opened"], scores)):
+        fit["opened"] = ()
+    return fit
+
+
+def sorts_of(known: Results) -> tuple[str, ...]:
+    """What methods can be sorted by."""
+    return "given", "method", "accuracy", "agreement", *known.explainers
+
+
 class RunTraits(Panel):
     """Traits of `RunPanel`, where they are explained. A value that is refused changes nothing."""
 
@@ -60,7 +89,7 @@ class RunTraits(Panel):
         name, known = proposal.trait.name, self.results
         valid: dict[str, Any] = {
             "group": known.groups or ("",),
-            "part": PARTS,
+            "part": parts_of(known),
             "explainer": known.explainers,
             "metric": known.metrics,
             "sort": self.sorts,
@@ -89,4 +118,4 @@ class RunTraits(Panel):
     @property
     def sorts(self) -> tuple[str, ...]:
         """What methods are sorted by."""
-        return "given", "method", "accuracy", "agreement", *self.results.explainers
+        return sorts_of(self.results)
