@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -8,7 +9,7 @@ from xaibench.run import explaining
 from xaibench.run.folder import TEACHER, UNTRAINED, Run
 from xaibench.run.pipeline import create_run
 from xaibench.run.siblings import siblings
-from xaibench.run.training import shared_logits
+from xaibench.run.training import shared_logits, shared_moments
 from xaibench.study import work
 from xaibench.study.tasks import Task
 
@@ -86,3 +87,16 @@ def test_students_of_a_study_do_not_ask_the_teacher_twice(tiny_study, tmp_path, 
     for student in ("kd/seed0", "dkd/seed0"):
         work.perform(Task("student", folder / "runs" / "b", config, student), "cpu")
     assert kept == [(2 * images, 4)], "the validation images are known from the other run"
+
+
+def test_moments_are_lent_only_between_runs_of_the_same_pixels_and_precision(tiny_study, tmp_path):
+    folder = shutil.copytree(tiny_study.folder, tmp_path / "study")
+    config, asked = tiny_study.runs["tops"].config, {}
+    for name, change in (("same", "seeds=[7]"), ("precision", "train.precision=32-true")):
+        run, assets = create_run(config.override([change]), folder / "runs" / name)
+        shared_moments(run, assets)
+        source = json.loads((run.folder / "files.json").read_text())["subspace.safetensors"]
+        asked[name] = source
+    lender = json.loads((folder / "runs" / "tops" / "files.json").read_text())["subspace.safetensors"]
+    assert asked["same"] == lender
+    assert asked["precision"] != lender

@@ -131,3 +131,11 @@ def test_less_skilled_students_do_not_alarm() -> None:
 def test_unequal_transfer_is_found() -> None:
     part = measured(30, 0.3, 0.4, 4000).groupby("seeds")
     assert part["p"].apply(lambda p: (p < 0.05).mean()).loc[10] > 0.9
+
+
+def test_what_has_no_value_is_not_tested() -> None:
+    """Less skilled than the control, of a teacher that is never wrong: one test, not three."""
+    found = transfer_tests([-0.2, -0.25, -0.22, -0.21, -0.2], [float("nan")] * 5)
+    assert found["tau+"].n == 5
+    assert np.isnan(found["tau-"].p)
+    assert np.isnan(found["tau- - tau+"].p)

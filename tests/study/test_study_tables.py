@@ -3,6 +3,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from xaibench.run.outputs import load_outputs
+from xaibench.study import tables
 from xaibench.study.config import StudyConfig
 from xaibench.study.tables import _means, difference_table, groups, method_means, power_notes, rank_table, student_table
 
@@ -147,3 +149,14 @@ def test_the_page_holds_what_the_tables_say(tiny_study):
     assert "Means over 2 subtasks of 2 seeds each" in latex
     for name in ("methods", "differences", "likeness", "reliability-tops"):
         assert (tiny_study.folder / f"{name}.pdf").is_file()
+
+
+def test_a_student_that_gives_a_class_no_probability_has_a_finite_loss(tiny_study, monkeypatch):
+    run = tiny_study.runs["tops"]
+    logits, labels = load_outputs(run)
+    name = run.students[0]
+    logits[name] = logits[name] * 1e6  # a softmax in float64 is 0 for all but one
+    monkeypatch.setattr(tables, "load_outputs", lambda _: (logits, labels))
+    losses = tables._students(run)["log_loss"]
+    assert np.isfinite(losses).all()
+    assert losses.max() > 1e4

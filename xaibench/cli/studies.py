@@ -65,7 +65,7 @@ def study(
     if dry_run:
         from xaibench.study.estimate import cells
 
-        show(cells(planned), as_json)
+        show(cells(planned, accelerator), as_json)
         return
     kind: Callable[..., Engine]
     if engine == "ray":
