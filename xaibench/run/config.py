@@ -28,14 +28,12 @@ from xaibench.similarity.metrics.table import DEFAULT_METRICS, METRICS, SIGNS
 from xaibench.validation import checked
 
 __all__ = [
-    "EXTENSIBLE",
     "DataConfig",
     "ExplainConfig",
     "RunConfig",
     "SimilarityConfig",
     "StudentConfig",
     "TeacherConfig",
-    "first_difference",
     "parse_assignment",
     "presets",
     "read_toml",
@@ -68,9 +66,6 @@ def _layers(layers: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
     parse_layers(layers)
     return layers
 
-
-EXTENSIBLE = ("methods", "seeds", "explain", "similarity")
-"""Keys in which a run may change and keep its students."""
 
 _LATER = (("data", "split"), ("data", "label_noise"), ("student", "init"))
 
@@ -303,27 +298,3 @@ def presets(package: str = "xaibench.run") -> dict[str, str]:
     folder = resources.files(package) / "presets"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name)
     return {file.name.removesuffix(".toml"): file.read_text("utf-8") for file in files}
-
-
-def first_difference(held: RunConfig, wanted: RunConfig, *, extend: bool = False) -> str:
-    """What tells two configurations apart; "" where they are the same, or `extend` allows all of it."""
-    old, new = held.to_dict(), wanted.to_dict()
-    if extend:
-        old |= {key: new[key] for key in EXTENSIBLE}
-    return _first_difference(old, new)
-
-
-def _first_difference(old: dict[str, Any], new: dict[str, Any], where: str = "") -> str:
-    for key in new:
-        a, b = _plain(old.get(key)), _plain(new[key])
-        if isinstance(a, dict) and isinstance(b, dict):
-            inner = _first_difference(a, b, f"{where}{key}.")
-            if inner:
-                return inner
-        elif a != b:
-            return f"{where}{key} was {a!r}, now {b!r}"
-    return ""
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

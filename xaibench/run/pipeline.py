@@ -13,8 +13,9 @@ from xaibench.distillation.distill import make_fabric
 from xaibench.distillation.trainer import check_enough_images
 from xaibench.errors import RunFolderError
 from xaibench.files import sweep_partials
-from xaibench.run.config import EXTENSIBLE, RunConfig, first_difference
+from xaibench.run.config import RunConfig
 from xaibench.run.explaining import check_models, explain_models
+from xaibench.run.extending import EXTENSIBLE, first_difference
 from xaibench.run.folder import Run, open_run
 from xaibench.run.inputs import Assets, load_assets
 from xaibench.run.manifest import asset_hashes, extend_manifest, write_manifest

@@ -23,7 +23,8 @@ from filelock import FileLock, Timeout
 
 from xaibench.errors import RunFolderError, XaibenchError
 from xaibench.files import write_json, write_text
-from xaibench.run.config import RunConfig, first_difference
+from xaibench.run.config import RunConfig
+from xaibench.run.extending import first_difference
 from xaibench.run.folder import Run, open_run
 from xaibench.study.config import Condition, StudyConfig
 from xaibench.study.tasks import Task

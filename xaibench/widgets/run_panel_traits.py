@@ -44,27 +44,28 @@ def parts_of(known: Results) -> dict[str, str]:
     return {name: text for name, text in PARTS.items() if name != "questions" or known.questions}
 
 
-def fitted(asked: Mapping[str, Any], known: Results) -> dict[str, Any]:
-    """What traits ask for, with what `known` has in place of names that it does not have."""
-    fit = dict(asked) | {"group": known.group if known.groups else ""}
-    valid: dict[str, Sequence[str]] = {
+def known_names(known: Results) -> dict[str, Sequence[str]]:
+    """Trait -> the values that it may have."""
+    return {
+        "group": known.groups or ("",),
         "part": tuple(parts_of(known)),
         "explainer": known.explainers,
         "metric": known.metrics,
-        "sort": sorts_of(known),
+        "sort": ("given", "method", "accuracy", "agreement", *known.explainers),
         "method": known.methods,
         "question": known.questions or ("",),
+        "copied": tuple(TABLES),
+        "form": FORMATS,
     }
-    fit |= {name: names[0] for name, names in valid.items() if fit[name] not in names}
-    scores = known.methods, known.explainers, known.metrics
-    if fit["opened"] and any(one not in names for one, names in zip(fit["opened"], scores)):
+
+
+def fitted(asked: Mapping[str, Any], known: Results) -> dict[str, Any]:
+    """What traits ask for, with what `known` has in place of names that it does not have."""
+    fit, names = dict(asked) | {"group": known.group if known.groups else ""}, known_names(known)
+    fit |= {name: valid[0] for name, valid in names.items() if fit[name] not in valid}
+    if any(one not in names[of] for one, of in zip(fit["opened"], ("method", "explainer", "metric"))):
         fit["opened"] = ()
     return fit
-
-
-def sorts_of(known: Results) -> tuple[str, ...]:
-    """What methods can be sorted by."""
-    return "given", "method", "accuracy", "agreement", *known.explainers
 
 
 class RunTraits(Panel):
@@ -86,20 +87,10 @@ class RunTraits(Panel):
 
     @validate("group", "part", "explainer", "metric", "sort", "method", "question", "copied", "form")
     def _known(self, proposal: Any) -> str:
-        name, known = proposal.trait.name, self.results
-        valid: dict[str, Any] = {
-            "group": known.groups or ("",),
-            "part": parts_of(known),
-            "explainer": known.explainers,
-            "metric": known.metrics,
-            "sort": self.sorts,
-            "method": known.methods,
-            "question": known.questions or ("",),
-            "copied": TABLES,
-            "form": FORMATS,
-        }
-        if proposal.value not in valid[name]:
-            raise unknown_name(name, proposal.value, valid[name])
+        name = proposal.trait.name
+        valid = known_names(self.results)[name]
+        if proposal.value not in valid:
+            raise unknown_name(name, proposal.value, valid)
         return str(proposal.value)
 
     @validate("opened")
@@ -118,4 +109,4 @@ class RunTraits(Panel):
     @property
     def sorts(self) -> tuple[str, ...]:
         """What methods are sorted by."""
-        return sorts_of(self.results)
+        return tuple(known_names(self.results)["sort"])
