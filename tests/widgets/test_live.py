@@ -485,3 +485,67 @@ def test_a_student_that_takes_the_place_of_a_runs_is_the_one_on_show(tiny_run, s
 def test_questions_are_values():
     assert Question("lrp") == Question("lrp", "", "")
     assert len({Question("lrp"), Question("lrp"), Question("ig")}) == 2
+
+
+def test_a_student_that_is_replaced_while_it_is_explained_leaves_nothing_behind(
+    make_pair, tiny_pair, images, store, monkeypatch
+):
+    """Map, score and prediction are the new one's, whatever the worker still brings of the old one."""
+    from xaibench.attribution import explain
+
+    old, new = make_pair(seed=3).student, make_pair(seed=4).student
+    started, go, real = threading.Event(), threading.Event(), explain.explain_model
+
+    async def main():
+        explorer = explore(tiny_pair, images, store=store)
+        explorer.add_student("kd/seed0", old)
+        await asyncio.wait_for(explorer.settled(), 60)
+        copy = explorer.comparison.live.module("kd/seed0", None)
+
+        def held(model, *args, **options):
+            made = real(model, *args, **options)
+            if model is copy:
+                started.set()
+                assert go.wait(60)
+            return made
+
+        monkeypatch.setattr(explain, "explain_model", held)
+        explorer.image = images.keys[1]
+        assert await asyncio.to_thread(started.wait, 60)
+        explorer.add_student("kd/seed0", new)
+        go.set()
+        await asyncio.wait_for(explorer.settled(), 60)
+        return explorer.on_show[0]
+
+    row = asyncio.run(main())
+    fresh = explore(tiny_pair, images, store=store, image=row.key)
+    fresh.add_student("kd/seed0", new)
+    want = fresh.on_show[0]
+    assert np.allclose(row.maps["kd/seed0"].values, want.maps["kd/seed0"].values)
+    assert row.scores["kd/seed0"].value == pytest.approx(want.scores["kd/seed0"].value)
+    assert row.predictions["kd/seed0"][0].confidence == pytest.approx(want.predictions["kd/seed0"][0].confidence)
+
+
+def test_answers_about_a_student_go_when_another_takes_its_place(make_pair, tiny_pair, images, store):
+    explorer = explore(tiny_pair, images, store=store)
+    explorer.add_student("kd/seed0", make_pair(seed=3).student)
+    details = explorer._details
+    for part, ask, shown in ((3, details.flip, details._flips), (2, details.look_inside, details._inside)):
+        details.box.selected_index = part
+        ask()
+        assert (explorer.error, bool(shown.value)) == ("", True)
+        explorer.add_student("kd/seed0", make_pair(seed=4 + part).student)
+        assert shown.value == ""
+
+
+def test_a_student_with_a_number_behind_its_seed_is_switched_off_alone(make_pair, tiny_pair, images, store):
+    explorer = explore(tiny_pair, images, store=store)
+    explorer.add_student("kd/seed0", make_pair(seed=3).student)
+    explorer.add_student("kd/seed0 (2)", make_pair(seed=4).student)
+    explorer._controls.methods["kd/seed0 (2)"].value = False
+    assert explorer.students == ("student", "kd/seed0")
+    explorer._controls.seeds.set_state({"index": None})
+    assert (explorer.students, explorer.error) == (("student", "kd/seed0"), "")
+    assert explorer._controls.seeds.index is not None
+    explorer._controls.methods["kd"].value = False
+    assert explorer.students == ("student",)

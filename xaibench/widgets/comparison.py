@@ -19,7 +19,7 @@ from xaibench.figures.gallery import pixels
 from xaibench.similarity.maps import pool, with_sign
 from xaibench.similarity.metrics.table import METRICS
 from xaibench.widgets.answers import Prediction, Score, mean_defined, mean_map
-from xaibench.widgets.live import TEACHER, Live, Map, NotKnownError, Question, maps_of
+from xaibench.widgets.live import TEACHER, Live, Map, NotKnownError, Question, Version, maps_of
 from xaibench.widgets.worker import Turn
 
 __all__ = ["Comparison"]
@@ -63,7 +63,7 @@ class Comparison:
         self.added: set[str] = set()
         self._loaded: dict[tuple[str, str], list[Map]] = {}
         self._targets: dict[str, Target] = {}
-        self._likeness: dict[tuple[str, Question, str, str], Array] = {}
+        self._likeness: dict[tuple[Version, Question, str, str], Array] = {}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -120,7 +120,10 @@ class Comparison:
             of: {student: values for student, values in table.items() if student != name}
             for of, table in self.scores.items()
         }
-        self._likeness = {known: value for known, value in self._likeness.items() if known[0] != name}
+
+    def version(self, model: str) -> Version:
+        """The model of that name as it is now, see `Live.version`."""
+        return self.live.version(model) if self.live is not None else (model, 0)
 
     def add_image(self, image: torch.Tensor, key: str) -> None:
         """Look at another image (C, H, W) uint8, whose label is what the teacher predicts."""
@@ -197,7 +200,7 @@ class Comparison:
 
         Images of one's own that are not explained yet count as undefined where the others' scores are stored.
         """
-        known = (model, question, metric, sign)
+        known = (self.version(model), question, metric, sign)
         if known not in self._likeness:
             stored = self.scores.get((question.explainer, metric, "matched"), {})
             if self._is_own(question) and sign == self.sign and model in stored:

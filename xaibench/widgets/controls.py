@@ -141,7 +141,7 @@ class Controls:
         chosen = [method for method, toggle in self.methods.items() if toggle.value]
         self.seeds.value = next(
             (value for _, value in self.seeds.options if value != _CHOSEN and shown == self._named(chosen, value)),
-            _CHOSEN if len(seeds) != 1 or not chosen else self.seeds.value,
+            (self.seeds.value if len(seeds) == 1 and chosen else None) or _CHOSEN,
         )
 
     def _follow_order(self) -> None:
@@ -171,13 +171,18 @@ class Controls:
     def _choose_students(self) -> None:
         if self._explorer._following:
             return
+        if self.seeds.value is None:  # which a front end may send
+            self.follow()
+            return
+        groups = self._explorer.comparison.groups
+        of = {name: method for method, names in groups.items() for name in (*names, f"{method}/mean")}
         chosen = [method for method, toggle in self.methods.items() if toggle.value]
         seed = self.seeds.value
         if seed == _CHOSEN:
             shown = self._explorer.students
-            kept = {name for name in shown if name.rpartition("/")[0] in chosen or name in chosen}
-            new = [m for m in chosen if not any(name == m or name.rpartition("/")[0] == m for name in kept)]
-            self._explorer._choose("students", (*kept, *(self._explorer.comparison.groups[m][0] for m in new)))
+            kept = [name for name in shown if of[name] in chosen]
+            new = [method for method in chosen if method not in {of[name] for name in kept}]
+            self._explorer._choose("students", (*kept, *(groups[method][0] for method in new)))
         else:
             self._explorer._choose("students", tuple(self._named(chosen, seed)))
 

@@ -72,8 +72,9 @@ class Details:
 
     def renew(self) -> None:
         """What is on show has changed, or another part was opened."""
-        shown = self._explorer.shown
-        asked = [(row.key, row.asked, shown.explainer, shown.students) for row in self._explorer.on_show[:1]]
+        shown, known = self._explorer.shown, self._explorer.comparison
+        members = [known.version(member) for name in shown.students for member in known.members(name)]
+        asked = [(row.key, row.asked, shown.explainer, shown.students, members) for row in self._explorer.on_show[:1]]
         if self.box.selected_index != 2 or asked != self._asked:
             self._inside.value = ""
         if self.box.selected_index != 3 or asked != self._asked:
@@ -156,7 +157,7 @@ class Details:
         )
 
     def _confidence(self, whose: str, turn: Turn | None = None) -> dict[str, float]:
-        known, names = self._explorer.comparison, self._explorer.students
+        known, names = self._explorer.comparison, self._explorer.shown.students
         models = [TEACHER] if whose == _CONFIDENCE else [one for name in names for one in known.members(name)]
         values = [[p.confidence for p in known.predictions(model, turn)] for model in models]
         return dict(zip(known.keys, torch.tensor(values).mean(dim=0).tolist()))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from xaibench.attribution.result import Attribution
     from xaibench.widgets.worker import Turn
 
-__all__ = ["TEACHER", "Live", "Map", "NotKnownError", "Question", "maps_of"]
+__all__ = ["TEACHER", "Live", "Map", "NotKnownError", "Question", "Version", "maps_of"]
 
 Array = npt.NDArray[np.float32]
 
@@ -65,6 +65,10 @@ class Map:
     trouble: str = ""
 
 
+Version = tuple[str, int]
+"""A model's name, and how often another one has taken its place."""
+
+
 def maps_of(attribution: Attribution) -> list[Map]:
     """The maps of an explanation, one an image."""
     flagged = set(attribution.validity.flagged)
@@ -95,9 +99,10 @@ class Live:
     ) -> None:
         self.images, self.preprocessing, self.store = images, preprocessing, store
         self._loaders = dict(models)
-        self._modules: dict[str, nn.Module] = {}
-        self._logits: dict[tuple[str, int], Tensor] = {}
-        self._maps: OrderedDict[tuple[str, Question, int], Map] = OrderedDict()
+        self._versions: dict[str, int] = {}
+        self._modules: dict[Version, nn.Module] = {}
+        self._logits: dict[tuple[Version, int], Tensor] = {}
+        self._maps: OrderedDict[tuple[Version, Question, int], Map] = OrderedDict()
         self._lock = threading.Lock()  # a panel looks up while its worker computes
 
     @property
@@ -108,25 +113,34 @@ class Live:
     @property
     def loaded(self) -> tuple[str, ...]:
         """Names of the models that were needed so far."""
-        return tuple(self._modules)
+        return tuple(name for name, _ in self._modules)
+
+    def version(self, name: str) -> Version:
+        """The model of that name as it is now: what is known of it is known of this version alone."""
+        return name, self._versions.get(name, 0)
 
     def add(self, name: str, model: nn.Module) -> None:
-        """Another student, in place of one of that name."""
-        self._loaders[name] = model
-        self._modules.pop(name, None)
-        for known in [key for key in self._maps if key[0] == name]:
-            del self._maps[known]
-        self._logits = {key: value for key, value in self._logits.items() if key[0] != name}
+        """Another student, in place of one of that name, which a worker may be asking now."""
+        with self._lock:
+            old = self.version(name)
+            self._loaders[name] = model
+            self._versions[name] = old[1] + 1
+            self._modules.pop(old, None)
+            for known in [key for key in self._maps if key[0] == old]:
+                del self._maps[known]
+            for row in [key for key in self._logits if key[0] == old]:
+                del self._logits[row]
 
     def module(self, name: str, turn: Turn | None) -> nn.Module:
         """The model of that name, loaded."""
-        if name not in self._modules:
-            given = self._loaders[name]
+        with self._lock:
+            version, given = self.version(name), self._loaders[name]
+        if version not in self._modules:
             if not isinstance(given, nn.Module):
                 _needs(turn)
                 given = given()
-            self._modules[name] = given
-        return self._modules[name]
+            self._modules[version] = given
+        return self._modules[version]
 
     def inputs(self, places: Sequence[int]) -> Tensor:
         """Normalised images (n, C, H, W)."""
@@ -136,12 +150,15 @@ class Live:
         """A model's logits (n, K) for the images at `places`."""
         from xaibench.models.predict import predict_logits
 
-        places = list(places)
-        missing = [place for place in places if (name, place) not in self._logits]
+        places, version = list(places), self.version(name)
+        known = {place: row for place in places if (row := self._logits.get((version, place))) is not None}
+        missing = [place for place in places if place not in known]
         if missing:
             found = predict_logits(self.module(name, _needs(turn)), self.images.take(missing), self.preprocessing)
-            self._logits |= {(name, place): row for place, row in zip(missing, found)}
-        return torch.stack([self._logits[name, place] for place in places])
+            known |= dict(zip(missing, found))
+            with self._lock:
+                self._logits |= {(version, place): known[place] for place in missing}
+        return torch.stack([known[place] for place in places])
 
     def target(self, question: Question, places: Sequence[int], turn: Turn | None) -> Target:
         """What a question asks about the images at `places`."""
@@ -164,30 +181,39 @@ class Live:
 
         target  what is asked, where it does not follow from the question
         """
-        missing = [place for place in places if (name, question, place) not in self._maps]
+        version = self.version(name)
+        with self._lock:
+            known = {p: self._maps[version, question, p] for p in places if (version, question, p) in self._maps}
+        missing = [place for place in places if place not in known]
         if question.contrast and not question.label:
             why = f"undefined: '{question.contrast}' cannot be held against itself"
             own = [p for p in missing if int(self.images.labels[p]) == self._index(question.contrast)]
-            self._maps |= {(name, question, place): self._nothing(why) for place in own}
+            known |= {place: self._nothing(why) for place in own}
             missing = [place for place in missing if place not in own]
         for start in range(0, len(missing), _BATCH):
             part = missing[start : start + _BATCH]
             note = f"{explainer_label(question.explainer)} of {method_label(name)}"
             _needs(turn).report(start / len(missing), note)
             chosen = None if target is None else target.take([list(places).index(place) for place in part])
-            for place, made in zip(part, self._explained(name, question, part, turn, chosen)):
-                self._maps[name, question, place] = made
+            made = dict(zip(part, self._explained(name, question, part, turn, chosen)))
+            known |= made
+            self._keep(version, question, made)
+        self._keep(version, question, known)
+        return [known[place] for place in places]
+
+    def _keep(self, version: Version, question: Question, maps: Mapping[int, Map]) -> None:
+        """Remember maps as the latest."""
         with self._lock:
-            found = [self._maps[name, question, place] for place in places]
-            for place in places:
-                self._maps.move_to_end((name, question, place))
+            for place, one in maps.items():
+                self._maps[version, question, place] = one
+                self._maps.move_to_end((version, question, place))
             while len(self._maps) > self.most:
                 self._maps.popitem(last=False)
-        return found
 
     def all_known(self, name: str, question: Question) -> bool:
         """Whether the maps of all images are there."""
-        return all((name, question, place) in self._maps for place in range(len(self.images)))
+        version = self.version(name)
+        return all((version, question, place) in self._maps for place in range(len(self.images)))
 
     @cached_property
     def most(self) -> int:
