@@ -18,6 +18,7 @@ from xaibench.distillation.methods import DKD, KD, Method, SubDistill, Untrained
 from xaibench.distillation.recipe import Recipe
 from xaibench.distillation.teacher_cache import CachedTeacher, LiveTeacher, teacher_source
 from xaibench.distillation.trainer import StudentInput
+from xaibench.errors import ConfigError
 from xaibench.models.memory_format import memory_format
 from xaibench.models.pair import ModelPair
 
@@ -112,6 +113,14 @@ def test_logits_that_were_kept_serve_another_criterion(
         x = inputs(indices, view)
         assert torch.equal(first(x, indices, view)["logits"], second(x, indices, view)["logits"])
         assert torch.equal(first(x, indices, view)["logits"], memory["views"][48 * view + indices])
+
+
+@pytest.mark.parametrize("kept", [None, torch.zeros(3, 4)], ids=["none", "shape"])
+def test_what_is_no_kept_logits_is_refused(
+    tiny_pair: ModelPair, tiny_task: Task, tiny_recipe: Recipe, tiny_fabric: Fabric, kept: Tensor
+) -> None:
+    with pytest.raises(ConfigError, match=r"remember gave .* where 24 x 3 logits were asked for: give"):
+        distill(tiny_pair, tiny_task, KD(), tiny_recipe, fabric=tiny_fabric, remember=lambda what, compute: kept)
 
 
 def test_a_criterion_that_reads_layers_asks_for_itself(live: LiveTeacher, inputs: StudentInput) -> None:

@@ -31,6 +31,7 @@ from xaibench.distillation.teacher_cache import (
     LiveTeacher,
     Remember,
     compute_afresh,
+    recall,
     teacher_source,
     warn_of_chance,
 )
@@ -160,7 +161,9 @@ def distill(
 
         own = {"teacher": hashes["teacher"], "preprocessing": repr(pair.preprocessing)}
         own |= {"precision": fabric.strategy.precision.precision, "device": device.type}
-        teacher_validation = remember(_text(own | {"images": hashes["validation"]}), predict)
+        classes = len(pair.classes)
+        known = _text(own | {"images": hashes["validation"]})
+        teacher_validation = recall(remember, known, (len(task.validation), classes), predict)
         source: CachedTeacher | LiveTeacher | None = None
         if criterion.needs_teacher:
             if prepared.teacher is pair.teacher:
@@ -169,13 +172,14 @@ def distill(
             form = memory_format(quick)
             live = LiveTeacher(form(quick), criterion, fabric.autocast, form)
             kept = remember if prepared.teacher is pair.teacher else compute_afresh
+            known = _text(own | {"images": hashes["train"]} | inputs.description)
             source = teacher_source(
                 live,
                 inputs,
                 len(train),
                 recipe.cached_views,
                 budget=int(recipe.cache_gb * 1e9),
-                remember=partial(kept, _text(own | {"images": hashes["train"]} | inputs.description)),
+                remember=partial(recall, kept, known, (recipe.cached_views * len(train), classes)),
             )
         result = fit(
             work.student,

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.distillation.criterion import Criterion
+from xaibench.errors import ConfigError
 from xaibench.models.layer_outputs import Outputs, forward_with_layers
 from xaibench.models.memory_format import MemoryFormat
 from xaibench.progress import progress
 
-__all__ = ["CachedTeacher", "LiveTeacher", "Remember", "compute_afresh", "teacher_source", "warn_of_chance"]
+__all__ = ["CachedTeacher", "LiveTeacher", "Remember", "compute_afresh", "recall", "teacher_source", "warn_of_chance"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +27,18 @@ Remember = Callable[[str, Callable[[], Tensor]], Tensor]
 def compute_afresh(what: str, compute: Callable[[], Tensor]) -> Tensor:
     """The `Remember` that keeps nothing."""
     return compute()
+
+
+def recall(remember: Remember, what: str, shape: tuple[int, int], compute: Callable[[], Tensor]) -> Tensor:
+    """The logits of `shape` (N, K) that `remember` gives. Raises ConfigError for anything else."""
+    logits = remember(what, compute)
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != shape:
+        given = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"{logits!r:.40}"
+        raise ConfigError(
+            f"remember gave {given} where {shape[0]} x {shape[1]} logits were asked for: give what was kept "
+            "under this text, or what compute() returns"
+        )
+    return logits
 
 
 @dataclass(frozen=True, eq=False)
