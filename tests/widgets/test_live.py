@@ -549,3 +549,37 @@ def test_a_student_with_a_number_behind_its_seed_is_switched_off_alone(make_pair
     assert explorer._controls.seeds.index is not None
     explorer._controls.methods["kd"].value = False
     assert explorer.students == ("student",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"label": "top", "contrast": "top"}, "'top' cannot be held against itself"),
+        ({"sort": "least alike", "metric": "ssim"}, "not all images are explained yet"),
+    ],
+)
+def test_of_changes_that_fail_together_the_error_stays(tiny_pair, images, store, changes, says):
+    explorer = explore(tiny_pair, images, store=store)
+    before = {name: getattr(explorer, name) for name in changes}
+    with explorer.hold_trait_notifications():
+        for name, value in changes.items():
+            setattr(explorer, name, value)
+    assert says in explorer.error
+    assert {name: getattr(explorer, name) for name in changes} == before
+    explorer.metric = "pearson"
+    assert explorer.error == ""
+
+
+def test_a_student_that_cannot_be_asked_is_not_shown_and_says_so(tiny_pair, images, store):
+    class Broken(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            raise RuntimeError("broken")
+
+    explorer = explore(tiny_pair, images, store=store)
+    explorer.add_student("bad", Broken())
+    assert "broken" in explorer.error
+    assert explorer.students == ("student",)

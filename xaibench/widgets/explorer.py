@@ -83,7 +83,7 @@ class Explorer(ExplorerTraits):
             *self._controls.below,
             self._details.box,
         )
-        self.observe(self._ask, ASKED)
+        self.observe(self._changed, ASKED)
         self.observe(self._redraw, DRAWN)
         self._settling = False
         self._ask(Bunch(name="image" if "image" in options else "sort"))  # opens with the first of the order
@@ -137,8 +137,10 @@ class Explorer(ExplorerTraits):
         """Show another student beside the others, or in place of the one of that name; a copy is kept."""
         self.comparison.add_student(name, private_copy(student).eval())
         self._controls.renew()
-        self.students = self.students if name in self.students else (*self.students, name)
-        self._ask()
+        if name in self.students:
+            self._ask()
+        else:
+            self.students = (*self.students, name)
 
     def add_image(self, image: torch.Tensor, name: str) -> None:
         """Look at an image of one's own: (C, H, W) uint8 of the size of the others. It is labelled by the teacher."""
@@ -172,6 +174,9 @@ class Explorer(ExplorerTraits):
 
     def _asked(self) -> Asked:
         return Asked(**{name: getattr(self, name) for name in ASKED})
+
+    def _is_on_show(self) -> bool:
+        return self._scene is not None and self._asked() == self._scene.asked
 
     def _ask(self, change: Any = None) -> None:
         """Compute what the traits ask for, and show it when all of it is there."""

@@ -106,6 +106,19 @@ class Panel(widgets.VBox):
     def _follow(self) -> None:
         """Set the controls to what the traits say."""
 
+    def _ask(self, change: Any = None) -> None:
+        """Compute what the traits ask for, and show it when all of it is there."""
+
+    def _is_on_show(self) -> bool:
+        """Whether the traits ask for what is on show."""
+        return False
+
+    def _changed(self, change: Any) -> None:
+        """Ask for what a changed trait says. Of several that were set at once and went back together, as what they
+        asked for failed, the others ask for nothing more: the error stays."""
+        if not self.error or self.worker.busy or not self._is_on_show():
+            self._ask(change)
+
     def _return_to(self, traits: Mapping[str, Any]) -> None:
         """Set traits to what is on show, which asks for nothing while `_settling`, and the controls with them."""
         before, self._settling = self._settling, True

@@ -75,7 +75,7 @@ class RunPanel(RunTraits):
         super().__init__(**{**first, **traits})
         self.add_class("xaibench-run")
         self._build()
-        self.observe(self._ask, list(ASKED))
+        self.observe(self._changed, list(ASKED))
         self._settling = False
         self._ask()
 
@@ -195,6 +195,9 @@ class RunPanel(RunTraits):
 
     def _asked(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ASKED}
+
+    def _is_on_show(self) -> bool:
+        return self._on_show is not None and self._asked() == self._on_show.asked
 
     def _ask(self, change: Any = None) -> None:
         """Compute what the traits ask for, and show it when all of it is there."""

@@ -84,7 +84,7 @@ class SubspacePanel(Panel):
         self.add_class("xaibench-subspaces")
         self._build()
         self.observe(self._move, "layer")
-        self.observe(self._ask, list(_TRAITS))
+        self.observe(self._changed, list(_TRAITS))
         self._settling = False
         self._ask()
 
@@ -175,12 +175,18 @@ class SubspacePanel(Panel):
         super()._failed(error)
         self._return_to(self._on_show)
 
+    def _asked(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _TRAITS}
+
+    def _is_on_show(self) -> bool:
+        return self._asked() == self._on_show
+
     def _ask(self, _change: Any = None) -> None:
         if self._settling:
             return
         self._follow()
         self._view.ended.clear()
-        asked = {name: getattr(self, name) for name in _TRAITS}
+        asked = self._asked()
         self._work(
             lambda turn: self._view.scene(asked["layer"], asked["basis"], asked["bases"], asked["direction"] - 1, turn),
             lambda scene: self._show(asked, scene),
