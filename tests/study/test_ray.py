@@ -150,3 +150,10 @@ def test_without_ray_it_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'xaibench\[ray\]'"):
         RayCluster(tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"gpus": 64}, {"cpus": 4096}, {"gpus": 64, "workers": 2}])
+def test_a_task_that_no_machine_can_serve_is_refused(ray, options, tmp_path):
+    with pytest.raises(ConfigError, match=r"no machine of the cluster has .* GPUs for a task: give fewer"):
+        RayCluster(tmp_path, **options)
+    assert not list(tmp_path.glob("ray-*"))

@@ -61,6 +61,13 @@ class RayCluster:
         self._ours = not self._ray.is_initialized()
         if self._ours:
             _connect(self._ray, address, workers or max(1, int((os.cpu_count() or 1) // cpus)), cpus)
+        if not self._places() and (address is None or workers is None):  # a cluster that grows is waited for
+            if self._ours:
+                self._ray.shutdown()
+            raise ConfigError(
+                f"no machine of the cluster has {cpus:g} CPUs and {gpus:g} GPUs for a task: give fewer, or join a "
+                "cluster that has them (address)"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob("ray-*"):
             left.unlink()
@@ -100,8 +107,9 @@ class RayCluster:
 
     def _count(self) -> int:
         """Tasks that the cluster has place for."""
-        if self._workers is not None:
-            return self._workers
+        return self._places() if self._workers is None else self._workers
+
+    def _places(self) -> int:
         alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         return sum(
             int(min(has.get("CPU", 0) / self._cpus, has.get("GPU", 0) / self._gpus if self._gpus else float("inf")))
