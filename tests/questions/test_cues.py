@@ -260,7 +260,9 @@ def test_the_folder_holds_the_study_beside_the_run(folder, contents):
     files |= {"manifest.json", "cues.csv", "cues-scores.csv", "cues.json"}
     found = set(contents(folder))
     maps = {name for name in found if re.fullmatch(r"attributions/[0-9a-f]{40}\.safetensors", name)}
-    assert found - maps == files
+    asked = {name for name in found if re.fullmatch(r"(contamination-1\.0/)?teacher/[0-9a-f]{40}\.safetensors", name)}
+    assert len(asked) == 2 * 2  # logits of validation images and of KD's views, with each share of marked images
+    assert found - maps - asked == files
     assert len(maps) == 5
     about = json.loads((folder / "cues.json").read_text())
     want = {"cue": "square:size=4,corner=top-left,margin=1", "class": "low"}

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from xaibench.attribution.store.store import AttributionStore
-from xaibench.run import explaining
+from xaibench.run import explaining, training
 from xaibench.run.folder import TEACHER, UNTRAINED, Run
 from xaibench.run.pipeline import create_run
 from xaibench.run.siblings import siblings
-from xaibench.run.training import shared_logits, shared_moments
+from xaibench.run.training import shared_logits
 from xaibench.study import work
 from xaibench.study.tasks import Task
 
@@ -72,7 +72,7 @@ def test_the_teachers_logits_in_training_are_computed_once_a_study(tiny_study, t
     assert torch.equal(first("views of seed 0", lambda: logits), logits)
     assert torch.equal(second("views of seed 0", refuse), logits)
     assert torch.equal(first("views of seed 1", lambda: logits + 1), logits + 1)
-    (kept,) = (path for path in run.store.folder.iterdir() if b"xaibench-tensor" in path.read_bytes())
+    (kept,) = (path for path in run.teacher_store.folder.iterdir() if b"xaibench-tensor" in path.read_bytes())
     kept.write_bytes(b"damaged")
     assert torch.equal(second("views of seed 0", lambda: logits + 2), logits + 2), "a damaged file is computed again"
 
@@ -89,14 +89,22 @@ def test_students_of_a_study_do_not_ask_the_teacher_twice(tiny_study, tmp_path, 
     assert kept == [(2 * images, 4)], "the validation images are known from the other run"
 
 
-def test_moments_are_lent_only_between_runs_of_the_same_pixels_and_precision(tiny_study, tmp_path):
-    folder = shutil.copytree(tiny_study.folder, tmp_path / "study")
-    config, asked = tiny_study.runs["tops"].config, {}
-    for name, change in (("same", "seeds=[7]"), ("precision", "train.precision=32-true")):
-        run, assets = create_run(config.override([change]), folder / "runs" / name)
-        shared_moments(run, assets)
-        source = json.loads((run.folder / "files.json").read_text())["subspace.safetensors"]
-        asked[name] = source
-    lender = json.loads((folder / "runs" / "tops" / "files.json").read_text())["subspace.safetensors"]
-    assert asked["same"] == lender
-    assert asked["precision"] != lender
+@pytest.mark.parametrize(
+    ("change", "lent"),
+    [("seeds=[7]", True), ("train.precision=32-true", False), ("teacher.mean=[0.5]", False)],
+)
+def test_moments_are_lent_between_runs_of_the_same_pixels_and_precision(
+    tiny_study, tmp_path, monkeypatch, change, lent
+):
+    folder, measured = shutil.copytree(tiny_study.folder, tmp_path / "study"), []
+    measure = training.measure_moments
+    monkeypatch.setattr(training, "measure_moments", lambda *args: measured.append(args) or measure(*args))
+    config = tiny_study.runs["tops"].config
+    run, assets = create_run(config.override([change] if "mean" not in change else []), folder / "runs" / "other")
+    if "mean" in change:  # of a state dict from elsewhere; the manifest says what pixels become
+        manifest = json.loads((run.folder / "manifest.json").read_text())
+        manifest["preprocessing"]["mean"] = [0.5]
+        (run.folder / "manifest.json").write_text(json.dumps(manifest))
+    measured.clear()  # of the check that methods fit
+    training.shared_moments(run, assets)
+    assert bool(measured) == (not lent)

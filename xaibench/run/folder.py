@@ -8,8 +8,8 @@ students/METHOD/seedN/            student.safetensors, history.csv, job.json (re
                                   influence.{csv,pdf,png} where training images were weighted;
                                   failed.json instead, in a study, where there is none and why
 logits.safetensors                every model's logits of the whole test set, and its labels, see `outputs`
-attributions/KEY.safetensors      relevance, areas of flipping, the teacher's logits in training: each under the key of
-                                  all it depends on (`store.keys`)
+attributions/KEY.safetensors      relevance and areas of flipping, under the key of all they depend on (`store.keys`)
+teacher/KEY.safetensors           the teacher's logits in trainings, under the same kind of key
 explanations.json                 explainer -> model -> key of its maps, or why there are none
 predictions.csv  validity.csv  faithfulness.csv  cost.csv  scores.csv  summary.csv  table.csv  table.tex
 gallery.{pdf,png}  league.{pdf,png}  similarity.{pdf,png}  scores.{pdf,png}  history.{pdf,png}  report.html
@@ -132,8 +132,16 @@ class Run:
     @property
     def store(self) -> AttributionStore:
         """Where the run's maps lie."""
-        lenders = partial(siblings, self.folder, "attributions")
-        return AttributionStore(self.folder / "attributions", max_bytes=2**62, lenders=lenders)
+        return self._store("attributions")
+
+    @property
+    def teacher_store(self) -> AttributionStore:
+        """Where the teacher's logits in trainings lie."""
+        return self._store("teacher")
+
+    def _store(self, part: str) -> AttributionStore:
+        lenders = partial(siblings, self.folder, part)
+        return AttributionStore(self.folder / part, max_bytes=2**62, lenders=lenders)
 
     @cached_property
     def images(self) -> ImageSet:

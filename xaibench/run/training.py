@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -31,7 +32,7 @@ from xaibench.run.folder import Run
 from xaibench.run.inputs import Assets, assets_of
 from xaibench.run.job import Job, StudentFolder
 from xaibench.run.ledger import Ledger, digest
-from xaibench.run.manifest import asset_hashes, library_versions
+from xaibench.run.manifest import asset_hashes, library_versions, read_manifest
 from xaibench.run.siblings import siblings
 from xaibench.similarity.metrics.table import pool
 from xaibench.subspace.moments import LayerMoments, load_moments, save_moments
@@ -147,8 +148,7 @@ def check_trainable(config: RunConfig, assets: Assets) -> bool:
 def shared_moments(run: Run, assets: Assets, fabric: Fabric | None = None) -> Mapping[str, LayerMoments]:
     """The moments of the teacher's layers on the training images: those in the run's folder, or measured and kept."""
     name, hashes = "subspace.safetensors", asset_hashes(assets)
-    layers, pixels = list(map(str, assets.pair.layers)), repr(assets.pair.preprocessing)
-    source = digest(hashes["teacher"], hashes["train"], layers, pixels, run.config.train.precision)
+    source = digest(hashes["teacher"], hashes["train"], list(map(str, assets.pair.layers)))
     try:
         return load_moments(run.ledger.require(name, "distill", source))
     except (CheckpointError, RunFolderError) as error:
@@ -164,8 +164,8 @@ def shared_moments(run: Run, assets: Assets, fabric: Fabric | None = None) -> Ma
 
 
 def shared_logits(run: Run, assets: Assets, fabric: Fabric) -> Remember:
-    """Keeps the teacher's logits of training and validation images in the run's store, which lends them to others."""
-    teacher, store = model_key(assets.pair.teacher, device=fabric.device), run.store
+    """Keeps the teacher's logits of training and validation images in the run's folder, which lends them to others."""
+    teacher, store = model_key(assets.pair.teacher, device=fabric.device), run.teacher_store
 
     def remember(what: str, compute: Callable[[], Tensor]) -> Tensor:
         key = None if teacher is None else training_logits_key(teacher, what)
@@ -180,11 +180,17 @@ def shared_logits(run: Run, assets: Assets, fabric: Fabric) -> Remember:
 
 
 def _lent_moments(run: Run, name: str, source: str) -> dict[str, LayerMoments] | None:
-    """Those that another run of the study has measured on the same images."""
+    """Those that another run of the study has measured on the same images, prepared alike, in the same precision."""
     for folder in siblings(run.folder):
         with contextlib.suppress(CheckpointError, RunFolderError):
-            return load_moments(Ledger(folder).require(name, "distill", source))
+            if _measured_alike(read_manifest(folder), run.manifest):
+                return load_moments(Ledger(folder).require(name, "distill", source))
     return None
+
+
+def _measured_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    asked = [(manifest["preprocessing"], manifest["config"]["train"]["precision"]) for manifest in (one, other)]
+    return asked[0] == asked[1]
 
 
 def _influence_figure(table: pd.DataFrame, train: ImageSet, name: str) -> Figure:
