@@ -7,7 +7,29 @@ from itertools import product
 import pandas as pd
 import pytest
 
-from benchmarks.factor_effects import QUANTITIES, effects
+from benchmarks.factor_effects import QUANTITIES, complete, effects
+
+
+def grid() -> pd.DataFrame:
+    cells = product(("a", "b"), (1, 2), ("mean", "bn"), (1, 2, 3))
+    return pd.DataFrame(cells, columns=["init", "images", "method", "seed"])
+
+
+def test_a_seed_that_lacks_a_student_is_left_out_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    left = complete(grid().drop(index=4), ["init", "images"])  # bn of seed 2 in one cell
+    assert left["seed"].unique().tolist() == [1, 3]
+    assert len(left) == 16
+    assert "seeds 2" in capsys.readouterr().out
+    assert len(complete(grid(), ["init", "images"])) == 24
+
+
+@pytest.mark.parametrize(
+    ("factors", "says"),
+    [(["inti"], "no factor 'inti'"), (["seed"], "'seed' has 3 levels"), (["init"], "24 students are not one for each")],
+)
+def test_what_is_no_grid_of_two_levels_is_refused(factors: list[str], says: str) -> None:
+    with pytest.raises(SystemExit, match=says):
+        complete(grid(), factors)
 
 
 def test_effects_are_those_that_were_put_in() -> None:

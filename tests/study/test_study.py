@@ -6,17 +6,20 @@ import subprocess
 import sys
 import time
 from concurrent.futures import wait
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
 
-from xaibench.errors import RunFolderError
+from xaibench.errors import DataError, RunFolderError
+from xaibench.study import work
 from xaibench.study.config import StudyConfig
 from xaibench.study.engines import Processes, Serial, _own_gpu
 from xaibench.study.folder import open_study
 from xaibench.study.page import _transfer
+from xaibench.study.results import write_results
 from xaibench.study.run_study import run_study, tasks_left
 from xaibench.study.tasks import Task
 
@@ -88,6 +91,37 @@ def test_a_student_that_cannot_be_made_is_on_record_and_the_rest_goes_on(copied)
     assert again.finished
     assert not again.failures
     assert len(run.students) == 4
+
+
+def test_a_run_that_could_not_be_prepared_is_not_finished_either(copied, monkeypatch):
+    run = copied.runs["tops"]
+    run.student_folder(next(iter(run.students))).fail("no memory", "where")
+    page = (run.folder / "report.html").read_bytes()
+
+    def gone(*_, **__):
+        raise DataError("the images are gone")
+
+    monkeypatch.setattr(work, "create_run", gone)
+    study = run_study(copied.config, copied.folder, engine=Serial)
+    assert study.failures["prepare tops"] == "the images are gone"
+    assert not [name for name in study.failures if name.startswith("finish")]
+    assert (run.folder / "report.html").read_bytes() == page
+
+
+def test_what_a_study_is_for_may_be_said_anew(copied, contents):
+    again = replace(copied.config, about="Another sentence. And more.")
+    before = contents(copied.folder / "runs")
+    run_study(again, copied.folder, engine=Serial)
+    assert open_study(copied.folder).config.about == "Another sentence. And more."
+    assert "<h1>Another sentence</h1>" in (copied.folder / "report.html").read_text()
+    assert contents(copied.folder / "runs") == before
+
+
+def test_the_page_counts_the_students_that_are_there(copied):
+    (copied.runs["tops"].folder / "report.html").unlink()
+    assert list(copied.finished_runs) == ["footwear"]
+    write_results(copied)
+    assert "4 of 8 students in 1 of 2 runs" in (copied.folder / "report.html").read_text()
 
 
 def test_a_student_that_could_not_be_explained_is_tried_again(copied):

@@ -72,8 +72,11 @@ def test_a_claim_is_known_by_the_shortest_text_of_its_method():
 
 @given(st.lists(st.text("ab/ :.-", min_size=1, max_size=80), min_size=1, max_size=6, unique=True))
 def test_every_run_has_a_folder_of_its_own(names):
-    pairs = [{"name": name, "data.fraction": 0.5} for name in names]
-    folders = [one.name.lower() for one in StudyConfig.from_dict({"vary": {"pair": pairs}}).conditions]
+    pairs = [{"name": name, "data.seed": seed} for seed, name in enumerate(names)]
+    conditions = StudyConfig.from_dict({"vary": {"pair": pairs}}).conditions
+    folders = [one.name.lower() for one in conditions]
+    back = StudyConfig.from_dict({"vary": {"pair": pairs[::-1]}}).conditions
+    assert [one.name for one in back[::-1]] == [one.name for one in conditions]  # whatever their order
     assert len(set(folders)) == len(names)
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") and name[0].isalnum() for name in folders)
 
@@ -84,6 +87,10 @@ def test_every_run_has_a_folder_of_its_own(names):
         ({"vary": {"data.subtsk": ["tops"]}}, UnknownNameError, "did you mean 'subtask'"),
         ({"vary": {"dta.subtask": ["tops"]}}, UnknownNameError, "did you mean 'data'"),
         ({"methds": ["kd"]}, UnknownNameError, "did you mean 'methods'"),
+        ({"clam": "kd"}, UnknownNameError, "unknown key 'clam': did you mean 'claim'"),
+        ({"smal": {}}, UnknownNameError, "did you mean 'small'"),
+        ({"vary": {"train.lr": [1, 1.0]}}, ConfigError, "lr=1.0 is the same run as lr=1: keep one"),
+        ({"vary": {"similarity.metrics": [["cosine"]]}}, ConfigError, "every run has all similarity.metrics"),
         ({"vary": {"methods": [["kd"]]}}, ConfigError, "every run has all methods"),
         ({"vary": {"data.fraction": []}}, ConfigError, "must be a list of the values"),
         ({"vary": {"data.fraction": 0.5}}, ConfigError, "must be a list of the values"),
@@ -118,6 +125,25 @@ def test_what_is_wrong_is_said_in_one_line(raw, error, says):
         StudyConfig.from_dict(raw)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_small_scale_has_keys_of_a_study():
+    with pytest.raises(UnknownNameError, match=r"unknown key 'small\.sedes': did you mean 'small\.seeds'"):
+        StudyConfig.from_dict({"small": {"sedes": [1]}}, scale="small")
+    with pytest.raises(ConfigError, match=r"small\.seeds cannot be set: add --scale small and set seeds itself"):
+        StudyConfig.from_dict({"small": {"seeds": [1]}}, assignments=["small.seeds=[2]"])
+    with pytest.raises(UnknownNameError, match="unknown key 'clam': did you mean 'claim'"):
+        StudyConfig.from_dict({}, assignments=["clam=kd"])
+
+
+def test_a_column_of_a_table_is_no_axis():
+    config = StudyConfig.from_dict({"vary": {"explain.images": [10, 20]}})
+    assert config.axes == (("explain.images", ("10", "20")),)
+
+
+def test_subtasks_are_counted():
+    assert StudyConfig.from_dict(GRID).subtasks == 2
+    assert StudyConfig.from_dict({"vary": {"data.fraction": [0.5, 1]}}).subtasks == 1
 
 
 def test_scales_are_known_by_name():

@@ -6,7 +6,17 @@ from scipy import stats
 from xaibench.run.outputs import load_outputs
 from xaibench.study import tables
 from xaibench.study.config import StudyConfig
-from xaibench.study.tables import _means, difference_table, groups, method_means, power_notes, rank_table, student_table
+from xaibench.study.results import _caption
+from xaibench.study.tables import (
+    _means,
+    difference_table,
+    groups,
+    method_means,
+    power_notes,
+    quantities,
+    rank_table,
+    student_table,
+)
 
 METHODS = ("a", "b", "c")
 
@@ -83,6 +93,38 @@ def test_a_subtask_that_is_left_of_several_is_no_ground_for_a_test():
     assert not left["significant"].any()
 
 
+def test_one_finished_subtask_of_several_is_no_ground_for_a_test_over_seeds():
+    table = students(subtasks=1, seeds=10)
+    assert difference_table(table, "a")["significant"].all()
+    of_several = difference_table(table, "a", subtasks=8)
+    assert (of_several["unit"] == "subtasks").all()
+    assert (of_several["n"] == 1).all()
+    assert not of_several["significant"].any()
+    means = [method_means(table, subtasks=8), rank_table(table, subtasks=8)]
+    assert all((one["speaks_for"] == "this subtask").all() for one in means)
+    assert all(one["accuracy low"].isna().all() for one in means)
+
+
+def test_the_caption_says_where_a_subtask_has_fewer_seeds():
+    table = students(subtasks=3, seeds=3)
+    assert "Means over 3 subtasks of 3 seeds each." in _caption(method_means(table), "", 3)
+    fewer = table[(table["run"] != "r1") | (table["seed"] != 2)]
+    assert "Means over 3 subtasks of up to 3 seeds each." in _caption(method_means(fewer), "", 3)
+
+
+def test_a_group_has_the_columns_of_explainers_that_were_asked_for():
+    pairs = [{"name": "cnn", "explain.explainers": ["lrp", "ig"]}, {"name": "vit", "explain.explainers": ["ig"]}]
+    config = StudyConfig.from_dict({"vary": {"pair": pairs}})
+    parts = []
+    for condition in config.conditions:
+        own = students(1).drop(columns=["lrp cosine", "lrp lift"]).assign(run=condition.name, **dict(condition.levels))
+        scores = {f"{explainer} cosine": own["accuracy"] / 2 for explainer in condition.config.explain.explainers}
+        parts.append(own.assign(**scores))
+    found = dict(groups(config, pd.concat(parts)))
+    assert quantities(found["pair cnn"]) == ["accuracy", "lrp cosine", "ig cosine"]
+    assert quantities(found["pair vit"]) == ["accuracy", "ig cosine"]
+
+
 def test_methods_are_averaged_and_ranked_where_all_of_them_have_students():
     table = students()
     hardest = table.groupby("run")["accuracy"].mean().idxmin()
@@ -115,7 +157,12 @@ def test_ranks_are_those_of_methods_within_subtask_and_seed():
 
 def test_groups_are_the_points_of_the_grid_without_its_subtasks():
     config = StudyConfig.from_dict({"vary": {"data.subtask": ["tops", "footwear"], "data.fraction": [0.5, 1]}})
-    table = pd.concat([students(2).assign(fraction=fraction) for fraction in ("0.5", "1")])
+    parts = []
+    for fraction in ("0.5", "1"):
+        runs = {"r0": f"tops_fraction{fraction}", "r1": f"footwear_fraction{fraction}"}
+        parts.append(students(2).assign(fraction=fraction).replace({"run": runs}))
+    table = pd.concat(parts)
+    assert set(table["run"]) == {one.name for one in config.conditions}
     assert [name for name, _ in groups(config, table)] == ["fraction 0.5", "fraction 1"]
     assert [len(rows) for _, rows in groups(config, table)] == [len(table) / 2] * 2
 

@@ -14,9 +14,18 @@ from xaibench.errors import DataError
 from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.similarity.intervals import speaks_for
 
-__all__ = ["faithfulness_lines", "headline", "rests_on", "whom"]
+__all__ = ["counted", "faithfulness_lines", "headline", "rests_on", "whom"]
 
 _NAMED = 6  # models whose faithfulness is said one by one
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "seed"), counted(3, "seed")
+    ('1 seed', '3 seeds')
+    """
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def headline(summary: pd.DataFrame, *, explainer: str | None = None, metric: str = "cosine") -> str:
@@ -101,7 +110,7 @@ def rests_on(summary: pd.DataFrame) -> str:
         seeds = part.groupby("method", sort=False)["seeds"].max()
         usual = int(seeds.max())
         fewer = ", ".join(f"{method_label(str(method))} {count}" for method, count in seeds.items() if count < usual)
-        students = f"{usual} seed{'s' * (usual > 1)}{f' ({fewer})' * bool(fewer)}"
+        students = f"{counted(usual, 'seed')}{f' ({fewer})' * bool(fewer)}"
         parts.append(f"{explainer_label(str(explainer))}: {images} of {part['explained'].max()} images and {students}")
     rests = f"Means of scores rest on the explained images on which every method has a score. {'; '.join(parts)}."
     return f"{rests} {whom(int(summary['seeds'].min()))}"

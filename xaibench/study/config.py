@@ -24,6 +24,7 @@ import copy
 import dataclasses
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -36,14 +37,22 @@ from xaibench.run.config import RunConfig, parse_assignment, presets, read_toml,
 from xaibench.run.ledger import digest
 from xaibench.validation import checked
 
-__all__ = ["SCALES", "Condition", "StudyConfig"]
+__all__ = ["SCALES", "SUBTASK", "Condition", "StudyConfig"]
 
 SCALES = ("full", "small")
 
-_TAKEN = ("run", "method", "seed", "accuracy", "agreement", "image", "explainer", "metric", "pairing", "value", "group")
+SUBTASK = "subtask"
+"""The axis whose values are the units that a claim about methods is tested on."""
+
+_TAKEN = (
+    *("run", "method", "seed", "accuracy", "agreement", "image", "explainer", "metric", "pairing", "value", "group"),
+    *("images", "students", "done", "minutes"),
+)
 """Columns of a study's tables: no axis is called so."""
 
 _OWN = ("about", "claim", "control", "vary", "small")
+_SHARED = ("methods", "seeds", "similarity.metrics")
+"""What all runs of a study have in common: no axis sets it."""
 _LONGEST_NAME = 60
 
 
@@ -103,10 +112,13 @@ class StudyConfig:
         if scale == "small":
             if not isinstance(small, dict):
                 raise ConfigError("the configuration has no [small], which --scale small needs: add one, or leave it")
-            raw = _merged(raw, _normal(small))
+            small = _normal(small)
+            _check_keys(small, "small.")
+            raw = _merged(raw, small)
         keys = [key for key, _ in _flat({} if small is None or scale == "full" else small)]
         keys += [parse_assignment(assignment)[0] for assignment in assignments]
         raw = _assigned(raw, assignments)
+        _check_keys(raw)
         own = {key: raw.pop(key) for key in _OWN if key in raw}
         about, claim, control = (_text(own, key) for key in ("about", "claim", "control"))
         axes = _axes(own.get("vary", {}))
@@ -121,6 +133,11 @@ class StudyConfig:
             )
         levels = (tuple(name for name, _ in values) for values in axes.values())
         return cls(conditions, tuple(zip(_labels(list(axes)), levels)), about, claim, control)
+
+    @property
+    def subtasks(self) -> int:
+        """How many subtasks each point of the grid has: the units that a claim about methods is tested on."""
+        return len(dict(self.axes).get(SUBTASK, ("one",)))
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -152,7 +169,7 @@ def _axes(raw: Any) -> dict[str, list[_Level]]:
         levels = [_bundle(name, one) if isinstance(one, dict) else (_word(one), {name: one}) for one in values]
         names = [level for level, _ in levels]
         for key in (key for _, keys in levels for key in keys):
-            if key in ("methods", "seeds"):
+            if key in _SHARED:
                 raise ConfigError(
                     f"vary.{name} sets {key}, but every run has all {key}: write {key} = [...] above [vary]"
                 )
@@ -175,33 +192,52 @@ def _bundle(axis: str, table: dict[str, Any]) -> _Level:
 
 def _conditions(base: dict[str, Any], axes: Mapping[str, list[_Level]], folder: Path) -> Iterator[Condition]:
     labels = _labels(list(axes))
+    points = [
+        (tuple((label, name) for label, (name, _) in zip(labels, point)), point) for point in product(*axes.values())
+    ]
+    shared = Counter(_file_name(named).lower() for named, _ in points)
     set_by: dict[str, str] = {}
     for axis, levels in axes.items():
         for key in {key for _, keys in levels for key in keys}:
             if set_by.setdefault(key, axis) != axis:
                 raise ConfigError(f"{key} is set by both vary.{set_by[key]} and vary.{axis}: leave it to one of them")
-    names: dict[str, str] = {}
-    for point in product(*axes.values()):
+    same: dict[RunConfig, str] = {}
+    for named, point in points:
         raw = copy.deepcopy(base)
         for _, keys in point:
             for key, value in keys.items():
                 _set(raw, key, value)
-        named = tuple((label, name) for label, (name, _) in zip(labels, point))
-        text = ", ".join(f"{label}={name}" for label, name in named)
+        text = _text_of(named)
         try:
             config = RunConfig.from_dict(raw, folder)
         except XaibenchError as error:
             raise type(error)(f"{text}: {error}" if text else str(error)) from None
+        if same.setdefault(config, text) != text:
+            raise ConfigError(f"{text} is the same run as {same[config]}: keep one of them")
         name = _file_name(named)
-        if names.setdefault(name.lower(), text) != text:
-            name = f"{name}-{digest(text)[:6]}"
-        yield Condition(name, named, config)
+        alone = shared[name.lower()] == 1
+        yield Condition(name if alone else f"{name}-{digest(text)[:6]}", named, config)
 
 
 def _labels(axes: list[str]) -> list[str]:
     """The last part of each axis' key, where that tells them apart: "data.subtask" -> "subtask"."""
     short = [axis.rpartition(".")[2] for axis in axes]
     return [axis if short.count(one) > 1 or one in _TAKEN else one for axis, one in zip(axes, short)]
+
+
+def _text_of(named: tuple[tuple[str, str], ...]) -> str:
+    return ", ".join(f"{label}={name}" for label, name in named)
+
+
+def _check_keys(raw: Mapping[str, Any], where: str = "") -> None:
+    """Refuse what neither a run nor a study knows."""
+    known = [
+        *(field.name for field in dataclasses.fields(RunConfig)),
+        *(key for key in _OWN if not where or key != "small"),
+    ]
+    for key in raw:
+        if key not in known:
+            raise unknown_name("key", f"{where}{key}", [f"{where}{one}" for one in known])
 
 
 def _check_not_varied(keys: Sequence[str], axes: Mapping[str, list[_Level]]) -> None:
@@ -258,6 +294,8 @@ def _assigned(raw: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
     for assignment in assignments:
         key, value = parse_assignment(assignment)
         first, _, rest = key.partition(".")
+        if first == "small":
+            raise ConfigError(f"{key} cannot be set: add --scale small and set {rest or 'its keys'} itself")
         if first == "vary" and rest and isinstance(own.setdefault("vary", {}), dict):
             own["vary"][rest] = value
         elif key in _OWN:

@@ -41,7 +41,7 @@ def cells(study: Study, accelerator: str = "auto") -> pd.DataFrame:
 
     The estimate is an upper bound as a rule: it has the teacher run in every step, which a cache of its outputs saves.
     What a method does between epochs (influence weights) is not counted.
-    It measures the first run of each pair of models, so that the others are known by their numbers of images.
+    It measures the first of the runs that differ in nothing but the numbers of images, epochs and the like.
     """
     measured: dict[tuple[object, ...], _Times] = {}
     rows = []
@@ -52,7 +52,7 @@ def cells(study: Study, accelerator: str = "auto") -> pd.DataFrame:
             done = [name for name in run.jobs if run.is_distilled(name)]
             seconds = 0.0
             if not run.finished or run.failures:
-                pair = (config.teacher, config.student, config.data.size, config.methods, config.explain.explainers)
+                pair = _timed_alike(config)
                 if pair not in measured:
                     tell = partial(_tell, advance, condition.name)
                     measured[pair] = _measure(config, assets, accelerator, tell)
@@ -64,6 +64,13 @@ def cells(study: Study, accelerator: str = "auto") -> pd.DataFrame:
             )
             advance(note=condition.name)
     return pd.DataFrame(rows)
+
+
+def _timed_alike(config: RunConfig) -> tuple[object, ...]:
+    """What a step's time depends on."""
+    train, data = config.train, config.data
+    step = (train.batch_size, train.augment, train.precision)
+    return config.teacher, config.student, data.dataset, data.size, config.methods, config.explain.explainers, step
 
 
 @dataclasses.dataclass(frozen=True)

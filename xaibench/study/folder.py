@@ -4,7 +4,7 @@ study.json                the grid: written when the study begins, and when it i
 runs/NAME/                a run folder each, see `xaibench.run.folder`
 failures/TASK.txt         what failed, with its traceback; gone once it succeeds
 work/                     logs of processes, locks/ of what is being done
-scores.csv  methods.csv  tests.csv  functional.csv  transfer.csv  report.html ...
+scores.csv  students.csv  methods.csv  differences.csv  report.html ...
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ def begin_study(config: StudyConfig, folder: Path, command: str, *, extend: bool
     """
     if (folder / "study.json").is_file():
         held = open_study(folder)
-        if not _difference(held.config, config):
+        if held.config == config:
             return held
-        if not extend:
+        if not extend and _difference(held.config, config):
             raise RunFolderError(
                 f"{folder} holds another study ({_difference(held.config, config)}): choose another folder, or add "
                 "--extend to keep the students that both have"

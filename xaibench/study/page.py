@@ -20,13 +20,14 @@ from xaibench.figures.transfer import transfer_figure
 from xaibench.report.html import Html, Picture, Section, file_list, folded, paragraph, picture, preformatted, sheet
 from xaibench.report.result_table import ResultTable
 from xaibench.report.seen import means_seen
+from xaibench.report.sentences import counted
 from xaibench.run.folder import TEACHER, file_name
 from xaibench.run.outputs import load_outputs
 from xaibench.similarity.predictions import probabilities, reliability
 from xaibench.similarity.significance import power_note
 from xaibench.similarity.transfer import ASYMMETRY_WARNING, transfer_summary
 from xaibench.study.folder import Study
-from xaibench.study.tables import CONTROL, method_means, power_notes, rank_table
+from xaibench.study.tables import CONTROL, COUNTS, method_means, power_notes, rank_table
 
 __all__ = ["Group", "headline", "sections"]
 
@@ -73,12 +74,12 @@ class Group:
 def headline(study: Study, parts: Sequence[Group]) -> str:
     """What the tests say, in a sentence or two; without a claim, what was compared."""
     done, all_ = len(study.finished_runs), len(study.runs)
-    size = f"{study.config.students} students in {_counted(all_, 'run')}"
-    size += f", {done} of them finished" if done < all_ else ""
+    there, wanted = sum(len(part.students) for part in parts), study.config.students
+    size = f"{_share(there, wanted, 'student')} in {_share(done, all_, 'run')}"
     claim = study.config.claim
     if not claim:
         methods, seeds = len(study.config.methods), len(study.config.seeds)
-        return f"{size}: {_counted(methods, 'method')} with {_counted(seeds, 'seed')} each."
+        return f"{size}: {counted(methods, 'method')} with {counted(seeds, 'seed')} each."
     said = []
     for part in parts:
         for quantity, rows in part.differences.groupby("quantity", sort=False):
@@ -114,7 +115,7 @@ def _methods(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
         figure = league_figure(part.means)
         yield _saved(study, f"methods{part.stem}", figure, f"Methods{part.suffix}", means_seen(part.means))
         yield sheet(part.table)
-        ranks = rank_table(part.students).drop(columns=["subtasks", "seeds", "speaks_for"])
+        ranks = rank_table(part.students, subtasks=study.config.subtasks).drop(columns=list(COUNTS))
         over = " and ".join(name for name in ("subtasks", "seeds") if part.means[name].max() > 1)
         caption = "Mean rank among the methods, 1 is the highest" + (f", over {over}" if over else "")
         yield sheet(ResultTable(ranks, f"{caption}{part.suffix}.", {}, part.table.labels))
@@ -134,8 +135,11 @@ def _differences(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
         )
         test = " and ".join(dict.fromkeys(table["test"]))
         sides = "one-sided" if study.config.claim else "two-sided"
-        text = f"{caption}. {test}, {sides}; pairs of one quantity are a family, corrected by Holm and "
-        text += "Benjamini-Yekutieli. effect: rank-biserial correlation; significant: at 5% after the latter."
+        text = (
+            f"{caption}, each on the n {table['unit'].iloc[0]} that both methods have. {test}, {sides}; pairs of one "
+        )
+        text += "quantity are a family, corrected by Holm and Benjamini-Yekutieli. effect: rank-biserial correlation; "
+        text += "significant: at 5% after the latter."
         yield sheet(ResultTable(shown, text, {}, part.table.labels))
         for note in power_notes(table, "greater" if study.config.claim else "two-sided"):
             yield paragraph(note, "note")
@@ -153,9 +157,10 @@ def _likeness(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
 def _functional(study: Study, parts: Sequence[Group]) -> Iterator[Html]:
     labels = {name: name.replace("_", " ") for name in _FUNCTIONAL} | {"jensen_shannon": "Jensen-Shannon"}
     for part in parts:
-        means = method_means(part.students, _FUNCTIONAL).drop(columns=["subtasks", "seeds", "speaks_for"])
-        caption = f"Answers compared with the teacher's{part.suffix} (arXiv 2510.12615). ±: half of the 95% interval."
-        yield sheet(ResultTable(means, caption, {}, {**part.table.labels, **labels}))
+        means = method_means(part.students, _FUNCTIONAL, subtasks=study.config.subtasks)
+        spread = " ±: half of the 95% interval." if means[f"{_FUNCTIONAL[0]} low"].notna().any() else ""
+        caption = f"Answers compared with the teacher's{part.suffix} (arXiv 2510.12615).{spread}"
+        yield sheet(ResultTable(means.drop(columns=list(COUNTS)), caption, {}, {**part.table.labels, **labels}))
     runs = list(study.finished_runs)
     for name in runs[:_DRAWN]:
         rows = pd.concat([part.students[part.students["run"] == name] for part in parts])
@@ -220,8 +225,9 @@ def _files(study: Study) -> dict[str, str]:
     return {name: what for name, what in _FILES.items() if (study.folder / name).is_file()}
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" + "s" * (number != 1)
+def _share(number: int, of: int, what: str) -> str:
+    """ "8 of 12 runs", or "12 runs" where it is all of them."""
+    return f"{number} of {counted(of, what)}" if number < of else counted(of, what)
 
 
 def _saved(study: Study, stem: str, figure: Figure, caption: str, seen: str) -> Html:

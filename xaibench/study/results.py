@@ -10,10 +10,11 @@ from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.files import write_text
 from xaibench.report.html import Section, paragraph, write_report
 from xaibench.report.result_table import ResultTable
+from xaibench.report.sentences import counted
 from xaibench.report.tables import best_rows, csv_table
 from xaibench.study.folder import Study
 from xaibench.study.page import Group, headline, sections
-from xaibench.study.tables import difference_table, groups, method_means, placed, quantities, student_table
+from xaibench.study.tables import COUNTS, difference_table, groups, method_means, placed, quantities, student_table
 
 __all__ = ["labels_of", "write_results"]
 
@@ -34,12 +35,13 @@ def write_results(study: Study) -> None:
     write_text(study.folder / "students.csv", csv_table(students))
     parts = []
     for name, rows in groups(study.config, students):
-        means = method_means(rows)
+        means = method_means(rows, subtasks=study.config.subtasks)
         labels = labels_of(study, rows)
-        shown = means.drop(columns=["subtasks", "seeds", "speaks_for"])
+        shown = means.drop(columns=list(COUNTS))
         caption = _caption(means, name, rows["run"].nunique())
         table = ResultTable(shown, caption, best_rows(shown), labels)
-        parts.append(Group(name, rows, table, means, difference_table(rows, study.config.claim, study.config.control)))
+        differences = difference_table(rows, study.config.claim, study.config.control, subtasks=study.config.subtasks)
+        parts.append(Group(name, rows, table, means, differences))
     for stem, tables in (("methods", [p.means for p in parts]), ("differences", [p.differences for p in parts])):
         named = [table.assign(group=part.name) if len(parts) > 1 else table for part, table in zip(parts, tables)]
         write_text(study.folder / f"{stem}.csv", csv_table(pd.concat(named, ignore_index=True)))
@@ -78,9 +80,9 @@ def _scores(study: Study) -> pd.DataFrame:
 
 
 def _caption(means: pd.DataFrame, group: str, runs: int) -> str:
-    subtasks, seeds = int(means["subtasks"].max()), int(means["seeds"].max())
-    each = f"{seeds} seed{'s' * (seeds != 1)}"
-    some = f"{subtasks} subtask{'s' * (subtasks != 1)}"
+    subtasks, seeds, students = (int(means[count].max()) for count in ("subtasks", "seeds", "students"))
+    each = f"{'up to ' * (students < subtasks * seeds)}{counted(seeds, 'seed')}"
+    some = counted(subtasks, "subtask")
     text = f"Means over {f'{some} of {each} each' if runs > 1 else each}"
     if subtasks < runs:
         text += f", those of {runs} in which every method has a student"

@@ -78,7 +78,7 @@ def tasks_left(study: Study) -> Needs:
         needs[prepare] = frozenset({prepared[common]} if common in prepared else ())
         prepared[common] = prepare
         needs |= {student: frozenset({prepare}) for student in students}
-        needs[finish] = frozenset(students)
+        needs[finish] = frozenset({prepare, *students})
     return needs
 
 
@@ -88,7 +88,8 @@ def _possible(study: Study) -> Callable[[Task, Iterable[Task]], bool]:
             return not list(failed)
         if task.kind == "finish":  # of the students that there are
             run = study.runs[task.folder.name]
-            return any(run.is_distilled(name) for name in run.students)
+            prepared = all(one.kind != "prepare" for one in failed)
+            return prepared and any(run.is_distilled(name) for name in run.students)
         return True
 
     return possible

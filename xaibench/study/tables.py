@@ -21,11 +21,12 @@ from xaibench.similarity.predictions import functional_comparison, probabilities
 from xaibench.similarity.significance import Alternative, RankTest, Unit, family_table, power_note, signed_rank
 from xaibench.similarity.similarity_report import INDEPENDENT
 from xaibench.similarity.transfer import transfer_table
-from xaibench.study.config import Condition, StudyConfig
+from xaibench.study.config import SUBTASK, Condition, StudyConfig
 from xaibench.study.folder import Study
 
 __all__ = [
     "CONTROL",
+    "COUNTS",
     "difference_table",
     "groups",
     "method_means",
@@ -42,10 +43,8 @@ CONTROL = "siddo"
 
 _SUMMED = ("n", "nan", "images", "explained")
 
-_COUNTED = {"subtasks": "run", "seeds": "seed"}
-
-SUBTASK = "subtask"
-"""The axis whose values are the units that a claim about methods is tested on."""
+COUNTS = ("subtasks", "seeds", "students", "speaks_for")
+"""Columns of `method_means` that say what a mean rests on."""
 
 
 def student_table(study: Study) -> pd.DataFrame:
@@ -74,35 +73,49 @@ def quantities(students: pd.DataFrame) -> list[str]:
 
 
 def groups(config: StudyConfig, students: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The students of each point of the grid but for its subtask, with the point as text ("" where there is one)."""
+    """The students of each point of the grid but for its subtask, with the point as text ("" where there is one).
+
+    Without the columns of explainers that were not asked for there.
+    """
     axes = [axis for axis, _ in config.axes if axis != SUBTASK]
     if not axes:
         yield "", students
         return
+    asked = {one.name: one.config.explain.explainers for one in config.conditions}
+    every = {explainer for explainers in asked.values() for explainer in explainers}
     for levels, rows in students.groupby(axes, sort=False):
-        yield ", ".join(f"{axis.replace('_', ' ')} {level}" for axis, level in zip(axes, levels)), rows
+        absent = every.difference(*(asked[name] for name in rows["run"].unique()))
+        kept = [name for name in map(str, rows) if name.rpartition(" ")[0] not in absent]
+        yield ", ".join(f"{axis.replace('_', ' ')} {level}" for axis, level in zip(axes, levels)), rows[kept]
 
 
-def method_means(students: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row a method: subtasks, seeds, and the mean "X" of each quantity with its interval "X low", "X high".
+def method_means(
+    students: pd.DataFrame, names: Sequence[str] | None = None, *, subtasks: int | None = None
+) -> pd.DataFrame:
+    """One row a method: `COUNTS`, and the mean "X" of each quantity with its interval "X low", "X high".
 
-    names  columns of `student_table`; None: `quantities`
+    names     columns of `student_table`; None: `quantities`
+    subtasks  how many the study has; None: as many as are in the table
 
     All methods are averaged over the same subtasks and seeds: one in which a method has no student, or no value, is
-    left out of all (a method without any value does not count). subtasks and seeds are the most that a quantity has.
+    left out of all (a method without any value does not count). Counts are the most that a quantity has.
     With several subtasks in the study the interval speaks for other subtasks, with one for other seeds.
     """
-    return _means_of(students, {name: _range(name) for name in names or quantities(students)})
+    return _means_of(students, {name: _range(name) for name in names or quantities(students)}, subtasks)
 
 
-def difference_table(students: pd.DataFrame, claim: str = "", control: str = "") -> pd.DataFrame:
+def difference_table(
+    students: pd.DataFrame, claim: str = "", control: str = "", *, subtasks: int | None = None
+) -> pd.DataFrame:
     """One row a quantity and pair of methods: a, b, quantity, difference (a - b), low, high, columns of `family_table`.
 
-    claim    the method that is said to be above every other: pairs of it alone, tested one-sided
-    control  the method that every other is held against: pairs with it alone, two-sided; without either all pairs
+    claim     the method that is said to be above every other: pairs of it alone, tested one-sided
+    control   the method that every other is held against: pairs with it alone, two-sided; without either all pairs
+    subtasks  how many the study has; None: as many as are in the table
 
-    Units are the subtasks where the study has several (each one's mean over its seeds), else the seeds. All pairs of
-    one quantity are a family. Lifts are left out: their differences are those of the scores.
+    Units are the subtasks where the study has several (each one's mean over its seeds), else the seeds; a pair is
+    compared on those that both of its methods have. All pairs of one quantity are a family. Lifts are left out: their
+    differences are those of the scores.
     """
     methods = list(students["method"].unique())
     if claim:
@@ -111,7 +124,7 @@ def difference_table(students: pd.DataFrame, claim: str = "", control: str = "")
         pairs = [(other, control) for other in methods if other != control]
     else:
         pairs = list(combinations(methods, 2))
-    several = students["run"].nunique() > 1
+    several = _several(students, subtasks)
     unit: Unit = "subtasks" if several else "seeds"
     parts = []
     for name in quantities(students):
@@ -164,12 +177,12 @@ def over_runs(tables: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFra
     return merged.astype({"seeds": "Int64"}) if "seeds" in merged else merged
 
 
-def rank_table(students: pd.DataFrame) -> pd.DataFrame:
+def rank_table(students: pd.DataFrame, *, subtasks: int | None = None) -> pd.DataFrame:
     """As `method_means`, of the ranks of methods by each of `quantities` in a subtask and seed, 1 being the highest."""
     ranks = students[["run", "method", "seed"]].copy()
     for name in quantities(students):
         ranks[name] = _comparable(students, name).groupby(["run", "seed"])[name].rank(ascending=False)
-    return _means_of(ranks, dict.fromkeys(quantities(students), (1, students["method"].nunique())))
+    return _means_of(ranks, dict.fromkeys(quantities(students), (1, students["method"].nunique())), subtasks)
 
 
 def power_notes(tests: pd.DataFrame, alternative: Alternative = "two-sided") -> list[str]:
@@ -181,17 +194,25 @@ def power_notes(tests: pd.DataFrame, alternative: Alternative = "two-sided") -> 
     return list(dict.fromkeys(note for note in notes if note))
 
 
-def _means_of(rows: pd.DataFrame, bounds: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
+def _several(students: pd.DataFrame, subtasks: int | None) -> bool:
+    """Whether subtasks are the units."""
+    return (students["run"].nunique() if subtasks is None else subtasks) > 1
+
+
+def _means_of(
+    rows: pd.DataFrame, bounds: Mapping[str, tuple[float, float]], subtasks: int | None = None
+) -> pd.DataFrame:
     """A row a method: the mean of each quantity with its interval, cut at its least and greatest value."""
-    several = rows["run"].nunique() > 1
+    several = _several(rows, subtasks)
     comparable = {name: _comparable(rows, name) for name in bounds}
     means = []
     for method in rows["method"].unique():
-        row: dict[str, object] = {"method": method, "subtasks": 0, "seeds": 0}
+        row: dict[str, object] = {"method": method, "subtasks": 0, "seeds": 0, "students": 0}
         for name, (least, most) in bounds.items():
             own = comparable[name][comparable[name]["method"] == method]
             one = _interval(_grid(own, name), several).within(least, most)
-            row |= {of: max(int(str(row[of])), own[column].nunique()) for of, column in _COUNTED.items()}
+            counts = {"subtasks": own["run"].nunique(), "seeds": own["seed"].nunique(), "students": len(own)}
+            row |= {of: max(int(str(row[of])), count) for of, count in counts.items()}
             row.setdefault("speaks_for", one.speaks_for)
             row |= interval_columns(name, one)
         means.append(row)

@@ -16,6 +16,7 @@ from xaibench.figures.likeness import likeness_figure
 from xaibench.figures.similarity import similarity_figure
 from xaibench.report.result_table import ResultTable
 from xaibench.report.seen import means_seen, similarity_seen
+from xaibench.report.sentences import counted
 from xaibench.report.tables import best_rows
 from xaibench.run.folder import Run
 from xaibench.study.folder import Study, open_study
@@ -66,7 +67,7 @@ class StudyResults:
     def title(self) -> str:
         names = list(self.runs)
         shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-        return f"{self.study.folder}: {len(names)} run{'s' * (len(names) != 1)} ({shown})"
+        return f"{self.study.folder}: {counted(len(names), 'run')} ({shown})"
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -122,7 +123,8 @@ class StudyResults:
         likeness = similarity_figure(chosen)
         parts.append(f"<h4>Likeness to the teacher's heatmaps</h4>{figure_html(likeness, similarity_seen(chosen))}")
         turn.report(0.6, "differences")
-        differences = difference_table(self._students, self.study.config.claim, self.study.config.control)
+        asked = self.study.config
+        differences = difference_table(self._students, asked.claim, asked.control, subtasks=asked.subtasks)
         if not differences.empty and differences["difference"].notna().any():
             drawn = figure_html(difference_figure(differences), "Chart of differences between methods")
             parts.append(f"<h4>Differences</h4>{drawn}")
