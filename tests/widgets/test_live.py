@@ -294,6 +294,49 @@ def test_the_code_explains_all_images_before_it_sorts_them(tiny_pair, images, st
     assert (names["explorer"].order, names["explorer"].image) == (explorer.order, explorer.image)
 
 
+def drawn(explorer):
+    """Keys and maps on show."""
+    return [(row.key, {name: one.values.tolist() for name, one in row.maps.items()}) for row in explorer.on_show]
+
+
+def test_the_code_adds_images_of_ones_own_wherever_they_stand(tiny_run, store):
+    explorer = explore(tiny_run, store=store, students=("kd/seed0",))
+    noise = torch.Generator().manual_seed(1)
+    mine = [torch.randint(0, 255, explorer.comparison.images.shape, dtype=torch.uint8, generator=noise) for _ in "ab"]
+    for number, image in enumerate(mine):
+        explorer.add_image(image, f"mine{number}")
+    explorer.sort = "least alike"
+    own = [explorer.order.index(f"own/mine{number}") for number in range(2)]
+    explorer.image, explorer.rows = explorer.order[max(0, min(own) - 1)], 12
+    assert {"own/mine0", "own/mine1"} & {row.key for row in explorer.on_show[1:]}
+    names = run_as_script(explorer.code(), store=store, image=mine[0], image_1=mine[0], image_2=mine[1])
+    assert drawn(names["explorer"]) == drawn(explorer)
+    explorer.image = "own/mine1"
+    explorer.rows = 1
+    names = run_as_script(explorer.code(), store=store, image=mine[1])
+    assert drawn(names["explorer"]) == drawn(explorer)
+
+
+def test_an_image_of_ones_own_is_sorted_by_its_likeness_at_once(tiny_run, store):
+    explorer = explore(tiny_run, store=store, students=("kd/seed0",), sort="most alike", rows=2)
+    explorer.add_image(explorer.comparison.images.images[explorer.comparison.place(explorer.order[0])], "twin")
+    assert explorer.order.index("own/twin") < 3
+    assert len(explorer.on_show) == 2
+
+
+def test_the_code_makes_the_order_of_a_question_before(tiny_pair, images, store):
+    explorer = explore(tiny_pair, images, store=store, explainer="input-x-gradient")
+    explorer.explain_all()
+    explorer.sort = "least alike"
+    explorer.rows = 3
+    explorer.explainer = "lrp"
+    assert explorer.order_is_older
+    explorer.image = explorer.order[1]
+    names = run_as_script(explorer.code(), store=store, pair=tiny_pair, images=images)
+    assert (names["explorer"].shown, names["explorer"].order_is_older) == (explorer.shown, True)
+    assert drawn(names["explorer"]) == drawn(explorer)
+
+
 def test_the_code_adds_every_student_of_a_mean(tiny_run, store):
     explorer = explore(tiny_run, store=store)
     student = open_run(tiny_run).student("subdistill/seed0")
@@ -302,7 +345,7 @@ def test_the_code_adds_every_student_of_a_mean(tiny_run, store):
     explorer.students = ("mine/mean",)
     code = explorer.code()
     assert code.count("explorer.add_student(") == 2
-    names = run_as_script(code, student=student, store=store)
+    names = run_as_script(code, student_1=student, student_2=student, store=store)
     assert names["explorer"].students == ("mine/mean",)
     assert names["explorer"].on_show[0].scores.keys() == {"mine/mean"}
 

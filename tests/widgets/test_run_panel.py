@@ -2,6 +2,7 @@ import asyncio
 import html
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pandas as pd
@@ -15,10 +16,11 @@ from xaibench.progress import progress, tell_progress
 from xaibench.questions.cues import CONTAMINATIONS
 from xaibench.report.result_table import ResultTable
 from xaibench.run.folder import open_run
-from xaibench.widgets import run_questions
+from xaibench.widgets import run_panel, run_questions
 from xaibench.widgets.explorer import Explorer
 from xaibench.widgets.run_panel import RunPanel
 from xaibench.widgets.run_panel_traits import PARTS
+from xaibench.widgets.run_scene import compute_run_scene
 
 
 @pytest.fixture
@@ -467,6 +469,65 @@ def test_beside_an_event_loop_the_latest_request_wins(folder):
         panel.cancel()
         assert panel.part == panel._controls["part"].value == "export"
         assert panel._text.value
+        panel.close()
+
+    asyncio.run(main())
+
+
+def test_a_clicked_score_reaches_the_explorer_though_something_else_is_set_at_once(folder):
+    async def main():
+        explorer = Explorer(folder)
+        await explorer.settled()
+        panel = RunPanel(folder, explorer=explorer)
+        await panel.settled()
+        method = panel.results.methods[-1]
+        panel._scores.click(method, "lrp")
+        panel.lowest = True  # supersedes the work that the click began
+        await panel.settled()
+        await explorer.settled()
+        assert (panel.opened[0], panel.lowest, panel.error) == (method, True, "")
+        assert {one.rpartition("/")[0] for one in explorer.students} == {method}
+        assert explorer.sort == "least alike"
+        explorer.sort = "given"
+        await explorer.settled()
+        panel._scores.click(panel.results.methods[0], "lrp")
+        panel.cancel()  # neither now nor with what is shown next
+        panel.lowest = False
+        await panel.settled()
+        assert (panel.opened[0], explorer.sort) == (method, "given")
+        panel.close()
+        explorer.close()
+
+    asyncio.run(main())
+
+
+def test_a_part_and_its_picture_stay_together_when_reading_again_is_cancelled(folder, monkeypatch):
+    started, go_on = threading.Event(), threading.Event()
+
+    def held(*arguments):
+        started.set()
+        assert go_on.wait(60)
+        return compute_run_scene(*arguments)
+
+    async def main():
+        panel = RunPanel(folder)
+        await panel.settled()
+        shown = panel._body.value
+        monkeypatch.setattr(run_panel, "compute_run_scene", held)
+        panel.refresh()
+        while not started.is_set():
+            await asyncio.sleep(0)
+        panel.part = "training"
+        panel.cancel()
+        assert panel.part == panel._controls["part"].value == "scores"
+        assert panel._body.value == shown
+        assert visible(panel._scores.box)
+        go_on.set()
+        panel.part = "training"
+        panel.refresh()  # in place of the part that was asked for; it shows that nevertheless
+        await panel.settled()
+        assert (panel.part, panel.error) == ("training", "")
+        assert panel._body.value != shown
         panel.close()
 
     asyncio.run(main())

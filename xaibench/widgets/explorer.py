@@ -96,7 +96,7 @@ class Explorer(ExplorerTraits):
     @property
     def order_is_older(self) -> bool:
         """Whether `order` is that of a question before, as this one is not answered for all images."""
-        return self._scene is not None and self._scene.older
+        return self._scene is not None and self._scene.before is not None
 
     @property
     def on_show(self) -> tuple[Row, ...]:
@@ -107,6 +107,11 @@ class Explorer(ExplorerTraits):
     def shown(self) -> Asked:
         """The question that what is on show answers; the traits may already ask another one."""
         return self._scene.asked if self._scene else self._asked()
+
+    @property
+    def arranged_by(self) -> Asked:
+        """What was asked when `order` was made: `shown`, or where `order_is_older` a question before."""
+        return (self._scene.before if self._scene else None) or self.shown
 
     def figure(self, width: str | float = "double") -> Figure:
         """The images, heatmaps and scores on show, as a figure for a paper: whole maps in pixels.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,33 +56,45 @@ def provenance(explorer: Explorer) -> dict[str, Any]:
 def code_of(explorer: Explorer) -> str:
     """Python that opens an explorer as it stands and draws its figure.
 
-    What was added, and an order that needs all images explained, comes after the explorer is there.
+    It asks for what the images were arranged by; what was added, an order that needs all images explained, and a
+    question after that one come when the explorer is there.
     """
-    known, shown = explorer.comparison, explorer.shown
+    known, shown, first = explorer.comparison, explorer.shown, explorer.arranged_by
     source = repr(known.about["run"]) if "run" in known.about else "pair, images"
-    stands = {name: getattr(shown, name) for name in ASKED} | {name: getattr(explorer, name) for name in DRAWN}
+    stands = {name: getattr(first, name) for name in ASKED} | {name: getattr(explorer, name) for name in DRAWN}
     changed = {name: value for name, value in stands.items() if value != explorer.trait_defaults(name)}
-    if not shown.students:  # which by default are chosen
-        changed["students"] = ()
+    changed["students"] = first.students  # by default some are chosen
+    changed["image"] = shown.image
 
     def later(*traits: str) -> list[str]:
         return [f"explorer.{name} = {changed.pop(name)!r}" for name in traits if name in changed]
 
     steps: list[str] = []
-    members = [member for name in shown.students for member in known.members(name)]
+    members = dict.fromkeys(one for name in (*first.students, *shown.students) for one in known.members(name))
     if added := [member for member in members if member in known.added]:
-        steps += [*(f"explorer.add_student({name!r}, student)" for name in added), *later("students")]
-    is_own = shown.image in known.keys[known.labelled :]
-    if is_own:
-        name = shown.image.removeprefix("own/")
-        steps += [f"explorer.add_image(image, {name!r})  # the image of your own: (C, H, W), uint8", _WAIT]
-    stored = known.are_stored(shown.students, shown.question)
-    if not stored and (shown.only == "undefined" or shown.sort in ("least alike", "most alike")):
-        steps += ["explorer.explain_all()", _WAIT, *later("sort", "only", "image")]
-    if is_own:
+        steps += [*(f"explorer.add_student({name!r}, {_variable('student', added, name)})" for name in added)]
+        steps += later("students")
+    own = [row.key for row in explorer.on_show if row.key in known.keys[known.labelled :]]
+    for key in sorted(own, key=known.place):
+        name = key.removeprefix("own/")
+        call = f"explorer.add_image({_variable('image', own, key)}, {name!r})"
+        steps += [f"{call}  # the image of your own: (C, H, W), uint8", _WAIT]
+    stored = known.are_stored(first.students, first.question)
+    if not stored and (first.only == "undefined" or first.sort in ("least alike", "most alike")):
+        steps += ["explorer.explain_all()", _WAIT, *later("sort", "only")]
+    asked_later = [name for name in ASKED if name != "image" and getattr(shown, name) != getattr(first, name)]
+    if asked_later:
+        steps += [_WAIT] * (bool(steps) and steps[-1] != _WAIT)
+        steps += [f"explorer.{name} = {getattr(shown, name)!r}" for name in asked_later]
+    if steps:
         steps += later("image")
     if steps or not stored:
         steps.append(_WAIT)
     opened = [f"    {name}={value!r}," for name, value in changed.items()]
     head = ["import xaibench as xb", "", f"explorer = xb.explore(\n    {source},", *opened, ")"]
     return "\n".join([*head, *steps, "explorer.figure()"])
+
+
+def _variable(word: str, every: Sequence[str], one: str) -> str:
+    """What one of several things is called: "image", or "image_2" where there are more."""
+    return word if len(every) == 1 else f"{word}_{[*every].index(one) + 1}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ class RunPanel(RunTraits):
             )
         self.explorer = explorer
         self._on_show: RunScene | None = None
+        self._wanted: tuple[str, ...] = ()  # the score that the explorer shall open, until it has
         first = {"explainer": self.results.explainers[0], "metric": self.results.metric}
         first |= {"group": self.results.group if self.results.groups else ""}
         first |= {"method": self.results.methods[0], "question": next(iter(self.results.questions), "")}
@@ -101,20 +103,22 @@ class RunPanel(RunTraits):
     def refresh(self) -> None:
         """Read the run's files again."""
 
-        def renew(turn: Turn) -> Results:
+        def work(turn: Turn) -> Callable[[], None]:
             turn.report(0.0, "read the run")
-            return self.results.renewed()
+            renewed = self.results.renewed()
+            asked = fitted(before, renewed)
+            try:
+                return partial(self._show, self._scene(renewed, asked, turn))
+            except XaibenchError as error:  # what was on show is of files that are gone
+                return partial(self._show_nothing, renewed, asked, error)
 
-        def show(renewed: Results) -> None:
-            self._on_show = None
-            self._take(renewed, fitted(self._asked(), renewed))
-            self._ask()
-
-        self._work(renew, show)
+        before = self._asked()
+        self._work(work, lambda show: show())
 
     def cancel(self) -> None:
         """End what is being computed; the traits go back to what is on show."""
         super().cancel()
+        self._wanted = ()
         self._go_back()
 
     def _take(self, known: Results, asked: Mapping[str, Any]) -> None:
@@ -204,19 +208,16 @@ class RunPanel(RunTraits):
         if self._settling:
             return
         self._follow()
-        asked, name = self._asked(), change.name if change else ""
-        explorer = self.explorer if name == "opened" and self.opened else None
-
-        def show(shown: RunScene) -> None:
-            self._show(shown)
-            if explorer is not None:
-                _open_in(explorer, *shown.asked["opened"])
-
-        self._work(lambda turn: self._compute(asked, turn), show)
+        asked = self._asked()
+        if change is not None and change.name == "opened":
+            self._wanted = self.opened
+        self._work(lambda turn: self._compute(asked, turn), self._show)
 
     def _compute(self, asked: dict[str, Any], turn: Turn) -> RunScene:
         known = self._results_at(asked["group"])
-        asked = fitted(asked, known)
+        return self._scene(known, fitted(asked, known), turn)
+
+    def _scene(self, known: Results, asked: dict[str, Any], turn: Turn) -> RunScene:
         return compute_run_scene(known, asked, lambda: self._opened(known, asked["opened"], turn), turn)
 
     def _results_at(self, group: str) -> Results:
@@ -241,14 +242,24 @@ class RunPanel(RunTraits):
             self._scores.show(shown.table, shown.scores, shown.methods, asked["metric"], asked["opened"])
         self._body.value, self._text.value, self._images.value = shown.html, shown.text, shown.opened
         self._visible(shown)
+        wanted, self._wanted = self._wanted, ()
+        if self.explorer is not None and wanted and wanted == asked["opened"]:
+            _open_in(self.explorer, *wanted)
 
     def _failed(self, error: Exception) -> None:
         """What is on show stays, and the traits go back to it."""
         super()._failed(error)
-        if self._on_show is None:  # a run that was read again, or cannot be read at all
+        self._wanted = ()
+        if self._on_show is None:
             self._body.value = self._text.value = self._images.value = ""
             self._visible(None)
         self._go_back()
+
+    def _show_nothing(self, known: Results, asked: Mapping[str, Any], error: Exception) -> None:
+        """What was asked of other results cannot be shown."""
+        self._on_show = None
+        self._take(known, asked)
+        self._failed(error)
 
     def _visible(self, shown: RunScene | None) -> None:
         """Show the widgets of the part that is on show."""

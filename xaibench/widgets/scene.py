@@ -24,13 +24,13 @@ class Scene:
     asked  what was asked
     order  keys of the images that the filters leave
     rows   everything known of the images in view
-    older  whether the order is that of a question before, as this one is not answered for all images
+    before what was asked when the order was made, where this question is not answered for all images; else None
     """
 
     asked: Asked
     order: tuple[str, ...]
     rows: list[Row]
-    older: bool = False
+    before: Asked | None = None
 
 
 def compute_scene(known: Comparison, asked: Asked, changed: str, before: Scene | None, turn: Turn | None) -> Scene:
@@ -41,14 +41,17 @@ def compute_scene(known: Comparison, asked: Asked, changed: str, before: Scene |
     before   what is on show. Its order stays where a new question is not answered for all images yet
     turn     the work this is part of; None: NotKnownError is raised where a model is needed
     """
-    question, older = asked.question, False
+    question, ordered_by = asked.question, None
+    if asked.image in known.keys[known.labelled :]:  # an image of one's own is explained before it is sorted
+        for model in (TEACHER, *asked.students):
+            known.map(model, question, known.place(asked.image), turn)
     try:
         order = ordered(known, asked, question, turn)
     except NotScoredError:
         if before is None or changed in _REARRANGING:
             raise
-        order, older = before.order, True
-    rearranged = changed in _REARRANGING or (changed == "metric" and asked.sort != "given" and not older)
+        order, ordered_by = before.order, before.before or before.asked
+    rearranged = changed in _REARRANGING or (changed == "metric" and asked.sort != "given" and ordered_by is None)
     image = asked.image
     if order and changed != "image" and (rearranged or image not in order):
         image = order[0]
@@ -61,7 +64,7 @@ def compute_scene(known: Comparison, asked: Asked, changed: str, before: Scene |
         if turn is not None:
             turn.report(number / len(keys), explainer_label(question.explainer))
         rows.append(_row(known, asked, known.place(key), turn))
-    return Scene(replace(asked, image=image), order, rows, older)
+    return Scene(replace(asked, image=image), order, rows, ordered_by)
 
 
 def _row(known: Comparison, asked: Asked, place: int, turn: Turn | None) -> Row:
