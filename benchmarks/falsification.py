@@ -1,4 +1,4 @@
-"""Would each metric notice? Checks of every explainer and metric on the heatmaps of a run.
+"""Would each metric notice? Checks of a run's explainers and metrics on its heatmaps.
 
     python benchmarks/falsification.py runs/fashion-explainers subdistill
 
@@ -30,9 +30,10 @@ from xaibench.similarity.metrics.table import METRICS
 
 def check(run: Run, explainer: str, method: str, scores: pd.DataFrame, strict: float) -> list[dict]:
     teacher, random = (run.attribution(name, explainer) for name in ("teacher", "untrained"))
-    itself, null = (compare(teacher, other, metrics=list(METRICS)) for other in (teacher, random))
+    metrics = metrics_of(scores)
+    itself, null = (compare(teacher, other, metrics=metrics) for other in (teacher, random))
     rows = []
-    for metric in METRICS:
+    for metric in metrics:
         one = itself.values(metric).dropna()
         chosen = scores[
             (scores["metric"] == metric) & (scores["explainer"] == explainer) & (scores["method"] == method)
@@ -57,6 +58,11 @@ def check(run: Run, explainer: str, method: str, scores: pd.DataFrame, strict: f
     return rows
 
 
+def metrics_of(scores: pd.DataFrame) -> list[str]:
+    """Those that the run was scored by."""
+    return [metric for metric in METRICS if metric in set(scores["metric"])]
+
+
 def spans(interval: Callable[..., Interval], strict: float) -> tuple[Interval, Interval]:
     return interval(), interval(level=strict, resamples=50_000)
 
@@ -71,7 +77,8 @@ def main() -> None:
     parser.add_argument("method")
     options = parser.parse_args()
     run = open_run(options.run)
-    scores, strict = run.scores(), 1 - 2 * 0.05 / (len(run.explainers) * len(METRICS))
+    scores = run.scores()
+    strict = 1 - 2 * 0.05 / (len(run.explainers) * len(metrics_of(scores)))
     rows = [row for name in run.explainers for row in check(run, name, options.method, scores, strict)]
     lines = [f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0])]
     lines += [f"| {' | '.join(row.values())} |" for row in rows]

@@ -126,6 +126,7 @@ def test_less_skilled_students_do_not_alarm() -> None:
     part = measured(20, 0, 0, 2000, skill=LESS)
     assert part["tau+"].mean() < 0 < part["tau-"].mean()  # its mistakes are the teacher's: images are shared
     assert not (part["p"] < 0.05).any()
+    assert (part["bare p"] < 0.05).all()  # what the condition on tau+ is for
 
 
 def test_unequal_transfer_is_found() -> None:
