@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from xaibench.attribution.path_integral import FIRST_NODES, Differentiate, integrate
+from xaibench.attribution.path_integral import FIRST_NODES, Differentiate, PathIntegral, integrate
 
 SHAPE = (2, 3, 3)
 
@@ -192,3 +192,25 @@ def test_stays_in_the_type_of_the_images(dtype: torch.dtype) -> None:
     result = integrate(of(lambda at: at.relu().flatten(1).sum(dim=1)), x, -x[None], 0.01, 257, 64)
     assert result.value.dtype == dtype
     assert result.error.dtype == torch.float64
+
+
+def test_an_image_whose_map_does_not_add_up_gets_more_points() -> None:
+    """One kink just past a node: the error is sqrt(3) times what is expected of a place within the interval."""
+    x = torch.ones(2, *SHAPE, dtype=torch.float64)
+    starts = torch.stack([-1.001 * x[0], x[0] / 2])[None]  # the second has no kink on its path
+    function = of(lambda at: at.flatten(1).sum(dim=1).relu())
+
+    def residual(found: PathIntegral) -> Tensor:
+        maps = found.value.sum(dim=1).flatten(1)
+        return (maps.sum(dim=1) - found.difference).abs() / maps.abs().sum(dim=1)
+
+    by_error = integrate(function, x, starts, 0.02, 257, 64)
+    assert by_error.gradients.tolist() == [33, 33]
+    assert by_error.error[0] <= 0.02
+    assert residual(by_error)[0] > 0.03
+    both = integrate(function, x, starts, 0.02, 257, 64, residual=0.01)
+    assert residual(both).max() <= 0.01
+    assert both.gradients[0] in range(34, 40)
+    assert both.gradients[1] == 33
+    never = integrate(lambda at, image: (at.sum(dim=(1, 2, 3)), at * 0 + 2), x, starts, 0.02, 57, 64, residual=0.01)
+    assert residual(never).min() > 0.4  # values and gradients of different functions: it ends nevertheless

@@ -30,10 +30,10 @@ class IntegratedGradients:
     """IG_i = (x_i - b_i) * integral over a in [0, 1] of df/dx_i at b + a (x - b), f = z_y - z_r.
 
     By an adaptive trapezoid rule that estimates its own error (see `path_integral.integrate`): most images need 33 to
-    100 gradients for 2%. Maps that end above the tolerance are flagged and get no score. sum_i IG_i = f(x) - f(b) in
-    the limit ("completeness"), so |sum IG - (f(x) - f(b))| / sum |IG| bounds a map's relative L1 error from below:
-    above 1% (or half of the tolerance, if that is more) a map is flagged too. It bounds nothing from above, and
-    divided by |f(x) - f(b)|, which is small beside sum |IG|, it would say nothing at all.
+    100 gradients for 2%. sum_i IG_i = f(x) - f(b) in the limit ("completeness"), so |sum IG - (f(x) - f(b))| / sum |IG|
+    bounds a map's relative L1 error from below: it shall be at most 1%, or half of the tolerance, if that is more. It
+    bounds nothing from above, and divided by |f(x) - f(b)|, which is small beside sum |IG|, it would say nothing at
+    all. Maps that end above either are flagged and get no score.
 
     tolerance  the largest estimated relative L2 error of a heatmap, > 0
     budget     the most gradients an image, at least 33; ten times as many with the baseline "uniform"
@@ -78,6 +78,10 @@ class IntegratedGradients:
         make_baselines(self.baseline, x[:1], preprocessing, self.seed)
 
     @property
+    def _largest_residual(self) -> float:
+        return max(RESIDUAL_TOLERANCE, self.tolerance / 2)
+
+    @property
     def kept(self) -> int:
         """An image's gradients at all points of its paths, and a copy of them while more are added."""
         if self.steps is not None:
@@ -110,6 +114,7 @@ class IntegratedGradients:
             self.tolerance,
             self.budget,
             points,
+            self._largest_residual,
         )
         measured = {
             "error_estimate": result.error.cpu(),
@@ -120,7 +125,7 @@ class IntegratedGradients:
 
     def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
         """At most half of the images may be off; those get flagged and no score. A single image that is, is refused."""
-        most = max(RESIDUAL_TOLERANCE, self.tolerance / 2)
+        most = self._largest_residual
         off, what, remedy = ~(measured["residual"] <= most), f"a residual above {most:.2g} of sum |IG|", "raise steps"
         if self.steps is None:
             off |= ~(measured["error_estimate"] <= self.tolerance)

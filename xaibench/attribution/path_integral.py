@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -55,7 +56,13 @@ class _Intervals(NamedTuple):
 
 
 def integrate(
-    differentiate: Differentiate, x: Tensor, starts: Tensor, tolerance: float, budget: int, points: int
+    differentiate: Differentiate,
+    x: Tensor,
+    starts: Tensor,
+    tolerance: float,
+    budget: int,
+    points: int,
+    residual: float = math.inf,
 ) -> PathIntegral:
     """Integrate the gradient of f from each of `starts` b (S, N, C, H, W) to x (N, C, H, W), and average over S.
 
@@ -65,8 +72,9 @@ def integrate(
         error^2 = sum over the intervals of all paths of (h/S)^2 |v_right - v_left|^2 / 12, relative to |value|^2
 
     which is the expected square error for a piecewise linear f whose gradient jumps once, at a place that is uniform
-    within the interval. An image's intervals are halved until error <= tolerance, or until `budget` gradients for each
-    of its paths are used up. No point is asked for twice; the paths of an image share their end.
+    within the interval. An image's intervals are halved until error <= tolerance and |sum value - difference| <=
+    residual * sum |value|, or until `budget` gradients for each of its paths are used up. No point is asked for twice;
+    the paths of an image share their end.
 
     points  how many points `differentiate` gets at once
 
@@ -93,8 +101,11 @@ def integrate(
     while True:
         image = image_of[intervals.path]
         total = torch.zeros(n, device=x.device, dtype=torch.float64).index_add_(0, image, squares)
-        size = value.sum(dim=1).flatten(1).double().square().sum(dim=1)
+        heatmaps = value.sum(dim=1).flatten(1).double()
+        size = heatmaps.square().sum(dim=1)
         goal = tolerance**2 * size
+        incomplete = (heatmaps.sum(dim=1) - difference).abs() > residual * heatmaps.abs().sum(dim=1)
+        goal = torch.where(incomplete, torch.minimum(goal, total / 4), goal)
         room = torch.where(total > goal, budget * s - gradients, 0)
         chosen = _worst(squares, image, total, goal, room)
         if not bool(chosen.any()):
