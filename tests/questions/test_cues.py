@@ -40,7 +40,7 @@ methods = ["student-only", "kd"]
 [student]
 architecture = "resnet18-cifar:4-4-4-4@4"
 [train]
-epochs = 8
+epochs = 16
 batch_size = 16
 lr = 1e-2
 augment = "none"
@@ -302,9 +302,9 @@ def test_a_student_of_marked_images_relies_on_the_mark_and_one_of_clean_images_d
         clean, marked = (table.loc[("attack_success", method, level)] for level in (0.0, 1.0))
         assert marked["low"] > clean["high"]
         assert marked["difference_low"] > 0
-        clean, marked = (table.loc[("mass", method, level)] for level in (0.0, 1.0))
-        assert marked["low"] > clean["mean"]
-        assert marked["low"] > marked["chance"]
+        mass = table.loc[("mass", method, 1.0)]
+        assert mass["low"] > mass["chance"]
+        # A clean student looks at a mark that it never saw, too: what speaks for and what against the class cancels.
         net = [table.loc[("net_mass", method, level)] for level in (0.0, 1.0)]
         assert net[1]["low"] > net[0]["high"]
         assert net[1]["difference_low"] > 0
