@@ -1,15 +1,19 @@
 import io
 import re
 import sys
+import zlib
+from contextlib import suppress
 
 import matplotlib
 import pytest
+from fontTools import subset
+from fontTools.ttLib import TTFont, TTLibError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.font_manager import FontProperties
 
 from xaibench.errors import ConfigError, RunFolderError, UnknownNameError
-from xaibench.figures.fonts import FONTS, _readable, families
+from xaibench.figures.fonts import FONTS, _readable, embedded_lightly, families
 from xaibench.figures.names import explainer_label, metric_label
 from xaibench.figures.style import (
     figure_width,
@@ -188,3 +192,21 @@ def test_a_figure_saves_itself_in_any_script_too(options):
         figure.text(0.1, 0.5, "猫")
     figure.canvas.draw()  # as a notebook does; warnings are errors here
     figure.savefig(io.BytesIO(), **options)
+
+
+def test_embedded_fonts_hold_glyphs_and_no_tables_of_layout(tmp_path):
+    known = list(subset.Options._drop_tables_default)
+    (path,) = save_figure(drawing(), tmp_path / "fonts", ["pdf"])
+    assert subset.Options._drop_tables_default == known
+    fonts = []
+    for part in path.read_bytes().split(b"stream\n")[1:]:
+        with suppress(zlib.error, TTLibError):
+            fonts.append(TTFont(io.BytesIO(zlib.decompress(part.split(b"\nendstream")[0]))))
+    assert fonts
+    for font in fonts:
+        assert not {"GSUB", "GPOS", "GDEF"} & set(font.keys())
+        assert all(font["glyf"][name] is not None for name in font.getGlyphOrder())
+    assert max(len(font.getGlyphOrder()) for font in fonts) > len(set("likeness of café"))
+    with pytest.raises(ZeroDivisionError), embedded_lightly():
+        1 / 0  # noqa: B018
+    assert subset.Options._drop_tables_default == known

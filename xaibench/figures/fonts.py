@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from fontTools import subset
 from fontTools.ttLib import TTFont
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import RendererAgg
@@ -17,7 +21,7 @@ from matplotlib.ft2font import FT2Font
 from xaibench.errors import unknown_name
 from xaibench.files import write_atomically
 
-__all__ = ["FONTS", "any_script", "families", "text_width"]
+__all__ = ["FONTS", "any_script", "embedded_lightly", "families", "text_width"]
 
 FONTS = {
     "sans": ("DejaVu Sans",),
@@ -25,6 +29,9 @@ FONTS = {
     "latex": ("Computer Modern", "STIXGeneral", "DejaVu Sans"),
 }
 """Name of a font -> its families, which come with matplotlib; characters that the first lacks are drawn in the next."""
+
+_LAYOUT = ("GSUB", "GPOS", "GDEF")
+_one_at_a_time = threading.RLock()
 
 _COMPUTER_MODERN = "Computer Modern"
 _ASCII_OF_TEX = frozenset(
@@ -87,6 +94,23 @@ def any_script(renderer: Any) -> None:
         renderer.get_text_width_height_descent = measure_any
     if draw.__name__ != draw_any.__name__:
         renderer.draw_text = draw_any
+
+
+@contextmanager
+def embedded_lightly() -> Iterator[None]:
+    """Within the block matplotlib embeds fonts without the tables by which programs lay out text.
+
+    In a PDF file every glyph has its place, so that nothing reads them; to cut them down takes half of the time of
+    saving.
+    """
+    options = subset.Options
+    with _one_at_a_time:
+        before = options._drop_tables_default
+        options._drop_tables_default = [*before, *_LAYOUT]
+        try:
+            yield
+        finally:
+            options._drop_tables_default = before
 
 
 def _readable(text: str, prop: FontProperties) -> tuple[str, FontProperties, bool]:

@@ -18,7 +18,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from xaibench.errors import ConfigError, unknown_name
-from xaibench.figures.fonts import any_script, families
+from xaibench.figures.fonts import any_script, embedded_lightly, families
 from xaibench.files import write_atomically
 from xaibench.similarity.intervals import speaks_for
 from xaibench.validation import checked
@@ -218,7 +218,7 @@ def save_figure(figure: Figure, path: Path | str, formats: Sequence[str] | None 
         def write(partial: Path, suffix: str = suffix) -> None:
             figure.savefig(partial, format=suffix, metadata=_UNDATED[suffix])
 
-        with paper_style(getattr(figure, "font", None)):
+        with paper_style(getattr(figure, "font", None)), embedded_lightly():
             paths.append(write_atomically(stem.with_name(f"{stem.name}.{suffix}"), write))
     return paths
 
