@@ -201,6 +201,7 @@ metrics = ["cosine"]
 data.subtask = ["tops", "footwear"]
 [small]
 seeds = [0]
+vary.data.subtask = ["tops"]
 """)
     return path
 
@@ -214,6 +215,17 @@ def tiny_study(study_toml: Path, tmp_path_factory: pytest.TempPathFactory) -> St
 
     with for_all_processes(tmp_path_factory, "tiny-study") as folder:
         return run_study(StudyConfig.load(study_toml), folder, engine=Serial)
+
+
+@pytest.fixture(scope="session")
+def small_study(study_toml: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The same at the small scale, one run of two students, by a process that nothing disturbed."""
+    from xaibench.study.config import StudyConfig
+    from xaibench.study.engines import Serial
+    from xaibench.study.run_study import run_study
+
+    with for_all_processes(tmp_path_factory, "small-study") as folder:
+        return run_study(StudyConfig.load(study_toml, scale="small"), folder, engine=Serial)
 
 
 @dataclass(frozen=True)

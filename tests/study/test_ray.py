@@ -13,13 +13,10 @@ from filelock import FileLock
 
 from xaibench.errors import ConfigError
 from xaibench.run.config import RunConfig
-from xaibench.study.config import StudyConfig
-from xaibench.study.engines import Serial
 from xaibench.study.ray_engine import RayCluster
 from xaibench.study.run_study import run_study
 from xaibench.study.tasks import Task
 
-SMALL = ["vary.data.subtask=['tops']", "seeds=[0]"]
 MISSING = "needs Ray: pip install 'xaibench[ray]'"
 
 cluster = partial(RayCluster, cpus=torch.get_num_threads())
@@ -36,9 +33,8 @@ def ray():
     ray.shutdown()
 
 
-def test_it_gives_the_scores_of_one_process_whatever_dies(ray, study_toml, tmp_path):
+def test_it_gives_the_scores_of_one_process_whatever_dies(ray, small_study, tmp_path):
     """The first workers that train are killed: their students are trained again."""
-    config = StudyConfig.load(study_toml, SMALL)
     killed = most = 0
 
     class Killing(RayCluster):
@@ -50,13 +46,12 @@ def test_it_gives_the_scores_of_one_process_whatever_dies(ray, study_toml, tmp_p
                 time.sleep(0.2)
             return super().wait()
 
-    study = run_study(config, tmp_path / "ray", engine=partial(Killing, cpus=torch.get_num_threads()))
+    study = run_study(small_study.config, tmp_path / "ray", engine=partial(Killing, cpus=torch.get_num_threads()))
     assert killed
     assert most == 2
     assert not study.failures
     assert study.finished
-    alone = run_study(config, tmp_path / "alone", engine=Serial)
-    assert (study.folder / "scores.csv").read_bytes() == (alone.folder / "scores.csv").read_bytes()
+    assert (study.folder / "scores.csv").read_bytes() == (small_study.folder / "scores.csv").read_bytes()
 
 
 def working():

@@ -134,11 +134,10 @@ def test_a_student_that_could_not_be_explained_is_tried_again(copied):
     assert not study.runs["tops"].failures
 
 
-def test_a_killed_study_goes_on_to_the_same_bytes(study_toml, tmp_path):
+def test_a_killed_study_goes_on_to_the_same_bytes(study_toml, small_study, tmp_path):
     """Killed when so many files are there; `benchmarks/study_kills.py` does so at many moments."""
-    folder, small = tmp_path / "study", ["vary.data.subtask=['tops']", "seeds=[0]"]
-    threads = torch.get_num_threads()
-    arguments = (study_toml, "--out", folder, "--workers", 2, "--threads", threads, *(f"--set={one}" for one in small))
+    folder, threads = tmp_path / "study", torch.get_num_threads()
+    arguments = (study_toml, "--scale", "small", "--out", folder, "--workers", 2, "--threads", threads)
     for files in (3, 14, 24):
         process = command(*arguments)
         while sum(path.is_file() for path in folder.glob("runs/**/*")) < files:
@@ -149,8 +148,7 @@ def test_a_killed_study_goes_on_to_the_same_bytes(study_toml, tmp_path):
     process = command(*arguments)
     _, error = process.communicate()
     assert process.returncode == 0, error
-    alone = run_study(StudyConfig.load(study_toml, small), tmp_path / "alone", engine=Serial)
-    assert scores(folder) == scores(alone.folder)
+    assert scores(folder) == scores(small_study.folder)
     assert (folder / "report.html").is_file()
 
 
@@ -187,7 +185,7 @@ def test_the_second_runner_leaves(copied, study_toml):
     assert "Traceback" not in error
 
 
-def test_a_full_disk_ends_the_study_and_nothing_is_corrupt(study_toml, tmp_path, monkeypatch, tiny_study):
+def test_a_full_disk_ends_the_study_and_nothing_is_corrupt(small_study, tmp_path, monkeypatch):
     from xaibench.study import work
 
     def full(*args, **kwargs):
@@ -197,9 +195,9 @@ def test_a_full_disk_ends_the_study_and_nothing_is_corrupt(study_toml, tmp_path,
     with monkeypatch.context() as patched:
         patched.setattr(work, "train", full)
         with pytest.raises(RunFolderError, match=r"No space left on device.*goes on when it is started again"):
-            run_study(StudyConfig.load(study_toml), folder, engine=Serial)
+            run_study(small_study.config, folder, engine=Serial)
     assert not open_study(folder).failures
-    assert scores(run_study(StudyConfig.load(study_toml), folder, engine=Serial).folder) == scores(tiny_study.folder)
+    assert scores(run_study(small_study.config, folder, engine=Serial).folder) == scores(small_study.folder)
 
 
 def test_a_worker_that_dies_fails_its_task_only(copied, monkeypatch, tmp_path):
