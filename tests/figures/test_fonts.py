@@ -11,8 +11,10 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.t2CharStringPen import T2CharStringPen
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
+from matplotlib.font_manager import FontProperties, findfont, fontManager
+from matplotlib.ft2font import FT2Font
 
+from xaibench.figures.fonts import FONTS, families, text_width
 from xaibench.figures.style import new_figure, paper_style, save_figure
 
 UNKNOWN, ELSE = "\U0010fffd", "\U0010fffc"  # private characters, which no font has but those made here
@@ -92,3 +94,12 @@ def test_a_figure_keeps_its_text_and_measures_what_it_draws(tmp_path: Path) -> N
     assert widths[0] == widths[1]
     save_figure(figure, tmp_path / "figure", ("png", "pdf"))
     assert figure.axes[0].get_title() == UNKNOWN
+
+
+@pytest.mark.parametrize("font", FONTS)
+def test_bold_text_is_bold_in_every_font(font: str) -> None:
+    (family, *_) = families(font)
+    regular, bold = (FT2Font(findfont(FontProperties(family=family, weight=weight))) for weight in ("normal", "bold"))
+    assert ("Bold" in bold.style_name, "Bold" in regular.style_name) == (True, False)
+    with paper_style(font):
+        assert text_width("likeness", 10, bold=True) > text_width("likeness", 10)

@@ -175,7 +175,7 @@ def _add_computer_modern() -> None:
     if any(entry.name == _COMPUTER_MODERN for entry in fontManager.ttflist):
         return
     for source, style in (("cmr10", "Regular"), ("cmb10", "Bold")):
-        path = Path(matplotlib.get_cachedir()) / f"xaibench-{source}.ttf"
+        path = Path(matplotlib.get_cachedir()) / f"xaibench-{source}-{style}.ttf"
         if not path.is_file():
             write_atomically(path, functools.partial(_repaired, source, style))
         fontManager.addfont(path)
@@ -192,6 +192,7 @@ def _repaired(source: str, style: str, path: Path) -> None:
         for record in font["name"].names:
             name = {1: _COMPUTER_MODERN, 2: style, 4: f"{_COMPUTER_MODERN} {style}", 6: f"ComputerModern-{style}"}
             record.string = name.get(record.nameID, record.toUnicode())
+        font["OS/2"].usWeightClass = {"Regular": 400, "Bold": 700}[style]
         font.save(path)
     finally:
         log.setLevel(level)
