@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from xaibench.figures.names import explainer_label
@@ -24,35 +25,38 @@ class Scene:
     asked  what was asked
     order  keys of the images that the filters leave
     rows   everything known of the images in view
-    older  whether the order is that of a question before, as this one is not answered for all images
+    older  the question before whose order it is, where this one is not answered for all images; else None
     """
 
     asked: Asked
     order: tuple[str, ...]
     rows: list[Row]
-    older: bool = False
+    older: Asked | None = None
 
 
-def compute_scene(known: Comparison, asked: Asked, changed: str, before: Scene | None, turn: Turn | None) -> Scene:
+def compute_scene(
+    known: Comparison, asked: Asked, changes: Sequence[str], before: Scene | None, turn: Turn | None
+) -> Scene:
     """What the explorer shows next.
 
-    changed  the trait that was set: after another order it begins with the first image, and an image that was chosen is
-             shown even where the filters leave it out
+    changes  traits that were set since `before`, the latest last: after another order it begins with the first image,
+             and an image that was chosen after that is shown even where the filters leave it out
     before   what is on show. Its order stays where a new question is not answered for all images yet
     turn     the work this is part of; None: NotKnownError is raised where a model is needed
     """
-    question, older = asked.question, False
+    question, older = asked.question, None
     try:
         order = ordered(known, asked, question, turn)
     except NotScoredError:
-        if before is None or changed in _REARRANGING:
+        if before is None or any(name in _REARRANGING for name in changes):
             raise
-        order, older = before.order, True
-    rearranged = changed in _REARRANGING or (changed == "metric" and asked.sort != "given" and not older)
+        order, older = before.order, before.older or before.asked
+    rearranging = _REARRANGING if asked.sort == "given" or older else (*_REARRANGING, "metric")
+    decisive = [name for name in changes if name == "image" or name in rearranging][-1:]
     image = asked.image
-    if order and changed != "image" and (rearranged or image not in order):
+    if order and decisive != ["image"] and (decisive or image not in order):
         image = order[0]
-    keys: tuple[str, ...] = (image,) if changed == "image" else ()
+    keys: tuple[str, ...] = (image,) if decisive == ["image"] else ()
     if image in order:
         start = order.index(image)
         keys = order[start : start + asked.rows]

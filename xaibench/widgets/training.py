@@ -28,7 +28,7 @@ from xaibench.models.layer_pairs import parse_layers
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import as_device
 from xaibench.validation import checked
-from xaibench.widgets.panel import button, line, style_sheet
+from xaibench.widgets.parts import button, line, style_sheet
 from xaibench.widgets.training_curves import CURVES, clock, curves_html
 from xaibench.widgets.training_job import Likeness, TrainingJob, Watched, teacher_accuracy
 from xaibench.widgets.training_settings import Settings
@@ -173,6 +173,7 @@ class TrainingPanel(TrainingTraits):
         self._resume.tooltip = "go on where this training was ended" if begun else "nothing to go on with"
 
     def _new_job(self) -> TrainingJob:
+        self._must_be_open()
         if self.state == "training":
             raise ConfigError("a training is under way: cancel it and wait for the end of its epoch")
         pair = dataclasses.replace(self._pair, layers=parse_layers(self.layers))
