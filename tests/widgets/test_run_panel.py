@@ -574,3 +574,30 @@ def test_a_refresh_that_is_cancelled_leaves_the_part_that_is_on_show():
         panel.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("part", [name for name in PARTS if name != "scores"])
+def test_a_folder_that_vanishes_is_said_in_our_words(panel_of, folder, part, caplog):
+    panel = panel_of()
+    shutil.rmtree(folder)
+    panel.part = part
+    assert str(folder) in panel.error
+    assert not caplog.records
+    panel.part = "scores"
+    panel.show_images(panel.results.methods[0], "lrp")
+    assert str(folder) in panel.error
+    assert not caplog.records
+
+
+def test_files_that_vanish_while_they_are_listed_are_said_in_our_words(panel_of, folder, caplog, monkeypatch):
+    panel = panel_of()
+    table = panel.results.result_table("methods", "lrp")
+
+    def vanish(self, kind, explainer):
+        shutil.rmtree(folder)
+        return table
+
+    monkeypatch.setattr(type(panel.results), "result_table", vanish)
+    panel.part = "export"
+    assert str(folder) in panel.error
+    assert not caplog.records

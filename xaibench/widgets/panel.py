@@ -137,8 +137,10 @@ class Panel(widgets.VBox):
             self.error = ""
             try:
                 done(result)  # may ask for more, which may fail
-            except Exception as error:  # noqa: BLE001 - as an error of the work itself
+            except BaseException as error:  # as of the work itself
                 self._failed(error)
+                if not isinstance(error, Exception):
+                    raise
 
         self.worker.run(work, show, self._failed)
         if self.worker.busy:
@@ -148,7 +150,7 @@ class Panel(widgets.VBox):
         if self.closed:
             raise ConfigError(f"this {type(self).__name__} was closed: open another one")
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         """What is on show stays, the traits go back to it, and the error is said."""
         self._give_up()
         self.error = sentence(error)

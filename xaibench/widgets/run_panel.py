@@ -242,7 +242,7 @@ class RunPanel(RunTraits):
         if clicked and asked["opened"] and self.explorer is not None:
             _open_in(self.explorer, *asked["opened"])
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         super()._failed(error)
         if self._on_show is None:  # a run that was read again, or cannot be read at all
             self._body.value = self._text.value = self._images.value = ""

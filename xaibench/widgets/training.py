@@ -221,9 +221,7 @@ class TrainingPanel(TrainingTraits):
 
     def _ended(self, job: TrainingJob, run: DistillRun | None) -> None:
         if run is None:
-            self._draw()
-            self._say(f"cancelled after {self.epoch} of {job.recipe.epochs} epochs; resume goes on from there")
-            self.set_trait("state", "cancelled")
+            self._stopped(job, "cancelled", "cancelled")
             return
         self.history = run.history
         self._draw()
@@ -239,12 +237,19 @@ class TrainingPanel(TrainingTraits):
         if self._explorer is not None:
             self._explorer.add_student(name, run.student)
 
-    def _failed(self, error: Exception) -> None:
-        if self.state == "training":
-            self._draw()
-            self._say("ended by an error")
-            self.set_trait("state", "idle")
+    def _failed(self, error: BaseException) -> None:
         super()._failed(error)
+        if self._job is not None and self.state == "training":
+            interrupted = isinstance(error, KeyboardInterrupt)
+            how = ("cancelled", "interrupted") if interrupted else ("idle", "ended by an error")
+            self._stopped(self._job, *how)
+
+    def _stopped(self, job: TrainingJob, state: str, why: str) -> None:
+        """A training has ended before its last epoch."""
+        kept = "; resume goes on from there" if job.started(self._folder / job.folder_name) else ""
+        self._say(f"{why} after {self.epoch} of {job.recipe.epochs} epochs{kept}")
+        self.set_trait("state", state)
+        self._draw()
 
     def _name_of(self, job: TrainingJob) -> str:
         """Its name; with a number where a student of other settings has it already."""
