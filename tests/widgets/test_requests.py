@@ -2,6 +2,10 @@
 
 import asyncio
 
+import pytest
+
+from xaibench.errors import ConfigError
+from xaibench.run.folder import open_run
 from xaibench.widgets.explorer import Explorer, explore
 from xaibench.widgets.run_panel import RunPanel
 
@@ -140,3 +144,13 @@ def test_saving_and_uploading_what_cannot_be_leaves_a_request_alone(tiny_pair, i
         explorer.close()
 
     asyncio.run(main())
+
+
+def test_a_student_takes_no_name_that_stands_for_something_else(tiny_run, store):
+    explorer = explore(tiny_run, store=store)
+    student, before = open_run(tiny_run).student("kd/seed0"), explorer._stage.value
+    for name in ("teacher", "kd/mean"):
+        with pytest.raises(ConfigError, match="choose another name"):
+            explorer.add_student(name, student)
+    assert explorer._stage.value == before
+    explorer.close()

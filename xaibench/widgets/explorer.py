@@ -103,6 +103,11 @@ class Explorer(ExplorerTraits):
         return self._scene is not None and self._scene.older is not None
 
     @property
+    def ordered_by(self) -> Asked:
+        """The question that `order` answers: that on show, or one before (`order_is_older`)."""
+        return (self._scene and self._scene.older) or self.shown
+
+    @property
     def on_show(self) -> tuple[Row, ...]:
         """What is known of the images in view: predictions, maps, scores."""
         return tuple(self._scene.rows) if self._scene else ()
@@ -149,20 +154,17 @@ class Explorer(ExplorerTraits):
 
     def add_image(self, image: torch.Tensor, name: str) -> None:
         """Look at an image of one's own: (C, H, W) uint8 of the size of the others. It is labelled by the teacher."""
-        key = f"own/{name}"
-        while key in self.comparison.keys:
-            key += "'"
+        known, key = self.comparison, f"own/{name}"
+        live = known.takes(image)
 
-        def add(turn: Turn) -> str:
-            turn.report(0.0, "teacher")
-            self.comparison.add_image(image, key)
-            return key
+        def show(label: int) -> None:
+            added = key
+            while added in known.keys:
+                added += "'"
+            known.add_image(image, added, label)
+            self._choose("image", added)
 
-        def show(key: str) -> None:
-            self._controls.renew()
-            self._choose("image", key)
-
-        self._work(add, show)
+        self._work(lambda turn: live.predicted_label(image, turn), show)
 
     def explain_all(self) -> None:
         """Explain every image by the question on show, so that they can be sorted by likeness."""
@@ -231,7 +233,10 @@ class Explorer(ExplorerTraits):
         """Key -> mean score over the students shown, where all images are scored."""
         asked, known = self.shown, self.comparison
         members = [one for name in asked.students for one in known.members(name)]
-        values = [known.likeness(one, asked.question, metric or asked.metric, asked.sign) for one in members]
+        try:
+            values = [known.likeness(one, asked.question, metric or asked.metric, asked.sign, None) for one in members]
+        except NotKnownError:
+            return {}
         if not values or any(value is None for value in values):
             return {}
         return dict(zip(known.keys, torch.tensor(np.array(values)).nanmean(dim=0).tolist()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,30 +56,43 @@ def provenance(explorer: Explorer) -> dict[str, Any]:
 def code_of(explorer: Explorer) -> str:
     """Python that opens an explorer as it stands and draws its figure.
 
-    What was added, and an order that needs all images explained, comes after the explorer is there.
+    It opens with the question that the order answers. What was added, an order that needs all images explained, a
+    question after that and the image follow, each when what it needs is there.
     """
-    known, shown = explorer.comparison, explorer.shown
-    source = repr(known.about["run"]) if "run" in known.about else "pair, images"
-    stands = {name: getattr(shown, name) for name in ASKED} | {name: getattr(explorer, name) for name in DRAWN}
+    known, shown, by = explorer.comparison, explorer.shown, explorer.ordered_by
+    source = (
+        repr(known.about["run"]) if "run" in known.about else "maps, images" if known.live is None else "pair, images"
+    )
+    stands = {name: getattr(by, name) for name in ASKED} | {"image": shown.image, "rows": shown.rows}
+    stands |= {name: getattr(explorer, name) for name in DRAWN}
     changed = {name: value for name, value in stands.items() if value != explorer.trait_defaults(name)}
-    if not shown.students:  # which by default are chosen
+    if not by.students:  # which by default are chosen
         changed["students"] = ()
 
     def later(*traits: str) -> list[str]:
         return [f"explorer.{name} = {changed.pop(name)!r}" for name in traits if name in changed]
 
+    def adding(keys: Iterable[str]) -> Iterator[str]:
+        for key in keys:
+            name = key.removeprefix("own/")
+            yield f"explorer.add_image(image, {name!r})  # the image of your own: (C, H, W), uint8"
+            yield _WAIT
+
     steps: list[str] = []
-    members = [member for name in shown.students for member in known.members(name)]
+    members = dict.fromkeys(one for name in (*by.students, *shown.students) for one in known.members(name))
     if added := [member for member in members if member in known.added]:
         steps += [*(f"explorer.add_student({name!r}, student)" for name in added), *later("students")]
-    is_own = shown.image in known.keys[known.labelled :]
-    if is_own:
-        name = shown.image.removeprefix("own/")
-        steps += [f"explorer.add_image(image, {name!r})  # the image of your own: (C, H, W), uint8", _WAIT]
-    stored = known.are_stored(shown.students, shown.question)
-    if not stored and (shown.only == "undefined" or shown.sort in ("least alike", "most alike")):
-        steps += ["explorer.explain_all()", _WAIT, *later("sort", "only", "image")]
-    if is_own:
+    own = [row.key for row in explorer.on_show if row.key in known.keys[known.labelled :]]
+    steps += adding(key for key in own if key in explorer.order)
+    stored = known.are_stored(by.students, by.question)
+    if not stored and (by.only == "undefined" or by.sort in ("least alike", "most alike")):
+        steps += ["explorer.explain_all()", _WAIT, *later("sort", "only")]
+    if explorer.order_is_older:
+        asked = {name: getattr(shown, name) for name in ASKED if name not in ("image", "rows")}
+        steps += [_WAIT, "with explorer.hold_trait_notifications():"]
+        steps += [f"    explorer.{name} = {value!r}" for name, value in asked.items() if value != getattr(by, name)]
+    steps += adding(key for key in own if key not in explorer.order)
+    if steps:
         steps += later("image")
     if steps or not stored:
         steps.append(_WAIT)
