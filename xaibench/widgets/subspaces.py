@@ -119,10 +119,11 @@ class SubspacePanel(Panel):
 
     @validate("bases")
     def _known_bases(self, proposal: Any) -> tuple[str, ...]:
+        known = tuple(BASES)
         for name in proposal.value:
-            if name not in BASES:
-                raise unknown_name("basis", name, BASES)
-        return tuple(name for name in BASES if name in proposal.value)
+            if name not in known:
+                raise unknown_name("basis", name, known)
+        return tuple(name for name in known if name in proposal.value)
 
     @validate("k", "direction")
     def _within(self, proposal: Any) -> int:
