@@ -1,5 +1,6 @@
 """An in-memory run with the interface of an opened run folder."""
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from xaibench.attribution.explainers import parse_explainer
+from xaibench.attribution.store.store import AttributionStore
 from xaibench.attribution.targets import Target
 from xaibench.data.images import ImageSet
 
@@ -94,3 +96,41 @@ def fake_run():
 @pytest.fixture
 def make_run():
     return FakeRun
+
+
+@pytest.fixture
+def store(tmp_path):
+    return AttributionStore(tmp_path / "store")
+
+
+@pytest.fixture
+def images(tiny_task):
+    return tiny_task.test.take(range(6))
+
+
+@pytest.fixture
+def run_as_script(store):
+    """run_as_script(code, **names) -> the names that an explorer's code leaves, run outside of a notebook."""
+
+    def run(code, **names):
+        opened = code.replace("xb.explore(\n", "xb.explore(\n    store=store, what=").replace(
+            "pair, images,", "pair, second=images,"
+        )
+        exec(opened.replace("await explorer.settled()", ""), names | {"store": store}, found := {})
+        return found
+
+    return run
+
+
+@pytest.fixture
+def hold_explanations(monkeypatch):
+    """hold_explanations() -> an event: from now on explanations wait until it is set."""
+
+    def hold():
+        import xaibench.attribution.explain as module
+
+        go_on, real = threading.Event(), module.explain_model
+        monkeypatch.setattr(module, "explain_model", lambda *a, **o: go_on.wait(30) and real(*a, **o))
+        return go_on
+
+    return hold

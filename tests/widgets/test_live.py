@@ -12,31 +12,11 @@ import torch
 from PIL import Image
 
 import xaibench as xb
-from xaibench.attribution.store.store import AttributionStore
 from xaibench.errors import ConfigError, DataError, ExplanationError, UnknownNameError
 from xaibench.run.folder import open_run
 from xaibench.widgets.explorer import explore
 from xaibench.widgets.keeping import provenance
 from xaibench.widgets.live import Question
-
-
-@pytest.fixture
-def store(tmp_path):
-    return AttributionStore(tmp_path / "store")
-
-
-@pytest.fixture
-def images(tiny_task):
-    return tiny_task.test.take(range(6))
-
-
-def run_as_script(code, *, store, **names):
-    """The names that an explorer's code leaves, run outside of a notebook, with `store`."""
-    opened = code.replace("xb.explore(\n", "xb.explore(\n    store=store, what=").replace(
-        "pair, images,", "pair, second=images,"
-    )
-    exec(opened.replace("await explorer.settled()", ""), names | {"store": store}, found := {})
-    return found
 
 
 @pytest.fixture
@@ -284,13 +264,13 @@ def test_explain_all_keeps_every_map_that_it_needs(tiny_pair, images, store):
     assert (explorer.error, len(explorer.order)) == ("", len(images))
 
 
-def test_the_code_explains_all_images_before_it_sorts_them(tiny_pair, images, store):
+def test_the_code_explains_all_images_before_it_sorts_them(tiny_pair, images, store, run_as_script):
     explorer = explore(tiny_pair, images, store=store)
     explorer.explain_all()
     explorer.sort = "least alike"
     explorer.image = explorer.order[2]
     code = explorer.code()
-    names = run_as_script(code, pair=tiny_pair, images=images, store=store)
+    names = run_as_script(code, pair=tiny_pair, images=images)
     assert (names["explorer"].order, names["explorer"].image) == (explorer.order, explorer.image)
 
 
@@ -299,7 +279,7 @@ def drawn(explorer):
     return [(row.key, {name: one.values.tolist() for name, one in row.maps.items()}) for row in explorer.on_show]
 
 
-def test_the_code_adds_images_of_ones_own_wherever_they_stand(tiny_run, store):
+def test_the_code_adds_images_of_ones_own_wherever_they_stand(tiny_run, store, run_as_script):
     explorer = explore(tiny_run, store=store, students=("kd/seed0",))
     noise = torch.Generator().manual_seed(1)
     mine = [torch.randint(0, 255, explorer.comparison.images.shape, dtype=torch.uint8, generator=noise) for _ in "ab"]
@@ -309,11 +289,11 @@ def test_the_code_adds_images_of_ones_own_wherever_they_stand(tiny_run, store):
     own = [explorer.order.index(f"own/mine{number}") for number in range(2)]
     explorer.image, explorer.rows = explorer.order[max(0, min(own) - 1)], 12
     assert {"own/mine0", "own/mine1"} & {row.key for row in explorer.on_show[1:]}
-    names = run_as_script(explorer.code(), store=store, image=mine[0], image_1=mine[0], image_2=mine[1])
+    names = run_as_script(explorer.code(), image=mine[0], image_1=mine[0], image_2=mine[1])
     assert drawn(names["explorer"]) == drawn(explorer)
     explorer.image = "own/mine1"
     explorer.rows = 1
-    names = run_as_script(explorer.code(), store=store, image=mine[1])
+    names = run_as_script(explorer.code(), image=mine[1])
     assert drawn(names["explorer"]) == drawn(explorer)
 
 
@@ -324,7 +304,7 @@ def test_an_image_of_ones_own_is_sorted_by_its_likeness_at_once(tiny_run, store)
     assert len(explorer.on_show) == 2
 
 
-def test_the_code_makes_the_order_of_a_question_before(tiny_pair, images, store):
+def test_the_code_makes_the_order_of_a_question_before(tiny_pair, images, store, run_as_script):
     explorer = explore(tiny_pair, images, store=store, explainer="input-x-gradient")
     explorer.explain_all()
     explorer.sort = "least alike"
@@ -332,12 +312,12 @@ def test_the_code_makes_the_order_of_a_question_before(tiny_pair, images, store)
     explorer.explainer = "lrp"
     assert explorer.order_is_older
     explorer.image = explorer.order[1]
-    names = run_as_script(explorer.code(), store=store, pair=tiny_pair, images=images)
+    names = run_as_script(explorer.code(), pair=tiny_pair, images=images)
     assert (names["explorer"].shown, names["explorer"].order_is_older) == (explorer.shown, True)
     assert drawn(names["explorer"]) == drawn(explorer)
 
 
-def test_the_code_adds_every_student_of_a_mean(tiny_run, store):
+def test_the_code_adds_every_student_of_a_mean(tiny_run, store, run_as_script):
     explorer = explore(tiny_run, store=store)
     student = open_run(tiny_run).student("subdistill/seed0")
     for name in ("mine/seed0", "mine/seed1"):
@@ -345,7 +325,7 @@ def test_the_code_adds_every_student_of_a_mean(tiny_run, store):
     explorer.students = ("mine/mean",)
     code = explorer.code()
     assert code.count("explorer.add_student(") == 2
-    names = run_as_script(code, student_1=student, student_2=student, store=store)
+    names = run_as_script(code, student_1=student, student_2=student)
     assert names["explorer"].students == ("mine/mean",)
     assert names["explorer"].on_show[0].scores.keys() == {"mine/mean"}
 
@@ -457,21 +437,12 @@ def test_in_a_notebook_the_latest_request_wins(tiny_pair, images, store, monkeyp
     assert len(shown) <= 3  # what was overtaken is not shown
 
 
-def hold_explanations(monkeypatch):
-    """From now on explanations wait until the event that is returned is set."""
-    import xaibench.attribution.explain as module
-
-    go_on, real = threading.Event(), module.explain_model
-    monkeypatch.setattr(module, "explain_model", lambda *a, **o: go_on.wait(30) and real(*a, **o))
-    return go_on
-
-
-def test_a_cancelled_question_leaves_what_is_on_show(tiny_pair, images, store, monkeypatch):
+def test_a_cancelled_question_leaves_what_is_on_show(tiny_pair, images, store, hold_explanations):
     async def main():
         explorer = explore(tiny_pair, images, store=store)
         await asyncio.wait_for(explorer.settled(), 60)
         stage = explorer._stage.value
-        go_on = hold_explanations(monkeypatch)
+        go_on = hold_explanations()
         explorer.image = images.keys[3]
         assert explorer.worker.busy
         explorer.cancel()
@@ -484,12 +455,12 @@ def test_a_cancelled_question_leaves_what_is_on_show(tiny_pair, images, store, m
     asyncio.run(main())
 
 
-def test_pictures_keep_their_own_labels_while_another_question_is_computed(tiny_pair, images, store, monkeypatch):
+def test_pictures_keep_their_own_labels_while_another_question_is_computed(tiny_pair, images, store, hold_explanations):
     async def main():
         explorer = explore(tiny_pair, images, store=store)
         await asyncio.wait_for(explorer.settled(), 60)
         asked, made = explorer.shown, provenance(explorer)
-        go_on = hold_explanations(monkeypatch)
+        go_on = hold_explanations()
         explorer.explainer = "input-x-gradient"
         explorer.metric = "ssim"
         explorer.opacity = 0.3  # draws what is on show once more

@@ -3,7 +3,8 @@ import pytest
 
 from xaibench.widgets import panel as module
 from xaibench.widgets.explorer import Explorer
-from xaibench.widgets.panel import Panel, button, stack
+from xaibench.widgets.panel import Panel
+from xaibench.widgets.parts import button, stack
 
 
 def alive():

@@ -586,3 +586,78 @@ def test_a_part_that_results_do_not_have_is_refused(panel_of):
     assert (panel.part, panel._controls["part"].value) == ("scores", "scores")
     panel.sort = "method"
     assert panel.error == ""
+
+
+class Slow(Study):
+    """Results whose interval plots are drawn when `go_on` is set, once they were read anew."""
+
+    def __init__(self, again=False):
+        self.again, self.reached, self.go_on = again, threading.Event(), threading.Event()
+
+    def intervals(self, explainer, metric, turn):
+        if self.again:
+            self.reached.set()
+            assert self.go_on.wait(30)
+        return "<p>intervals</p>"
+
+    def renewed(self):
+        self.next = Slow(again=True)
+        return self.next
+
+
+def test_a_refresh_that_is_cancelled_leaves_the_part_that_is_on_show():
+    async def main():
+        results = Slow()
+        panel = RunPanel(results)
+        await asyncio.wait_for(panel.settled(), 60)
+        before = panel._body.value, names(panel)
+        panel.part = "intervals"
+        panel.refresh()
+        while not hasattr(results, "next"):
+            await asyncio.sleep(0)
+        while not results.next.reached.is_set():
+            await asyncio.sleep(0)
+        panel.cancel()
+        results.next.go_on.set()
+        assert (panel.part, panel._controls["part"].value) == ("scores", "scores")
+        assert (panel._body.value, names(panel)) == before
+        assert visible(panel._scores.box)
+        panel.part = "intervals"
+        panel.refresh()
+        while panel.results is results:
+            if hasattr(results, "next"):
+                results.next.go_on.set()
+            await asyncio.sleep(0)
+        await asyncio.wait_for(panel.settled(), 60)
+        assert (panel.part, panel._body.value, panel.error) == ("intervals", "<p>intervals</p>", "")
+        assert not visible(panel._scores.box)
+        panel.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("part", [name for name in PARTS if name != "scores"])
+def test_a_folder_that_vanishes_is_said_in_our_words(panel_of, folder, part, caplog):
+    panel = panel_of()
+    shutil.rmtree(folder)
+    panel.part = part
+    assert str(folder) in panel.error
+    assert not caplog.records
+    panel.part = "scores"
+    panel.show_images(panel.results.methods[0], "lrp")
+    assert str(folder) in panel.error
+    assert not caplog.records
+
+
+def test_files_that_vanish_while_they_are_listed_are_said_in_our_words(panel_of, folder, caplog, monkeypatch):
+    panel = panel_of()
+    table = panel.results.result_table("methods", "lrp")
+
+    def vanish(self, kind, explainer):
+        shutil.rmtree(folder)
+        return table
+
+    monkeypatch.setattr(type(panel.results), "result_table", vanish)
+    panel.part = "export"
+    assert str(folder) in panel.error
+    assert not caplog.records

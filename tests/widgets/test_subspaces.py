@@ -151,6 +151,7 @@ def test_k_max_bounds_what_is_shown(panel_of):
         ("layer", "layer5", UnknownNameError, "unknown layer 'layer5': did you mean 'layer"),
         ("basis", "pcaa", UnknownNameError, "unknown basis 'pcaa': did you mean 'pca'"),
         ("bases", ("pca", "mine"), UnknownNameError, "unknown basis 'mine'"),
+        ("bases", (["pca"],), UnknownNameError, "unknown basis"),
         ("k", 0, ConfigError, r"k must lie in 1..16 at layer4, got 0"),
         ("k", 10**9, ConfigError, "got 1000000000"),
         ("direction", 17, ConfigError, r"direction must lie in 1..16 at layer4, got 17"),

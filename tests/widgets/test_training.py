@@ -113,6 +113,47 @@ def test_cancel_ends_after_the_epoch_and_resume_goes_on_to_the_same_student(pane
     pd.testing.assert_frame_equal(panel.history.drop(columns="seconds"), whole.history.drop(columns="seconds"))
 
 
+@pytest.mark.parametrize("at", [1, 3])
+def test_an_interrupt_ends_a_training_and_resume_goes_on_to_the_same_student(panel_of, at):
+    whole = panel_of()
+    whole.start()
+    panel = panel_of()
+
+    def press(change):
+        if change.new == at and panel.state == "training" and not pressed:
+            pressed.append(at)
+            raise KeyboardInterrupt
+
+    pressed = []
+    panel.observe(press, "epoch")
+    with pytest.raises(KeyboardInterrupt):
+        panel.start()
+    assert (panel.state, panel.epoch, panel.students, panel.error) == ("cancelled", at, {}, "interrupted")
+    assert f"interrupted after {at} of 3 epochs" in panel._words.value
+    assert not panel._start.disabled
+    (panel.start if panel._resume.disabled else panel.resume)()
+    assert (panel.state, panel.error) == ("finished", "")
+    assert state_hash(panel.students["kd/seed0"]) == state_hash(whole.students["kd/seed0"])
+
+
+def test_an_interrupt_while_the_end_is_drawn_leaves_the_panel_usable(panel_of, monkeypatch):
+    import xaibench.widgets.training as module
+
+    panel, real = panel_of(epochs=1), module.curves_html
+
+    def interrupted(history, *args):
+        monkeypatch.setattr(module, "curves_html", real)
+        raise KeyboardInterrupt
+
+    panel.observe(lambda change: monkeypatch.setattr(module, "curves_html", interrupted), "epoch")
+    with pytest.raises(KeyboardInterrupt):
+        panel.start()
+    assert (panel.state, panel.error) == ("cancelled", "interrupted")
+    panel.unobserve_all("epoch")
+    panel.start()
+    assert (panel.state, panel.error) == ("finished", "")
+
+
 def test_a_folder_lets_another_panel_go_on_and_keeps_trainings_apart(panel_of, tmp_path):
     first = panel_of(folder=tmp_path)
     first.observe(lambda change: first.cancel(), "epoch")
@@ -160,6 +201,9 @@ def test_students_of_one_name_but_other_settings_are_told_apart(panel_of):
         ("seed", -1, ConfigError, "a seed must be between 0"),
         ("layers", ("layer9",), UnknownNameError, "unknown layer of .* 'layer9': did you mean"),
         ("layers", ("layer1:",), ModelError, "not of the form teacher:student"),
+        ("layers", (1,), ConfigError, "layers must be texts as 'layer1:layer1'"),
+        ("layers", (("layer1",),), ConfigError, "layers must be texts as 'layer1:layer1'"),
+        ("layers", (("layer1", "layer1", "x"),), ConfigError, "layers must be texts as 'layer1:layer1'"),
         ("recipe", "batch=3", UnknownNameError, "did you mean 'batch_size'"),
         ("recipe", "lr = 3", ConfigError, "lr is a trait of its own"),
         ("state", "finished", traitlets.TraitError, "read-only"),

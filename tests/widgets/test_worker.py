@@ -127,6 +127,54 @@ def test_what_is_shown_on_the_way_is_shown_in_the_thread_of_the_panel_while_some
     assert shown == [True, "next"]
 
 
-@pytest.mark.parametrize(("error", "text"), [(ConfigError("say this"), "say this"), (KeyError("x"), "KeyError: 'x'")])
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ConfigError("say this"), "say this"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (KeyboardInterrupt(), "interrupted"),
+        (FileNotFoundError(2, "No such file or directory", "run/a.csv"), "run/a.csv: No such file or directory"),
+        (OSError("odd"), "OSError: odd"),
+    ],
+)
 def test_an_error_becomes_a_sentence(error, text):
     assert sentence(error) == text
+
+
+def test_an_interrupt_is_handed_over_and_raised_and_the_worker_is_free():
+    failed, worker = [], Worker()
+
+    def work(turn):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        worker.run(work, failed.append, failed.append)
+    assert [type(error) for error in failed] == [KeyboardInterrupt]
+    assert not worker.busy
+    worker.run(lambda turn: 7, failed.append, failed.append)
+    assert failed[1:] == [7]
+
+
+def test_work_that_handles_all_errors_ends_nevertheless_when_nobody_waits():
+    shown, started, go_on = [], threading.Event(), threading.Event()
+
+    async def main():
+        worker = Worker()
+
+        def work(turn):
+            started.set()
+            assert go_on.wait(10)
+            try:
+                turn.report(0.5)
+            except Exception:  # noqa: BLE001 - as libraries do
+                shown.append("took its end for an error")
+            shown.append("went on")
+
+        worker.run(work, shown.append, shown.append)
+        assert await asyncio.to_thread(started.wait, 10)
+        worker.run(lambda turn: "next", shown.append, shown.append)
+        go_on.set()
+        await asyncio.wait_for(worker.settled(), 10)
+
+    asyncio.run(main())
+    assert shown == ["next"]

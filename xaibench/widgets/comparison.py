@@ -14,12 +14,12 @@ import torch
 
 from xaibench.attribution.targets import Target
 from xaibench.data.images import ImageSet
-from xaibench.errors import ConfigError, ExplanationError, unknown_name
+from xaibench.errors import ConfigError, DataError, ExplanationError, unknown_name
 from xaibench.figures.gallery import pixels
 from xaibench.similarity.maps import pool, with_sign
 from xaibench.similarity.metrics.table import METRICS
 from xaibench.widgets.answers import Prediction, Score, mean_defined, mean_map
-from xaibench.widgets.live import TEACHER, Live, Map, NotKnownError, Question, Version, maps_of
+from xaibench.widgets.live import TEACHER, Live, Map, Question, Version, maps_of
 from xaibench.widgets.worker import Turn
 
 __all__ = ["Comparison"]
@@ -109,6 +109,10 @@ class Comparison:
         """Compare another student, too."""
         if self.live is None:
             raise ConfigError("these maps came without their models: a student can only be added beside a teacher")
+        if name == TEACHER or name.rpartition("/")[2] == _MEAN:
+            raise ConfigError(
+                f"a student cannot be named {name!r}, which stands for something else: choose another name"
+            )
         self.live.add(name, model)
         self.added.add(name)
         if name not in self.students:
@@ -125,16 +129,20 @@ class Comparison:
         """The model of that name as it is now, see `Live.version`."""
         return self.live.version(model) if self.live is not None else (model, 0)
 
-    def add_image(self, image: torch.Tensor, key: str) -> None:
-        """Look at another image (C, H, W) uint8, whose label is what the teacher predicts."""
+    def takes(self, image: torch.Tensor) -> Live:
+        """The models that explain another image; DataError unless it is (C, H, W) uint8 of the size of the others."""
         if self.live is None:
             raise ConfigError("these maps came without their models: images of one's own cannot be explained")
-        old, live = self.images, self.live
+        given = (image.dtype, tuple(image.shape)) if isinstance(image, torch.Tensor) else type(image).__name__
+        if given != (torch.uint8, self.images.shape):
+            raise DataError(f"an image must be a uint8 tensor of shape {self.images.shape} as the others, got {given}")
+        return self.live
+
+    def add_image(self, image: torch.Tensor, key: str, label: int) -> None:
+        """Look at another image, whose label is what the teacher predicts, see `Live.predicted_label`."""
+        old, labels = self.images, torch.cat([self.images.labels, torch.tensor([label])])
         images, keys = torch.cat([old.images, image[None]]), (*old.keys, key)
-        unlabelled = torch.cat([old.labels, torch.zeros(1, dtype=torch.int64)])
-        live.images = ImageSet(images, unlabelled, old.classes, keys, old.source)
-        label = live.logits(TEACHER, [len(old)], Turn(lambda share, note: None)).argmax(dim=1)
-        self.images = live.images = ImageSet(images, torch.cat([old.labels, label]), old.classes, keys, old.source)
+        self.images = self._live().images = ImageSet(images, labels, old.classes, keys, old.source)
         self.pixels = pixels(self.images.images.numpy() / 255)
         self._likeness.clear()
 
@@ -182,7 +190,7 @@ class Comparison:
         """How alike a student's map of one image is to the teacher's. That of several students is the mean score."""
         chance = METRICS[metric].chance(self.grid, sign)
         members = self.members(model)
-        every = [self.likeness(member, question, metric, sign) for member in members]
+        every = [self.likeness(member, question, metric, sign, turn) for member in members]
         known = [values for values in every if values is not None]
         if len(known) == len(every):
             mean = mean_defined(known)
@@ -195,16 +203,19 @@ class Comparison:
         ]
         return Score(float(mean_defined(values)[0]), chance)
 
-    def likeness(self, model: str, question: Question, metric: str, sign: str) -> Array | None:
+    def likeness(self, model: str, question: Question, metric: str, sign: str, turn: Turn | None) -> Array | None:
         """(N,) scores of one student on all images; None where its maps, or the teacher's, are not all there.
 
-        Images of one's own that are not explained yet count as undefined where the others' scores are stored.
+        Images of one's own are explained where the others' scores are stored.
         """
         known = (self.version(model), question, metric, sign)
         if known not in self._likeness:
             stored = self.scores.get((question.explainer, metric, "matched"), {})
             if self._is_own(question) and sign == self.sign and model in stored:
-                return np.concatenate([stored[model], self._likeness_of_added(model, question, metric, sign)])
+                own = range(self._first, len(self.images))
+                pairs = zip(*(self.maps(name, question, own, turn) for name in (TEACHER, model)))
+                values = [self._scored(metric, sign, *(one.values[None] for one in pair)) for pair in pairs]
+                return np.concatenate([stored[model], *values])
             if all(self._has_all(name, question) for name in (TEACHER, model)):
                 every = range(len(self.images))
                 a, b = (np.stack([m.values for m in self.maps(n, question, every, None)]) for n in (TEACHER, model))
@@ -212,16 +223,6 @@ class Comparison:
             else:
                 return None
         return self._likeness[known]
-
-    def _likeness_of_added(self, model: str, question: Question, metric: str, sign: str) -> Array:
-        found = np.full(len(self.images) - self._first, np.nan)
-        for place in range(self._first, len(self.images)):
-            try:
-                a, b = (self.map(name, question, place, None).values[None] for name in (TEACHER, model))
-            except NotKnownError:
-                continue
-            found[place - self._first] = self._scored(metric, sign, a, b)[0]
-        return found
 
     def are_stored(self, models: Sequence[str], question: Question) -> bool:
         """Whether all the maps that answer a question came with the images."""

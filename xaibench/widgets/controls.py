@@ -11,7 +11,7 @@ from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.similarity.maps import SIGNS
 from xaibench.similarity.metrics.table import METRICS
 from xaibench.widgets.order import ONLY, SORTS
-from xaibench.widgets.panel import button, checkbox, dropdown, line, set_options, slider
+from xaibench.widgets.parts import button, checkbox, dropdown, line, set_options, slider
 from xaibench.widgets.stage import LOOKS
 
 if TYPE_CHECKING:

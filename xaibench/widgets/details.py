@@ -12,16 +12,16 @@ import ipywidgets as widgets
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from xaibench.errors import ConfigError, DataError
+from xaibench.errors import DataError
 from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.options import format_options
 from xaibench.widgets import inside
 from xaibench.widgets.keeping import FORMATS, keep
 from xaibench.widgets.live import TEACHER, NotKnownError
-from xaibench.widgets.panel import button, dropdown, line
+from xaibench.widgets.parts import button, dropdown, line
 from xaibench.widgets.scatter import Scatter
 from xaibench.widgets.stage import Row
-from xaibench.widgets.worker import Turn
+from xaibench.widgets.worker import Turn, sentence
 
 if TYPE_CHECKING:
     from xaibench.widgets.explorer import Explorer
@@ -114,19 +114,19 @@ class Details:
 
     def _first(self) -> Row | None:
         """The first image on show, whatever else was asked for meanwhile: that is given up."""
-        self._explorer._go_back()
+        self._explorer.cancel()
         if self._explorer.on_show:
             return self._explorer.on_show[0]
-        self._explorer._failed(ConfigError("nothing is on show: choose filters that leave an image"))
+        self._explorer.error = "nothing is on show: choose filters that leave an image"
         return None
 
     def save(self) -> None:
         """Write the figure of what is on show, with a file that says where it comes from."""
         try:
             paths = keep(self._explorer, Path(self._path.value).expanduser(), self._format.value)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RuntimeError) as error:  # the last where '~name' is nobody's
             self._kept.value = ""
-            self._explorer._failed(error)
+            self._explorer.error = sentence(error)
             return
         self._explorer.error = ""
         self._kept.value = f"<code>{'</code><br><code>'.join(html.escape(str(path)) for path in paths)}</code>"
@@ -137,7 +137,7 @@ class Details:
         if not likeness:
             self._scatter.clear(
                 "Not all images are explained yet by this question: press 'explain all images' to see them here."
-                if explorer.students
+                if explorer.shown.students
                 else "Choose a student."
             )
             return
@@ -145,7 +145,8 @@ class Details:
         try:
             x = self._confidence(across) if across in (_CONFIDENCE, _STUDENTS) else explorer._likeness(across)
         except NotKnownError:
-            explorer._go_back()
+            self._scatter.clear(f"The {across} is not known yet.")
+            explorer.cancel()
             explorer._work(lambda turn: self._confidence(across, turn), lambda _: self._show_scatter())
             return
         self._scatter.show(
@@ -188,7 +189,7 @@ class Details:
             try:
                 explorer.add_image(self._decoded(bytes(file["content"]), str(file["name"])), str(file["name"]))
             except ValueError as error:
-                explorer._failed(error)
+                explorer.error = sentence(error)
 
     def _decoded(self, content: bytes, name: str) -> torch.Tensor:
         from xaibench.data.folders import UNREADABLE, pixels_of, upright

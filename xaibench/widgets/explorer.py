@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import nn
-from traitlets import Bunch
 
 from xaibench.attribution.store.store import AttributionStore
 from xaibench.data.images import Preprocessing
@@ -24,7 +23,7 @@ from xaibench.widgets.details import Details
 from xaibench.widgets.explorer_traits import ASKED, DRAWN, Asked, ExplorerTraits
 from xaibench.widgets.keeping import code_of
 from xaibench.widgets.live import TEACHER, NotKnownError
-from xaibench.widgets.panel import style_sheet
+from xaibench.widgets.parts import style_sheet
 from xaibench.widgets.pictures import CARDS
 from xaibench.widgets.scene import Scene, compute_scene
 from xaibench.widgets.sources import comparison_of
@@ -86,7 +85,12 @@ class Explorer(ExplorerTraits):
         self.observe(self._changed, ASKED)
         self.observe(self._redraw, DRAWN)
         self._settling = False
-        self._ask(Bunch(name="image" if "image" in options else "sort"))  # opens with the first of the order
+        self._changes = ["image" if "image" in options else "sort"]  # opens with the first of the order
+        try:
+            self._answer()
+        except Exception:  # nothing to go back to: there is no panel
+            self.close()
+            raise
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -96,7 +100,12 @@ class Explorer(ExplorerTraits):
     @property
     def order_is_older(self) -> bool:
         """Whether `order` is that of a question before, as this one is not answered for all images."""
-        return self._scene is not None and self._scene.before is not None
+        return self._scene is not None and self._scene.older is not None
+
+    @property
+    def ordered_by(self) -> Asked:
+        """The question that `order` answers: that on show, or one before (`order_is_older`)."""
+        return (self._scene and self._scene.older) or self.shown
 
     @property
     def on_show(self) -> tuple[Row, ...]:
@@ -107,11 +116,6 @@ class Explorer(ExplorerTraits):
     def shown(self) -> Asked:
         """The question that what is on show answers; the traits may already ask another one."""
         return self._scene.asked if self._scene else self._asked()
-
-    @property
-    def arranged_by(self) -> Asked:
-        """What was asked when `order` was made: `shown`, or where `order_is_older` a question before."""
-        return (self._scene.before if self._scene else None) or self.shown
 
     def figure(self, width: str | float = "double") -> Figure:
         """The images, heatmaps and scores on show, as a figure for a paper: whole maps in pixels.
@@ -140,6 +144,7 @@ class Explorer(ExplorerTraits):
 
     def add_student(self, name: str, student: nn.Module) -> None:
         """Show another student beside the others, or in place of the one of that name; a copy is kept."""
+        self._must_be_open()
         self.comparison.add_student(name, private_copy(student).eval())
         self._controls.renew()
         if name in self.students:
@@ -149,25 +154,17 @@ class Explorer(ExplorerTraits):
 
     def add_image(self, image: torch.Tensor, name: str) -> None:
         """Look at an image of one's own: (C, H, W) uint8 of the size of the others. It is labelled by the teacher."""
-        key = f"own/{name}"
-        while key in self.comparison.keys:
-            key += "'"
+        known, key = self.comparison, f"own/{name}"
+        live = known.takes(image)
 
-        def add(turn: Turn) -> str:
-            turn.report(0.0, "teacher")
-            self.comparison.add_image(image, key)
-            return key
+        def show(label: int) -> None:
+            added = key
+            while added in known.keys:
+                added += "'"
+            known.add_image(image, added, label)
+            self._choose("image", added)
 
-        def show(key: str) -> None:
-            self._controls.renew()
-            self._choose("image", key)
-
-        self._work(add, show)
-
-    def cancel(self) -> None:
-        """End what is being computed; the traits go back to what is on show."""
-        super().cancel()
-        self._go_back()
+        self._work(lambda turn: live.predicted_label(image, turn), show)
 
     def explain_all(self) -> None:
         """Explain every image by the question on show, so that they can be sorted by likeness."""
@@ -180,30 +177,31 @@ class Explorer(ExplorerTraits):
     def _asked(self) -> Asked:
         return Asked(**{name: getattr(self, name) for name in ASKED})
 
-    def _is_on_show(self) -> bool:
-        return self._scene is not None and self._asked() == self._scene.asked
+    def _shown(self) -> dict[str, Any]:
+        return vars(self._scene.asked) if self._scene is not None else {}
 
-    def _ask(self, change: Any = None) -> None:
-        """Compute what the traits ask for, and show it when all of it is there."""
-        if self._settling:
-            return
-        asked, name = self._asked(), change.name if change else ""
+    def _ask(self) -> None:
+        try:
+            self._answer()
+        except Exception as error:  # noqa: BLE001 - a front end shows no exceptions, but the old image
+            self._failed(error)
+
+    def _answer(self) -> None:
+        """Show what the traits ask for at once where all of it is known, else have it computed."""
+        asked, changes, before = self._asked(), tuple(self._changes), self._scene
 
         def compute(turn: Turn | None) -> Scene:
-            return compute_scene(self.comparison, asked, name, self._scene, turn)
+            return compute_scene(self.comparison, asked, changes, before, turn)
 
         try:
             scene = compute(None)
         except NotKnownError:
             self._work(compute, self._show)
-        except Exception as error:
-            if self._scene is None:  # nothing to go back to: there is no panel yet
-                raise
-            self._failed(error)  # a front end shows no exceptions, but the old image
         else:
-            super().cancel()
-            self._show(scene)
+            self.worker.cancel()
+            self._idle()
             self.error = ""
+            self._show(scene)
 
     def _show(self, scene: Scene) -> None:
         self._scene = scene
@@ -211,14 +209,6 @@ class Explorer(ExplorerTraits):
         self._redraw()
         self._thumbnails.show(scene.order, scene.asked.image, self._likeness())
         self._details.renew()
-
-    def _failed(self, error: Exception) -> None:
-        super()._failed(error)
-        self._go_back()
-
-    def _go_back(self) -> None:
-        """Set the traits to what is on show."""
-        self._return_to(vars(self._scene.asked) if self._scene is not None else {})
 
     def _redraw(self, _change: Any = None) -> None:
         """Draw what is known once more. No model is asked."""
@@ -243,7 +233,10 @@ class Explorer(ExplorerTraits):
         """Key -> mean score over the students shown, where all images are scored."""
         asked, known = self.shown, self.comparison
         members = [one for name in asked.students for one in known.members(name)]
-        values = [known.likeness(one, asked.question, metric or asked.metric, asked.sign) for one in members]
+        try:
+            values = [known.likeness(one, asked.question, metric or asked.metric, asked.sign, None) for one in members]
+        except NotKnownError:
+            return {}
         if not values or any(value is None for value in values):
             return {}
         return dict(zip(known.keys, torch.tensor(np.array(values)).nanmean(dim=0).tolist()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,36 +56,43 @@ def provenance(explorer: Explorer) -> dict[str, Any]:
 def code_of(explorer: Explorer) -> str:
     """Python that opens an explorer as it stands and draws its figure.
 
-    It asks for what the images were arranged by; what was added, an order that needs all images explained, and a
-    question after that one come when the explorer is there.
+    It opens with the question that the order answers. What was added, an order that needs all images explained, a
+    question after that and the image follow, each when what it needs is there.
     """
-    known, shown, first = explorer.comparison, explorer.shown, explorer.arranged_by
-    source = repr(known.about["run"]) if "run" in known.about else "pair, images"
-    stands = {name: getattr(first, name) for name in ASKED} | {name: getattr(explorer, name) for name in DRAWN}
+    known, shown, by = explorer.comparison, explorer.shown, explorer.ordered_by
+    source = (
+        repr(known.about["run"]) if "run" in known.about else "maps, images" if known.live is None else "pair, images"
+    )
+    stands = {name: getattr(by, name) for name in ASKED} | {"image": shown.image, "rows": shown.rows}
+    stands |= {name: getattr(explorer, name) for name in DRAWN}
     changed = {name: value for name, value in stands.items() if value != explorer.trait_defaults(name)}
-    changed["students"] = first.students  # by default some are chosen
-    changed["image"] = shown.image
+    if not by.students:  # which by default are chosen
+        changed["students"] = ()
 
     def later(*traits: str) -> list[str]:
         return [f"explorer.{name} = {changed.pop(name)!r}" for name in traits if name in changed]
 
+    def adding(keys: Iterable[str]) -> Iterator[str]:
+        for key in keys:
+            call = f"explorer.add_image({_variable('image', own, key)}, {key.removeprefix('own/')!r})"
+            yield f"{call}  # the image of your own: (C, H, W), uint8"
+            yield _WAIT
+
     steps: list[str] = []
-    members = dict.fromkeys(one for name in (*first.students, *shown.students) for one in known.members(name))
+    members = dict.fromkeys(one for name in (*by.students, *shown.students) for one in known.members(name))
     if added := [member for member in members if member in known.added]:
-        steps += [*(f"explorer.add_student({name!r}, {_variable('student', added, name)})" for name in added)]
+        steps += [f"explorer.add_student({name!r}, {_variable('student', added, name)})" for name in added]
         steps += later("students")
     own = [row.key for row in explorer.on_show if row.key in known.keys[known.labelled :]]
-    for key in sorted(own, key=known.place):
-        name = key.removeprefix("own/")
-        call = f"explorer.add_image({_variable('image', own, key)}, {name!r})"
-        steps += [f"{call}  # the image of your own: (C, H, W), uint8", _WAIT]
-    stored = known.are_stored(first.students, first.question)
-    if not stored and (first.only == "undefined" or first.sort in ("least alike", "most alike")):
+    steps += adding(key for key in own if key in explorer.order)
+    stored = known.are_stored(by.students, by.question)
+    if not stored and (by.only == "undefined" or by.sort in ("least alike", "most alike")):
         steps += ["explorer.explain_all()", _WAIT, *later("sort", "only")]
-    asked_later = [name for name in ASKED if name != "image" and getattr(shown, name) != getattr(first, name)]
-    if asked_later:
-        steps += [_WAIT] * (bool(steps) and steps[-1] != _WAIT)
-        steps += [f"explorer.{name} = {getattr(shown, name)!r}" for name in asked_later]
+    if explorer.order_is_older:
+        asked = {name: getattr(shown, name) for name in ASKED if name not in ("image", "rows")}
+        steps += [_WAIT, "with explorer.hold_trait_notifications():"]
+        steps += [f"    explorer.{name} = {value!r}" for name, value in asked.items() if value != getattr(by, name)]
+    steps += adding(key for key in own if key not in explorer.order)
     if steps:
         steps += later("image")
     if steps or not stored:
@@ -97,4 +104,4 @@ def code_of(explorer: Explorer) -> str:
 
 def _variable(word: str, every: Sequence[str], one: str) -> str:
     """What one of several things is called: "image", or "image_2" where there are more."""
-    return word if len(every) == 1 else f"{word}_{[*every].index(one) + 1}"
+    return word if len(every) == 1 else f"{word}_{every.index(one) + 1}"

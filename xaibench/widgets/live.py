@@ -160,6 +160,14 @@ class Live:
                 self._logits |= {(version, place): known[place] for place in missing}
         return torch.stack([known[place] for place in places])
 
+    def predicted_label(self, image: Tensor, turn: Turn) -> int:
+        """The class that the teacher predicts for an image (C, H, W) uint8 that is not among these."""
+        from xaibench.models.predict import predict_logits
+
+        turn.report(0.0, method_label(TEACHER))
+        one = ImageSet(image[None], torch.zeros(1, dtype=torch.int64), self.images.classes, ("own",))
+        return int(predict_logits(self.module(TEACHER, turn), one, self.preprocessing).argmax())
+
     def target(self, question: Question, places: Sequence[int], turn: Turn | None) -> Target:
         """What a question asks about the images at `places`."""
         label = self._label(question.label, places)

@@ -79,10 +79,10 @@ def ordered(known: Comparison, by: Arranged, question: Question, turn: Turn | No
             "differing": np.array([p != teacher for p in others]).reshape(-1, len(labels)).any(axis=0),
         }[by.only]
     if by.only == "undefined":
-        chosen &= np.isnan(_every_likeness(known, members, question, by.metric, by.sign)).any(axis=0)
+        chosen &= np.isnan(_every_likeness(known, members, by, question, turn)).any(axis=0)
     places = np.flatnonzero(chosen)
     if by.sort in ("least alike", "most alike") and members:
-        mean = mean_defined(list(_every_likeness(known, members, question, by.metric, by.sign)))[places]
+        mean = mean_defined(list(_every_likeness(known, members, by, question, turn)))[places]
         places = places[np.argsort(mean if by.sort == "least alike" else -mean, kind="stable")]
     if by.sort in ("least confident", "most confident"):
         sure = np.array([p.confidence for p in known.predictions(TEACHER, turn)])[places]
@@ -90,8 +90,10 @@ def ordered(known: Comparison, by: Arranged, question: Question, turn: Turn | No
     return tuple(known.keys[place] for place in places)
 
 
-def _every_likeness(known: Comparison, members: Sequence[str], question: Question, metric: str, sign: str) -> Array:
-    found = [known.likeness(member, question, metric, sign) for member in members]
+def _every_likeness(
+    known: Comparison, members: Sequence[str], by: Arranged, question: Question, turn: Turn | None
+) -> Array:
+    found = [known.likeness(member, question, by.metric, by.sign, turn) for member in members]
     if any(values is None for values in found):
         raise NotScoredError("not all images are explained yet by this question: press 'explain all images' first")
     return np.array(found).reshape(len(members), len(known.images))

@@ -1,47 +1,27 @@
-"""What all panels share: a line of messages, small controls, and an end that leaves no widget behind."""
+"""What all panels share: work beside the notebook, a line of messages, and an end that leaves no widget behind."""
 
 from __future__ import annotations
 
 import functools
 import html
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
+from weakref import WeakSet
 
 import ipywidgets as widgets
 import traitlets
 
-from xaibench.errors import XaibenchError
+from xaibench.errors import ConfigError, XaibenchError
+from xaibench.widgets.parts import button, free, line
 from xaibench.widgets.worker import Worker, sentence
 
-__all__ = [
-    "Panel",
-    "button",
-    "checkbox",
-    "dropdown",
-    "line",
-    "set_options",
-    "slider",
-    "stack",
-    "style_sheet",
-    "validate",
-]
+__all__ = ["Panel", "validate"]
 
 _numbers = count()
-_made: dict[str, tuple[int, list[Panel]]] = {}
+_made: dict[str, tuple[int, WeakSet[Panel]]] = {}
 """Cell of a notebook -> how often it was run, and its panels of that run."""
-
-_COLOURS = """<style>
-.xaibench { container-type: inline-size; }
-.xaibench .xb-note { font-size: 0.85em; opacity: 0.8; line-height: 1.4; max-width: 60rem; }
-.xaibench .xb-error { border-left: 3px solid #d55e00; padding: 0.1em 0.6em; line-height: 1.4; }
-.xaibench .xb-error:empty { display: none; }
-.xaibench table { border-collapse: collapse; font-size: 0.9em; line-height: 1.4; }
-.xaibench th, .xaibench td { padding: 0.1em 0.6em; text-align: right; }
-.xaibench th:first-child, .xaibench td:first-child { text-align: left; }
-.xaibench img { max-width: 100%; height: auto; }
-</style>"""
 
 
 class Panel(widgets.VBox):
@@ -57,6 +37,8 @@ class Panel(widgets.VBox):
     def __init__(self, **traits: Any) -> None:
         self._following = False
         self._settling = True
+        self._changes: list[str] = []  # traits that were set since something was shown, the latest last
+        super().__init__(**traits)
         self._message = widgets.HTML()
         self._bar = widgets.FloatProgress(
             min=0, max=1, style={"description_width": "initial"}, layout=widgets.Layout(width="20rem", display="none")
@@ -67,16 +49,19 @@ class Panel(widgets.VBox):
         self._status = line(self._bar, self._stop, self._message)
         self.worker = Worker(self._progressed)
         self.uid = f"xb{next(_numbers)}"  # a class of CSS that no other panel has
-        super().__init__(**traits)
         self.add_class("xaibench")
         self.add_class(self.uid)
         self.observe(self._tell_error, "error")
         _replace_older(self)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, after which nothing can be asked of it."""
+        return self.comm is None
+
     def cancel(self) -> None:
-        """End what is being computed; what is on show stays."""
-        self.worker.cancel()
-        self._idle()
+        """End what is being computed; the traits go back to what is on show."""
+        self._give_up()
 
     async def settled(self) -> None:
         """Return when everything that was asked is shown: `await panel.settled()` in a notebook's cell."""
@@ -88,10 +73,7 @@ class Panel(widgets.VBox):
             return
         self.worker.cancel()
         self.unobserve_all()
-        for widget in list(_parts(self)):
-            if widget is not self:
-                widget.unobserve_all()
-                widget.close()
+        free(self.layout, self._status, *self.children)
         super().close()
 
     def _choose(self, trait: str, value: Any) -> None:
@@ -106,18 +88,35 @@ class Panel(widgets.VBox):
     def _follow(self) -> None:
         """Set the controls to what the traits say."""
 
-    def _ask(self, change: Any = None) -> None:
+    def _ask(self) -> None:
         """Compute what the traits ask for, and show it when all of it is there."""
 
-    def _is_on_show(self) -> bool:
-        """Whether the traits ask for what is on show."""
-        return False
+    def _shown(self) -> Mapping[str, Any]:
+        """The traits of what is on show; none where nothing is."""
+        return {}
+
+    def _give_up(self) -> None:
+        self.worker.cancel()
+        self._idle()
+        self._go_back()
+
+    def _go_back(self) -> None:
+        """Set the traits to what is on show: what was set since is done, or given up."""
+        self._changes.clear()
+        self._return_to(self._shown())
 
     def _changed(self, change: Any) -> None:
         """Ask for what a changed trait says. Of several that were set at once and went back together, as what they
         asked for failed, the others ask for nothing more: the error stays."""
-        if not self.error or self.worker.busy or not self._is_on_show():
-            self._ask(change)
+        shown = self._shown()
+        is_on_show = bool(shown) and all(getattr(self, name) == value for name, value in shown.items())
+        if not self._settling and not (self.error and is_on_show and not self.worker.busy):
+            self._ask_for(change.name)
+
+    def _ask_for(self, trait: str) -> None:
+        """Ask for what the traits say; that this one was set counts until something is shown."""
+        self._changes = [*(name for name in self._changes if name != trait), trait]
+        self._ask()
 
     def _return_to(self, traits: Mapping[str, Any]) -> None:
         """Set traits to what is on show, which asks for nothing while `_settling`, and the controls with them."""
@@ -131,21 +130,29 @@ class Panel(widgets.VBox):
 
     def _work(self, work: Callable[..., Any], done: Callable[[Any], Any]) -> None:
         """Run `work(turn)` beside the notebook and show its result by `done`; an error becomes a sentence."""
+        self._must_be_open()
 
         def show(result: Any) -> None:
             self._idle()
             self.error = ""
             try:
                 done(result)  # may ask for more, which may fail
-            except Exception as error:  # noqa: BLE001 - as an error of the work itself
+            except BaseException as error:  # as of the work itself
                 self._failed(error)
+                if not isinstance(error, Exception):
+                    raise
 
         self.worker.run(work, show, self._failed)
         if self.worker.busy:
             self._stop.layout.display = None
 
-    def _failed(self, error: Exception) -> None:
-        self._idle()
+    def _must_be_open(self) -> None:
+        if self.closed:
+            raise ConfigError(f"this {type(self).__name__} was closed: open another one")
+
+    def _failed(self, error: BaseException) -> None:
+        """What is on show stays, the traits go back to it, and the error is said."""
+        self._give_up()
         self.error = sentence(error)
 
     def _progressed(self, share: float, note: str) -> None:
@@ -194,77 +201,18 @@ def _refusal(error: type[XaibenchError]) -> type[XaibenchError]:
     return type(error.__name__, (error, traitlets.TraitError), {"__module__": error.__module__})
 
 
-def style_sheet(rules: str = "") -> widgets.HTML:
-    """The look of the panels, with further rules of CSS."""
-    return widgets.HTML(_COLOURS + (f"<style>{rules}</style>" if rules else ""), layout=widgets.Layout(display="none"))
-
-
-def line(*controls: widgets.Widget) -> widgets.HBox:
-    """Controls side by side, on as many lines as they need."""
-    return widgets.HBox(
-        controls, layout=widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="0.1em 1em")
-    )
-
-
-def stack(*parts: widgets.Widget) -> widgets.VBox:
-    """Parts below each other."""
-    return widgets.VBox(parts)
-
-
-def button(text: str, pressed: Callable[[], Any], *, icon: str = "", tooltip: str = "") -> widgets.Button:
-    """A button that calls `pressed`."""
-    made = widgets.Button(description=text, icon=icon, tooltip=tooltip or text, layout=widgets.Layout(width="auto"))
-    made.on_click(lambda _: pressed())
-    return made
-
-
-def dropdown(description: str, options: Sequence[Any] = (), width: str = "auto") -> widgets.Dropdown:
-    """A choice of one."""
-    style, layout = {"description_width": "initial"}, widgets.Layout(width=width, max_width="100%")
-    return widgets.Dropdown(options=options, description=description, style=style, layout=layout)
-
-
-def checkbox(description: str) -> widgets.Checkbox:
-    """A box to tick."""
-    return widgets.Checkbox(description=description, indent=False, layout=widgets.Layout(width="auto"))
-
-
-def slider(description: str, low: float, high: float, step: float, value: float) -> widgets.Widget:
-    """A slider over whole numbers where `step` is one, else over fractions."""
-    kind = widgets.IntSlider if isinstance(step, int) else widgets.FloatSlider
-    style, layout = {"description_width": "initial"}, widgets.Layout(width="20rem", max_width="100%")
-    return kind(min=low, max=high, step=step, value=value, description=description, style=style, layout=layout)
-
-
-def set_options(control: widgets.Dropdown, options: Sequence[tuple[str, Any]], value: Any) -> None:
-    """Give a choice new options and one of their values; to be done while controls follow, see `Panel`."""
-    if tuple(control.options) != tuple(options):
-        control.options = options
-    control.value = value
-
-
-def _parts(widget: Any) -> Iterable[widgets.Widget]:
-    """A widget, its layout and style, and the same of everything in it."""
-    yield widget
-    for name in ("layout", "style"):
-        part = getattr(widget, name, None)
-        if isinstance(part, widgets.Widget):
-            yield part
-    for child in getattr(widget, "children", ()):
-        yield from _parts(child)
-
-
 def _replace_older(panel: Panel) -> None:
     """Close what the same cell of a notebook made when it was run before."""
     cell, run = _cell()
     if not cell:
         return
-    known, panels = _made.get(cell, (run, []))
+    known, panels = _made.get(cell, (run, WeakSet()))
     if known != run:
-        for old in panels:
+        for old in list(panels):
             old.close()
-        panels = []
-    _made[cell] = (run, [*panels, panel])
+        panels = WeakSet()
+    panels.add(panel)
+    _made[cell] = (run, panels)
 
 
 def _cell() -> tuple[str, int]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from xaibench.report.result_table import FORMATS
 from xaibench.run.folder import Run
 from xaibench.study.folder import Study
 from xaibench.widgets.explorer import Explorer
-from xaibench.widgets.panel import button, checkbox, dropdown, line, set_options, stack, style_sheet
+from xaibench.widgets.parts import button, checkbox, dropdown, line, set_options, stack, style_sheet
 from xaibench.widgets.pictures import CARDS
 from xaibench.widgets.run_panel_traits import ASKED, TABLES, USES, RunTraits, fitted, parts_of
 from xaibench.widgets.run_questions import QUESTIONS
@@ -70,7 +69,6 @@ class RunPanel(RunTraits):
             )
         self.explorer = explorer
         self._on_show: RunScene | None = None
-        self._wanted: tuple[str, ...] = ()  # the score that the explorer shall open, until it has
         first = {"explainer": self.results.explainers[0], "metric": self.results.metric}
         first |= {"group": self.results.group if self.results.groups else ""}
         first |= {"method": self.results.methods[0], "question": next(iter(self.results.questions), "")}
@@ -81,45 +79,54 @@ class RunPanel(RunTraits):
         self._settling = False
         self._ask()
 
+    def close(self) -> None:
+        """Free the panel with all its parts."""
+        if hasattr(self, "_scores"):
+            self._scores.close()
+        super().close()
+
     def show_images(self, method: str, explainer: str, metric: str | None = None) -> None:
         """Show the images on which a method is least and most like its teacher; in the explorer, where there is one."""
         one = method, explainer, metric or self.metric
         self._return_to({"opened": one, "part": "scores", "explainer": one[1], "metric": one[2]})
-        self._ask(Bunch(name="opened"))
+        self._ask_for("opened")
 
     def ask(self) -> None:
         """Answer the further question on show; the answer lies in the run folder then."""
-        asked = self._asked()
+        asked, known = self._asked(), self.results
         question = asked["question"], asked["explainer"], asked["metric"]
         if not question[0]:
             raise ConfigError("there is nothing to ask: further questions are asked of one run")
 
         def work(turn: Turn) -> RunScene:
-            self._results_at(asked["group"]).ask(*question, turn)
-            return self._compute({**asked, "part": "questions"}, turn)
+            _at(known, asked["group"]).ask(*question, turn)
+            return self._compute(known, {**asked, "part": "questions"}, turn)
 
         self._work(work, self._show)
 
     def refresh(self) -> None:
         """Read the run's files again."""
 
-        def work(turn: Turn) -> Callable[[], None]:
+        asked, known = self._asked(), self.results
+
+        def renew(turn: Turn) -> tuple[Results, RunScene | Exception]:
             turn.report(0.0, "read the run")
-            renewed = self.results.renewed()
-            asked = fitted(before, renewed)
+            renewed = known.renewed()
             try:
-                return partial(self._show, self._scene(renewed, asked, turn))
-            except XaibenchError as error:  # what was on show is of files that are gone
-                return partial(self._show_nothing, renewed, asked, error)
+                return renewed, self._compute(renewed, asked, turn)
+            except Exception as error:  # noqa: BLE001 - of this part; the others may be there
+                return renewed, error
 
-        before = self._asked()
-        self._work(work, lambda show: show())
+        def show(found: tuple[Results, RunScene | Exception]) -> None:
+            renewed, shown = found
+            if isinstance(shown, RunScene):
+                self._show(shown)
+                return
+            self._on_show = None
+            self._take(renewed, fitted(asked, renewed))
+            self._failed(shown)
 
-    def cancel(self) -> None:
-        """End what is being computed; the traits go back to what is on show."""
-        super().cancel()
-        self._wanted = ()
-        self._go_back()
+        self._work(renew, show)
 
     def _take(self, known: Results, asked: Mapping[str, Any]) -> None:
         """Other results: choices are those that there are now, and traits what is asked of them."""
@@ -200,28 +207,18 @@ class RunPanel(RunTraits):
     def _asked(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ASKED}
 
-    def _is_on_show(self) -> bool:
-        return self._on_show is not None and self._asked() == self._on_show.asked
+    def _shown(self) -> Mapping[str, Any]:
+        return self._on_show.asked if self._on_show is not None else {}
 
-    def _ask(self, change: Any = None) -> None:
-        """Compute what the traits ask for, and show it when all of it is there."""
-        if self._settling:
-            return
+    def _ask(self) -> None:
         self._follow()
-        asked = self._asked()
-        if change is not None and change.name == "opened":
-            self._wanted = self.opened
-        self._work(lambda turn: self._compute(asked, turn), self._show)
+        asked, known = self._asked(), self.results
+        self._work(lambda turn: self._compute(known, asked, turn), self._show)
 
-    def _compute(self, asked: dict[str, Any], turn: Turn) -> RunScene:
-        known = self._results_at(asked["group"])
-        return self._scene(known, fitted(asked, known), turn)
-
-    def _scene(self, known: Results, asked: dict[str, Any], turn: Turn) -> RunScene:
+    def _compute(self, known: Results, asked: dict[str, Any], turn: Turn) -> RunScene:
+        known = _at(known, asked["group"])
+        asked = fitted(asked, known)
         return compute_run_scene(known, asked, lambda: self._opened(known, asked["opened"], turn), turn)
-
-    def _results_at(self, group: str) -> Results:
-        return self.results.at(group) if self.results.groups else self.results
 
     def _opened(self, known: Results, opened: tuple[str, ...], turn: Turn) -> str:
         if not opened or self.explorer is not None:
@@ -233,7 +230,7 @@ class RunPanel(RunTraits):
         return known.images(method, explainer, metric, turn)
 
     def _show(self, shown: RunScene) -> None:
-        self._on_show = shown
+        self._on_show, clicked = shown, "opened" in self._changes
         if shown.results is not self.results:
             self._take(shown.results, shown.asked)
         self._go_back()
@@ -242,24 +239,14 @@ class RunPanel(RunTraits):
             self._scores.show(shown.table, shown.scores, shown.methods, asked["metric"], asked["opened"])
         self._body.value, self._text.value, self._images.value = shown.html, shown.text, shown.opened
         self._visible(shown)
-        wanted, self._wanted = self._wanted, ()
-        if self.explorer is not None and wanted and wanted == asked["opened"]:
-            _open_in(self.explorer, *wanted)
+        if clicked and asked["opened"] and self.explorer is not None:
+            _open_in(self.explorer, *asked["opened"])
 
-    def _failed(self, error: Exception) -> None:
-        """What is on show stays, and the traits go back to it."""
+    def _failed(self, error: BaseException) -> None:
         super()._failed(error)
-        self._wanted = ()
-        if self._on_show is None:
+        if self._on_show is None:  # a run that was read again, or cannot be read at all
             self._body.value = self._text.value = self._images.value = ""
             self._visible(None)
-        self._go_back()
-
-    def _show_nothing(self, known: Results, asked: Mapping[str, Any], error: Exception) -> None:
-        """What was asked of other results cannot be shown."""
-        self._on_show = None
-        self._take(known, asked)
-        self._failed(error)
 
     def _visible(self, shown: RunScene | None) -> None:
         """Show the widgets of the part that is on show."""
@@ -271,10 +258,6 @@ class RunPanel(RunTraits):
         self._text.layout.display = None if shown and part == "export" else "none"
         self._asking.layout.display = None if shown and part == "questions" and not shown.answered else "none"
 
-    def _go_back(self) -> None:
-        """Set the traits to what is on show."""
-        self._return_to(self._on_show.asked if self._on_show is not None else {})
-
     def _follow(self) -> None:
         with self._controls_follow():
             for name, control in self._controls.items():
@@ -282,8 +265,14 @@ class RunPanel(RunTraits):
                     control.value = getattr(self, name)
 
 
-def _open_in(explorer: Any, method: str, explainer: str, metric: str) -> None:
+def _at(known: Results, group: str) -> Results:
+    """The results at a point of a study's grid; as they are where there is no such choice."""
+    return known.at(group) if group in known.groups else known
+
+
+def _open_in(explorer: Explorer, method: str, explainer: str, metric: str) -> None:
     """Show a method's students in an explorer, the least alike images first."""
+    explorer._must_be_open()
     known = explorer.comparison
     if method not in known.groups:
         raise unknown_name("method of the explorer", method, known.groups)
@@ -292,5 +281,4 @@ def _open_in(explorer: Any, method: str, explainer: str, metric: str) -> None:
         explorer.students = members if len(members) <= _MOST_STUDENTS else (f"{method}/mean",)
         explorer.explainer, explorer.metric, explorer.sort = explainer, metric, "least alike"
         explorer.only, explorer.label, explorer.contrast, explorer.of_class = "all", "", "", ""
-    if explorer.order and not explorer.worker.busy and not explorer.order_is_older:
-        explorer.image = explorer.order[0]
+    explorer._changed(Bunch(name="metric"))  # begins with the first image, also where nothing else changes

@@ -196,7 +196,7 @@ class RunResults:
         parts = []
         for sort in ("least alike", "most alike"):
             asked = Asked("", (shown,), explainer, "", "", metric, known.sign, sort, "all", "", _IMAGES)
-            rows = compute_scene(known, asked, "sort", None, turn).rows
+            rows = compute_scene(known, asked, ("sort",), None, turn).rows
             drawn = stage_html(
                 rows,
                 Display(sign=known.sign),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from xaibench.figures.names import explainer_label
@@ -24,38 +25,38 @@ class Scene:
     asked  what was asked
     order  keys of the images that the filters leave
     rows   everything known of the images in view
-    before what was asked when the order was made, where this question is not answered for all images; else None
+    older  the question before whose order it is, where this one is not answered for all images; else None
     """
 
     asked: Asked
     order: tuple[str, ...]
     rows: list[Row]
-    before: Asked | None = None
+    older: Asked | None = None
 
 
-def compute_scene(known: Comparison, asked: Asked, changed: str, before: Scene | None, turn: Turn | None) -> Scene:
+def compute_scene(
+    known: Comparison, asked: Asked, changes: Sequence[str], before: Scene | None, turn: Turn | None
+) -> Scene:
     """What the explorer shows next.
 
-    changed  the trait that was set: after another order it begins with the first image, and an image that was chosen is
-             shown even where the filters leave it out
+    changes  traits that were set since `before`, the latest last: after another order it begins with the first image,
+             and an image that was chosen after that is shown even where the filters leave it out
     before   what is on show. Its order stays where a new question is not answered for all images yet
     turn     the work this is part of; None: NotKnownError is raised where a model is needed
     """
-    question, ordered_by = asked.question, None
-    if asked.image in known.keys[known.labelled :]:  # an image of one's own is explained before it is sorted
-        for model in (TEACHER, *asked.students):
-            known.map(model, question, known.place(asked.image), turn)
+    question, older = asked.question, None
     try:
         order = ordered(known, asked, question, turn)
     except NotScoredError:
-        if before is None or changed in _REARRANGING:
+        if before is None or any(name in _REARRANGING for name in changes):
             raise
-        order, ordered_by = before.order, before.before or before.asked
-    rearranged = changed in _REARRANGING or (changed == "metric" and asked.sort != "given" and ordered_by is None)
+        order, older = before.order, before.older or before.asked
+    rearranging = _REARRANGING if asked.sort == "given" or older else (*_REARRANGING, "metric")
+    decisive = [name for name in changes if name == "image" or name in rearranging][-1:]
     image = asked.image
-    if order and changed != "image" and (rearranged or image not in order):
+    if order and decisive != ["image"] and (decisive or image not in order):
         image = order[0]
-    keys: tuple[str, ...] = (image,) if changed == "image" else ()
+    keys: tuple[str, ...] = (image,) if decisive == ["image"] else ()
     if image in order:
         start = order.index(image)
         keys = order[start : start + asked.rows]
@@ -64,7 +65,7 @@ def compute_scene(known: Comparison, asked: Asked, changed: str, before: Scene |
         if turn is not None:
             turn.report(number / len(keys), explainer_label(question.explainer))
         rows.append(_row(known, asked, known.place(key), turn))
-    return Scene(replace(asked, image=image), order, rows, ordered_by)
+    return Scene(replace(asked, image=image), order, rows, older)
 
 
 def _row(known: Comparison, asked: Asked, place: int, turn: Turn | None) -> Row:

@@ -13,6 +13,7 @@ from ipywidgets.widgets.widget_string import HTMLStyle
 from xaibench.figures.names import explainer_label, method_label, metric_label
 from xaibench.report.sentences import whom
 from xaibench.report.tables import html_table
+from xaibench.widgets.parts import free
 
 __all__ = ["SCORES", "ScoreTable", "details_html", "sorted_methods"]
 
@@ -149,6 +150,10 @@ class ScoreTable:
                 children.append(one)
         self.box.children = children
         self._forget(set(methods))
+
+    def close(self) -> None:
+        """Free what all cells share, which stands nowhere while there are none."""
+        free(self._fixed, self._text, self._plain)
 
     def click(self, method: str, explainer: str) -> None:
         """As if a score were clicked."""

@@ -14,7 +14,8 @@ from xaibench.errors import ConfigError, unknown_name
 from xaibench.models.pair import ModelPair
 from xaibench.subspace.bases import BASES
 from xaibench.validation import checked
-from xaibench.widgets.panel import Panel, checkbox, dropdown, line, slider, style_sheet, validate
+from xaibench.widgets.panel import Panel, validate
+from xaibench.widgets.parts import checkbox, dropdown, line, slider, style_sheet
 from xaibench.widgets.pictures import CARDS
 from xaibench.widgets.subspace_pictures import accuracy_picture, look_html, shares_picture, spectrum_picture
 from xaibench.widgets.subspace_view import Scene, SubspaceView
@@ -99,10 +100,9 @@ class SubspacePanel(Panel):
         return pd.DataFrame(rows, columns=["layer", "basis", "k", "accuracy"])
 
     def cancel(self) -> None:
-        """End what is being computed; what is on show stays."""
+        """End what is being computed; the traits go back to what is on show."""
         self._view.ended.set()
         super().cancel()
-        self._return_to(self._on_show)
 
     def close(self) -> None:
         """Free the panel with all its parts."""
@@ -119,10 +119,11 @@ class SubspacePanel(Panel):
 
     @validate("bases")
     def _known_bases(self, proposal: Any) -> tuple[str, ...]:
+        known = tuple(BASES)
         for name in proposal.value:
-            if name not in BASES:
-                raise unknown_name("basis", name, BASES)
-        return tuple(name for name in BASES if name in proposal.value)
+            if name not in known:
+                raise unknown_name("basis", name, known)
+        return tuple(name for name in known if name in proposal.value)
 
     @validate("k", "direction")
     def _within(self, proposal: Any) -> int:
@@ -171,22 +172,13 @@ class SubspacePanel(Panel):
             for name, box in self._boxes.items():
                 box.value = name in self.bases
 
-    def _failed(self, error: Exception) -> None:
-        super()._failed(error)
-        self._return_to(self._on_show)
+    def _shown(self) -> dict[str, Any]:
+        return self._on_show
 
-    def _asked(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _TRAITS}
-
-    def _is_on_show(self) -> bool:
-        return self._asked() == self._on_show
-
-    def _ask(self, _change: Any = None) -> None:
-        if self._settling:
-            return
+    def _ask(self) -> None:
         self._follow()
         self._view.ended.clear()
-        asked = self._asked()
+        asked = {name: getattr(self, name) for name in _TRAITS}
         self._work(
             lambda turn: self._view.scene(asked["layer"], asked["basis"], asked["bases"], asked["direction"] - 1, turn),
             lambda scene: self._show(asked, scene),
@@ -205,7 +197,7 @@ class SubspacePanel(Panel):
         )
         self._looks.value = looks
         self._on_show = asked
-        self._return_to(asked)
+        self._go_back()
 
     def _spectrum(self, layer: str, scene: Scene) -> str:
         if layer not in self._spectra:

@@ -28,7 +28,7 @@ from xaibench.models.layer_pairs import parse_layers
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import as_device
 from xaibench.validation import checked
-from xaibench.widgets.panel import button, line, style_sheet
+from xaibench.widgets.parts import button, line, style_sheet
 from xaibench.widgets.training_curves import CURVES, clock, curves_html
 from xaibench.widgets.training_job import Likeness, TrainingJob, Watched, teacher_accuracy
 from xaibench.widgets.training_settings import Settings
@@ -173,6 +173,7 @@ class TrainingPanel(TrainingTraits):
         self._resume.tooltip = "go on where this training was ended" if begun else "nothing to go on with"
 
     def _new_job(self) -> TrainingJob:
+        self._must_be_open()
         if self.state == "training":
             raise ConfigError("a training is under way: cancel it and wait for the end of its epoch")
         pair = dataclasses.replace(self._pair, layers=parse_layers(self.layers))
@@ -220,9 +221,7 @@ class TrainingPanel(TrainingTraits):
 
     def _ended(self, job: TrainingJob, run: DistillRun | None) -> None:
         if run is None:
-            self._draw()
-            self._say(f"cancelled after {self.epoch} of {job.recipe.epochs} epochs; resume goes on from there")
-            self.set_trait("state", "cancelled")
+            self._stopped(job, "cancelled", "cancelled")
             return
         self.history = run.history
         self._draw()
@@ -238,12 +237,19 @@ class TrainingPanel(TrainingTraits):
         if self._explorer is not None:
             self._explorer.add_student(name, run.student)
 
-    def _failed(self, error: Exception) -> None:
-        if self.state == "training":
-            self._draw()
-            self._say("ended by an error")
-            self.set_trait("state", "idle")
+    def _failed(self, error: BaseException) -> None:
         super()._failed(error)
+        if self._job is not None and self.state == "training":
+            interrupted = isinstance(error, KeyboardInterrupt)
+            how = ("cancelled", "interrupted") if interrupted else ("idle", "ended by an error")
+            self._stopped(self._job, *how)
+
+    def _stopped(self, job: TrainingJob, state: str, why: str) -> None:
+        """A training has ended before its last epoch."""
+        kept = "; resume goes on from there" if job.started(self._folder / job.folder_name) else ""
+        self._say(f"{why} after {self.epoch} of {job.recipe.epochs} epochs{kept}")
+        self.set_trait("state", state)
+        self._draw()
 
     def _name_of(self, job: TrainingJob) -> str:
         """Its name; with a number where a student of other settings has it already."""

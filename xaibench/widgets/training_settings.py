@@ -17,7 +17,7 @@ from xaibench.figures.names import method_label
 from xaibench.models.layer_pairs import suggest_layers
 from xaibench.models.pair import ModelPair
 from xaibench.options import format_options
-from xaibench.widgets.panel import checkbox, dropdown, line, stack
+from xaibench.widgets.parts import checkbox, dropdown, free, line, stack
 
 __all__ = ["Settings"]
 
@@ -72,9 +72,7 @@ class Settings:
     def _show_options(self, method: Method) -> None:
         names = _options(method)
         if type(method) is not self._options_of:
-            for control in self.options.values():
-                control.unobserve_all()
-                control.close()
+            free(*self.options.values())
             self._options_of = type(method)
             self.options = {name: _option(name) for name in names}
             for name, control in self.options.items():

@@ -11,7 +11,7 @@ from xaibench.distillation.methods import method_name, parse_method
 from xaibench.distillation.recipe import Recipe, check_seed, parse_recipe
 from xaibench.errors import ConfigError
 from xaibench.models.layer_outputs import layer_module
-from xaibench.models.layer_pairs import LayerPair, parse_layers
+from xaibench.models.layer_pairs import parse_layers
 from xaibench.models.pair import ModelPair
 from xaibench.widgets.panel import Panel, validate
 
@@ -57,8 +57,17 @@ class TrainingTraits(Panel):
 
     @validate("layers")
     def _known_layers(self, proposal: Any) -> tuple[str, ...]:
-        pairs = parse_layers([spec if isinstance(spec, str) else str(LayerPair(*spec)) for spec in proposal.value])
+        specs = [":".join(spec) if _is_pair(spec) else spec for spec in proposal.value]
+        for spec in specs:
+            if not isinstance(spec, str):
+                raise ConfigError(f"layers must be texts as 'layer1:layer1' or (teacher, student), got {spec!r:.60}")
+        pairs = parse_layers(specs)
         for teacher, student in pairs:
             layer_module(self._pair.teacher_network, teacher)
             layer_module(self._pair.student, student)
         return tuple(map(str, pairs))
+
+
+def _is_pair(spec: Any) -> bool:
+    """Whether it is (teacher, student), as a `LayerPair` is."""
+    return isinstance(spec, tuple) and len(spec) == 2 and all(isinstance(name, str) for name in spec)

@@ -16,8 +16,8 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class _Superseded(Exception):
-    """Raised within a piece of work that nobody waits for any more."""
+class _Superseded(BaseException):
+    """Raised within a piece of work that nobody waits for any more. No Exception: what handles errors lets it pass."""
 
 
 class Turn:
@@ -74,8 +74,11 @@ class Worker:
         """Whether a result is still to come."""
         return self._turn is not None
 
-    def run(self, work: Callable[[Turn], T], done: Callable[[T], Any], failed: Callable[[Exception], Any]) -> None:
-        """Do `work` in place of what is being done; hand its result to `done`, or what it raised to `failed`."""
+    def run(self, work: Callable[[Turn], T], done: Callable[[T], Any], failed: Callable[[BaseException], Any]) -> None:
+        """Do `work` in place of what is being done; hand its result to `done`, or what it raised to `failed`.
+
+        What ends the program is raised again after that: KeyboardInterrupt, where there is no event loop.
+        """
         if self._turn is not None:
             self._turn.cancel()
         turn = self._turn = Turn(self._progress, self._deliver)
@@ -104,9 +107,11 @@ class Worker:
                 result = work(turn)
             except _Superseded:
                 return
-            except Exception as error:  # noqa: BLE001 - whatever it is, whoever looks at the panel must be told
+            except BaseException as error:  # whatever it is, whoever looks at the panel must be told
                 raised = error
                 self._deliver(turn, lambda: self._finish(turn, lambda: failed(raised)))
+                if not isinstance(error, Exception):
+                    raise
             else:
                 self._deliver(turn, lambda: self._finish(turn, lambda: done(result)))
 
@@ -134,9 +139,14 @@ class Worker:
                         future.set_result(None)
 
 
-def sentence(error: Exception) -> str:
-    """What went wrong, for a panel. An error of ours speaks for itself; of any other the log gets the traceback."""
+def sentence(error: BaseException) -> str:
+    """What went wrong, for a panel. An error of ours and one of a file speak for themselves; of any other the log gets
+    the traceback."""
     if isinstance(error, XaibenchError):
         return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
     _log.error("a panel could not do what was asked", exc_info=error)
     return f"{type(error).__name__}: {error}"
