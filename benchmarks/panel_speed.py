@@ -51,6 +51,7 @@ WATCH = """panel => {
     });
     window.xbStart = performance.now();
 }"""
+FEWEST = 71  # 40 changes one by one, then a burst of 30
 MEMORY = "import os, psutil; print('memory', psutil.Process(os.getpid()).memory_info().rss // 2**20)"
 
 
@@ -161,6 +162,10 @@ def main() -> None:
     from xaibench.run.folder import open_run
 
     images = len(open_run(run).images)
+    if images < FEWEST:
+        parser.error(
+            f"{run} holds {images} explained images, of which {FEWEST} or more are moved through: make a larger run"
+        )
     print(f"{run.name}: {images} images; {platform.processor() or platform.machine()}")
     opening(run)
     with tempfile.TemporaryDirectory() as name, sync_playwright() as engine:
