@@ -175,6 +175,8 @@ def test_the_line_names_each_model_and_those_that_are_no_better_than_random() ->
     assert "How faithful maps by LRP are, in logits" in line
     assert "teacher +0.21 [+0.15, +0.27], KD +0.10 [-0.05, +0.25], AT +0.30 [+0.20, +0.40]." in line
     assert line.endswith("Not shown to be better than random (the interval reaches 0): KD.")
+    (line,) = faithfulness_lines(gaps_of(teacher=(0.2, 0.1, 0.3), kd=(-0.29, -0.51, -0.07)))
+    assert line.endswith("(the interval reaches 0): none. Worse than random: KD.")
     nan = float("nan")
     (line,) = faithfulness_lines(gaps_of(teacher=(0.2, nan, nan), kd=(nan, nan, nan)).assign(nan=[0, 6]))
     assert "of patches: teacher +0.20. Not shown to be better " in line

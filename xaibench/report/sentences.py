@@ -85,11 +85,14 @@ def faithfulness_lines(gaps: pd.DataFrame) -> list[str]:
             )
             shown = [_gap(row) for row in defined if row["method"] == "teacher"]
             shown.append(f"students from {_gap(students[0])} to {_gap(students[-1])}")
-        weak = ", ".join(method_label(str(row["method"])) for row in defined if not row["low"] > 0) or "none"
+        worse = [method_label(str(row["method"])) for row in defined if row["high"] < 0]
+        weak = [method_label(str(row["method"])) for row in defined if not (row["low"] > 0 or row["high"] < 0)]
         text = (
             f"How faithful maps by {explainer_label(str(explainer))} are, in logits over a random order of patches: "
-            f"{', '.join(shown) or 'undefined'}. Not shown to be better than random (the interval reaches 0): {weak}."
+            f"{', '.join(shown) or 'undefined'}. Not shown to be better than random (the interval reaches 0): "
+            f"{', '.join(weak) or 'none'}."
         )
+        text += f" Worse than random: {', '.join(worse)}." if worse else ""
         undefined = int(part["nan"].sum())
         lines.append(text + f" {undefined} undefined: a map was flagged or constant." * (undefined > 0))
     return lines
