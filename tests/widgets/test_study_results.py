@@ -3,7 +3,7 @@ import pytest
 
 from xaibench.errors import RunFolderError, UnknownNameError
 from xaibench.study.folder import Study
-from xaibench.study.tables import over_runs
+from xaibench.study.pooled import over_runs
 from xaibench.widgets import study_results
 from xaibench.widgets.run_panel import RunPanel
 from xaibench.widgets.run_results import Results

@@ -26,7 +26,8 @@ from xaibench.files import write_json, write_text
 from xaibench.run.config import RunConfig
 from xaibench.run.extending import first_difference
 from xaibench.run.folder import Run, open_run
-from xaibench.study.config import Condition, StudyConfig
+from xaibench.study.config import StudyConfig
+from xaibench.study.grid import Condition
 from xaibench.study.tasks import Task
 from xaibench.validation import checked
 

@@ -21,8 +21,9 @@ from xaibench.similarity.predictions import functional_comparison, probabilities
 from xaibench.similarity.significance import Alternative, RankTest, Unit, family_table, power_note, signed_rank
 from xaibench.similarity.similarity_report import INDEPENDENT
 from xaibench.similarity.transfer import transfer_table
-from xaibench.study.config import SUBTASK, Condition, StudyConfig
+from xaibench.study.config import StudyConfig
 from xaibench.study.folder import Study
+from xaibench.study.grid import SUBTASK, Condition
 
 __all__ = [
     "CONTROL",
@@ -30,18 +31,16 @@ __all__ = [
     "difference_table",
     "groups",
     "method_means",
-    "over_runs",
     "placed",
     "power_notes",
     "quantities",
     "rank_table",
     "student_table",
+    "value_range",
 ]
 
 CONTROL = "siddo"
 """The method that transfer is measured against: the same initialisation, another order of the data, no teacher."""
-
-_SUMMED = ("n", "nan", "images", "explained")
 
 COUNTS = ("subtasks", "seeds", "students", "speaks_for")
 """Columns of `method_means` that say what a mean rests on."""
@@ -101,7 +100,7 @@ def method_means(
     left out of all (a method without any value does not count). Counts are the most that a quantity has.
     With several subtasks in the study the interval speaks for other subtasks, with one for other seeds.
     """
-    return _means_of(students, {name: _range(name) for name in names or quantities(students)}, subtasks)
+    return _means_of(students, {name: value_range(name) for name in names or quantities(students)}, subtasks)
 
 
 def difference_table(
@@ -141,40 +140,6 @@ def difference_table(
         table = pd.DataFrame(rows, columns=["a", "b", "quantity", "difference", "low", "high", "speaks_for"])
         parts.append(table.join(family_table(tests, unit=unit).reset_index(drop=True)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-def over_runs(tables: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
-    """Tables of runs, alike in form, as one: a row for each of `keys`, numbers as their means over the runs.
-
-    A number is averaged over the runs in which all rows have it (rows without any aside). A quantity X with "X low" and
-    "X high", or "X_low" and "X_high", gets the t interval over the runs; of one run it keeps its own. `mean` has low
-    and high. Counts (n, nan, images, explained) are added up, seeds are the least of a run.
-    """
-    if len(tables) == 1:
-        return tables[0]
-    every = pd.concat([table.assign(run_=place) for place, table in enumerate(tables)], ignore_index=True)
-    for name in every.select_dtypes("float"):
-        grid = every.pivot(index=list(keys), columns="run_", values=name).astype(float)
-        every[name] = every[name].where(every["run_"].isin(grid.columns[common_images(grid.to_numpy())]))
-    rows = []
-    for names, part in every.groupby(list(keys), sort=False):
-        row: dict[str, object] = dict(zip(keys, names))
-        numbers = part.select_dtypes("number").astype(float)
-        for name in tables[0].columns.drop(list(keys)):
-            if name in _SUMMED:
-                row[name] = int(part[name].sum())
-            elif name == "seeds":
-                row[name] = part[name].min()
-            elif name in numbers:
-                row[name] = float(numbers[name].mean())
-            else:
-                row[name] = part[name].iloc[0]
-        for name, low, high in _intervals(tables[0]):
-            one = subtask_interval(numbers[[name]].to_numpy()).within(*_range(name))
-            row[low], row[high] = one.low, one.high
-        rows.append(row)
-    merged = pd.DataFrame(rows)[list(tables[0].columns)]
-    return merged.astype({"seeds": "Int64"}) if "seeds" in merged else merged
 
 
 def rank_table(students: pd.DataFrame, *, subtasks: int | None = None) -> pd.DataFrame:
@@ -276,22 +241,12 @@ def _transfer(outputs: dict[str, Tensor], student: str, control: str, labels: Te
     return {str(name): float(value) for name, value in row.items()}
 
 
-def _intervals(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
-    """(X, its lower end, its upper end) of all quantities with an interval."""
-    if {"mean", "low", "high"} <= set(table):
-        yield "mean", "low", "high"
-    for name in map(str, table):
-        for gap in (" ", "_"):
-            if {f"{name}{gap}low", f"{name}{gap}high"} <= set(table):
-                yield name, f"{name}{gap}low", f"{name}{gap}high"
-
-
 def _grid(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     """Subtasks (or the one run) by seeds."""
     return rows.pivot(index="run", columns="seed", values=quantity).astype(float)
 
 
-def _range(quantity: str) -> tuple[float, float]:
+def value_range(quantity: str) -> tuple[float, float]:
     """The least and greatest value that a mean of one of `quantities` can have."""
     metric = quantity.rpartition(" ")[2]
     if metric in METRICS:

@@ -20,8 +20,9 @@ from xaibench.report.sentences import counted
 from xaibench.report.tables import best_rows
 from xaibench.run.folder import Run
 from xaibench.study.folder import Study, open_study
+from xaibench.study.pooled import over_runs
 from xaibench.study.results import labels_of
-from xaibench.study.tables import difference_table, over_runs, student_table
+from xaibench.study.tables import difference_table, student_table
 from xaibench.study.tables import groups as groups_of
 from xaibench.widgets.pictures import figure_html
 from xaibench.widgets.run_results import RunResults
