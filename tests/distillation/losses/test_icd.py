@@ -23,9 +23,9 @@ seeds = st.integers(0, 999)
 def test_the_loss_is_the_public_codes(cells, expected, gamma: int, count: int) -> None:  # type: ignore[no-untyped-def]
     student, teacher, _ = (values[..., :count].double() for values in cells)
     loss = gamma * icd(student, teacher).mean().item()
-    # Ours is exact; theirs was computed in float32, whose logarithms of about 1 are known to 1.2e-7.
-    public = expected("icd_sdd")[f"icd_cluster_gamma{gamma}_P{count}"]
-    assert loss == pytest.approx(public, rel=0, abs=gamma * torch.finfo(torch.float32).eps)
+    # Ours is exact; theirs was computed in float32, which rounds logarithms of about 1 by up to 6e-8.
+    rounding = gamma * torch.finfo(torch.float32).eps / 2 if count > 1 else None
+    assert loss == pytest.approx(expected("icd_sdd")[f"icd_cluster_gamma{gamma}_P{count}"], rel=1e-5, abs=rounding)
 
 
 def slow(student: list[list[float]], teacher: list[list[float]], count: int, temperature: float, softmax, kl) -> float:  # type: ignore[no-untyped-def]
