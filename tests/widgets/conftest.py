@@ -1,6 +1,7 @@
 """An in-memory run with the interface of an opened run folder."""
 
 import threading
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,6 +121,22 @@ def run_as_script(store):
         return found
 
     return run
+
+
+@pytest.fixture
+def predictions_fail(monkeypatch):
+    """Within `predictions_fail()` no model predicts: memory is out."""
+
+    @contextmanager
+    def failing():
+        def fail(*args):
+            raise RuntimeError("out of memory, say")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("xaibench.models.predict.predict_logits", fail)
+            yield
+
+    return failing
 
 
 @pytest.fixture

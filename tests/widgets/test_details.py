@@ -72,7 +72,7 @@ def test_the_scatter_is_of_the_students_on_show_while_others_are_asked_for(
     asyncio.run(main())
 
 
-def test_a_scatter_that_is_not_known_yet_shows_no_other(tiny_pair, images, store, monkeypatch):
+def test_a_scatter_that_is_not_known_yet_shows_no_other(tiny_pair, images, store, predictions_fail):
     explorer = explore(tiny_pair, images, store=store)
     explorer.explain_all()
     details = explorer._details
@@ -80,11 +80,7 @@ def test_a_scatter_that_is_not_known_yet_shows_no_other(tiny_pair, images, store
     details.box.selected_index = 0
     assert "Spearman" in details._scatter._axes.value
 
-    def fail(*args):
-        raise RuntimeError("out of memory, say")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("xaibench.models.predict.predict_logits", fail)
+    with predictions_fail():
         details._across.value = "students' confidence"
     assert "out of memory" in explorer.error
     assert details._scatter._axes.value == ""
@@ -93,15 +89,13 @@ def test_a_scatter_that_is_not_known_yet_shows_no_other(tiny_pair, images, store
     assert (explorer.error, "students' confidence" in unescape(details._scatter._axes.value)) == ("", True)
 
 
-def test_an_error_below_the_pictures_is_said_also_where_the_pictures_were_known(tiny_pair, images, store, monkeypatch):
+def test_an_error_below_the_pictures_is_said_also_where_the_pictures_were_known(
+    tiny_pair, images, store, predictions_fail
+):
     explorer = explore(tiny_pair, images, store=store)
     explorer.explain_all()
 
-    def fail(*args):
-        raise RuntimeError("out of memory, say")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("xaibench.models.predict.predict_logits", fail)
+    with predictions_fail():
         explorer._details.box.selected_index = 0
         explorer._details._across.value = "students' confidence"
         assert "out of memory" in explorer.error

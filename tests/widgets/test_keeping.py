@@ -147,15 +147,11 @@ def test_an_own_image_stands_in_the_order_by_its_likeness_at_once(tiny_run, stor
         assert explorer.order == order
 
 
-def test_an_own_image_that_cannot_be_labelled_leaves_everything_as_it_was(tiny_pair, images, store, monkeypatch):
+def test_an_own_image_that_cannot_be_labelled_leaves_everything_as_it_was(tiny_pair, images, store, predictions_fail):
     explorer = explore(tiny_pair, images, store=store)
     explorer.explain_all()
 
-    def fail(*args):
-        raise RuntimeError("out of memory, say")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("xaibench.models.predict.predict_logits", fail)
+    with predictions_fail():
         explorer.add_image(own_image(explorer), "mine")
     assert "out of memory" in explorer.error
     explorer.sort = "least alike"
