@@ -53,6 +53,7 @@ def test_run_prints_json_on_stdout_and_progress_on_stderr(small_run):
     assert not any(word in done.stderr for word in ("Warning", "INFO", "error"))
 
 
+@pytest.mark.slow
 def test_the_steps_one_at_a_time_give_the_files_of_run(small_run, cli, contents, tmp_path):
     config = tmp_path / "mine.toml"
     config.write_text(json_to_toml(json.loads((small_run[0] / "manifest.json").read_text())["config"]))
@@ -83,6 +84,7 @@ def json_to_toml(config):
     return "\n".join(lines(config) + sections) + "\n"
 
 
+@pytest.mark.slow
 def test_score_prints_a_table_and_holds_it_to_its_thresholds(copy, cli):
     called = cli("score", copy)
     assert called.code == 0
@@ -113,6 +115,7 @@ def test_score_refuses_unknown_names(copy, cli, contents, arguments, message):
     assert contents(copy) == before
 
 
+@pytest.mark.slow
 def test_score_prints_only_what_is_asked_for(tiny_run, tmp_path, cli):
     copy = shutil.copytree(tiny_run, tmp_path / "run")
     ig, other = open_run(copy).explainers[1], open_run(copy).config.similarity.metrics[-1]
@@ -200,6 +203,7 @@ def cue_options(small_settings):
     return ("demo", "--cue", "square:size=6", "--contamination", "1", *settings)
 
 
+@pytest.mark.slow
 def test_cues_prints_what_it_measured_and_leaves_a_study(cli, cue_options, tmp_path):
     called = cli("cues", *cue_options, "--out", tmp_path / "study", "--json")
     assert called.code == 0, called.err
@@ -375,6 +379,7 @@ def test_lab_leaves_notebooks_as_they_are(cli, tmp_path, monkeypatch, contents):
     assert "is a file" in cli("lab", tmp_path / "01_quickstart.ipynb").error
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
 def test_the_table_stays_on_stdout_when_stderr_is_a_terminal(small_run, tmp_path):
     leader, follower = os.openpty()

@@ -58,6 +58,7 @@ def test_the_version_is_that_of_the_package(cli):
     assert (called.code, called.out, called.err) == (0, f"xaibench {xaibench.__version__}\n", "")
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_one_line_and_exit_code_2(tmp_path):
     done = python("-m", "xaibench", "run", "--preset", "dem", cwd=tmp_path)
     assert done.returncode == 2

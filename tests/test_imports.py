@@ -46,16 +46,19 @@ def test_the_package_and_the_help_import_nothing_heavy() -> None:
     assert imported(COMMAND, "distill", "--help") == set()
 
 
+@pytest.mark.slow
 def test_names_and_options_need_torch_alone() -> None:
     assert imported(NAMES) == {"torch", "numpy"}
     assert imported(COMMAND, "info") == {"torch", "numpy"}
 
 
+@pytest.mark.slow
 def test_reading_a_run_needs_torch_and_pandas_alone(tiny_run: Path) -> None:
     assert imported(READING, tiny_run) == {"torch", "numpy", "pandas"}
     assert imported(COMMAND, "info", tiny_run) == {"torch", "numpy", "pandas"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
@@ -70,6 +73,7 @@ def test_looking_at_a_run_imports_nothing_that_trains_or_explains(code: str, tin
     assert not found & (TRAINING | SCIENCE)
 
 
+@pytest.mark.slow
 def test_a_figure_of_a_run_is_drawn_without_models(tiny_run: Path, tmp_path: Path) -> None:
     found = imported(COMMAND, "figure", tiny_run, "--out", tmp_path / "gallery.png")
     assert (tmp_path / "gallery.png").is_file()

@@ -142,6 +142,7 @@ def test_an_explanation_is_the_same(
     assert [state_hash(model) for model in (pairs[1].teacher, pairs[1].student)] == before
 
 
+@pytest.mark.slow
 def test_scores_controls_and_curves_are_the_same(pair_of: Callable[..., ModelPair], tiny_task: Task) -> None:
     images, seen = tiny_task.test.take(range(3)), []
     for pair in (pair_of("alone", "alone"), pair_of("dict", "tuple")):
@@ -193,6 +194,7 @@ metrics = ["cosine"]
 """
 
 
+@pytest.mark.slow
 def test_a_run_of_a_class_in_a_file_and_its_explorer(tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(NETS)
     (tmp_path / "run.toml").write_text(RUN)

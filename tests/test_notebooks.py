@@ -4,18 +4,22 @@ import shutil
 import warnings
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NOISE = ("Traceback", "Warning", "error")
 
 
+def opened(path):
+    import nbformat  # slow to import
+
+    return nbformat.read(path, as_version=4)
+
+
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def notebook(request):
-    return nbformat.read(request.param, as_version=4)
+    return opened(request.param)
 
 
 def code_of(notebook):
@@ -23,6 +27,8 @@ def code_of(notebook):
 
 
 def test_a_notebook_is_committed_without_outputs(notebook):
+    import nbformat
+
     nbformat.validate(notebook)
     assert code_of(notebook)
     assert not any(cell.outputs or cell.execution_count for cell in code_of(notebook))
@@ -35,7 +41,15 @@ def test_a_notebook_begins_with_words_and_ends_with_a_look_at_its_panels(noteboo
     assert ".error" in notebook.cells[-1].source
 
 
-def test_a_notebook_runs_and_shows_a_picture_and_a_panel(notebook, tiny_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "path",
+    [NOTEBOOKS[0], *(pytest.param(path, marks=pytest.mark.slow) for path in NOTEBOOKS[1:])],
+    ids=lambda path: path.stem,
+)
+def test_a_notebook_runs_and_shows_a_picture_and_a_panel(path, tiny_run, tmp_path, monkeypatch):
+    from nbclient import NotebookClient
+
+    notebook = opened(path)
     monkeypatch.setenv("XAIBENCH_FAST", "1")
     monkeypatch.setenv("XAIBENCH_RUN", str(shutil.copytree(tiny_run, tmp_path / "run")))  # questions write into it
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

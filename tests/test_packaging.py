@@ -101,6 +101,7 @@ def test_the_notebooks_of_the_wheel_are_copied_outside_the_checkout(unpacked, tm
     json.loads(there["01_quickstart.ipynb"])
 
 
+@pytest.mark.slow
 def test_the_demo_runs_outside_the_checkout(unpacked, tmp_path):
     where = python(unpacked, tmp_path, "-c", "import xaibench; print(xaibench.__file__)")
     assert where.stdout.strip() == str(unpacked / "xaibench" / "__init__.py")

@@ -94,6 +94,7 @@ def ask_a_cluster(config: str, folder: str, engine: partial[RayCluster]) -> None
     signature(engine.func).bind(Path(folder), **engine.keywords)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", every(GUIDES, "python")[1:])  # the first has a test of its own
 def test_the_python_works(code: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "RayCluster" in code:
@@ -107,6 +108,7 @@ def test_the_python_works(code: str, desk: Path, monkeypatch: pytest.MonkeyPatch
             value()
 
 
+@pytest.mark.slow
 def test_the_first_example_is_short_and_its_score_stands_above_every_null(
     desk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

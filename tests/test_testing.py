@@ -270,6 +270,7 @@ def test_fixtures(pytester: pytest.Pytester, only_our_plugin: tuple[str, ...]) -
     assert saved == ["test_fixtures.py-test_other-other-model-2.png", "test_fixtures.py-test_other-other-model.png"]
 
 
+@pytest.mark.slow
 def test_no_setting_of_the_plugin_hides_the_scores(pytester: pytest.Pytester, only_our_plugin: tuple[str, ...]) -> None:
     pytester.makeconftest(PAIR)
     pytester.makepyfile(

@@ -47,6 +47,7 @@ def test_lrp_is_valid(name: str) -> None:
     assert attribution.relevance.shape == x.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["squeezenet1_1", "efficientnet-lite0"])
 def test_integrated_gradients_reach_their_tolerance(name: str) -> None:
     model, card = load_checkpoint(f"installed:{name}")

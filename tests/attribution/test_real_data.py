@@ -58,6 +58,7 @@ def test_lrp_conserves_relevance(teacher: nn.Module, x: Tensor, target: Target) 
     assert values["relative output difference"] <= 1e-3
 
 
+@pytest.mark.slow
 def test_integrated_gradients_reach_their_tolerance(teacher: nn.Module, x: Tensor, target: Target) -> None:
     few, black = target.take(range(4)), PREPROCESSING.bounds()[0].expand_as(x[:4])
     attribution = explain_model(teacher, x[:4], few, IntegratedGradients(), PREPROCESSING)

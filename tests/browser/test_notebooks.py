@@ -15,7 +15,7 @@ from tests.browser.jupyter import (
     wait_until_run,
 )
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

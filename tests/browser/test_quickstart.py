@@ -6,7 +6,7 @@ import pytest
 
 from tests.browser.jupyter import ROOT, jupyter_lab, overflowing, pictures, run_all, violations, voila, wait_for
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 NOTEBOOK = ROOT / "notebooks" / "01_quickstart.ipynb"
 PANEL = ".xaibench-explorer"

@@ -12,7 +12,7 @@ from xaibench.report.html import write_report
 from xaibench.run.folder import open_run
 from xaibench.run.page import present
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 NARROW, WIDE = 420, 1280
 PAPER = 1027  # A4 landscape less its margins, at 96 pixels an inch

@@ -20,6 +20,7 @@ def test_wrong_labels_are_those_that_were_changed() -> None:
     assert wrong.sum() == SHARE * len(task.train)
 
 
+@pytest.mark.slow
 def test_a_small_run_gives_both_numbers() -> None:
     weight, by_rank = found(seed=0, after=1, images=100)
     assert weight == pytest.approx(1, abs=0.5)

@@ -1,4 +1,4 @@
-"""A script that trains on one or two processes of the CPU: python two_processes.py DEVICES FOLDER METHOD."""
+"""A script that trains on one or two processes of the CPU: python two_processes.py DEVICES FOLDER METHOD ..."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def images(n: int, seed: int) -> ImageSet:
     return ImageSet(pixels.to(torch.uint8), labels, CLASSES, tuple(f"{seed}/{i}" for i in range(n)), "light")
 
 
-def main(devices: int, folder: Path, method: str) -> None:
+def train(devices: int, folder: Path, method: str) -> None:
+    """Train a student into the folder."""
     rank = os.environ.get("LOCAL_RANK", "0")
     task = Task(images(32, 0), images(16, 1), images(16, 2), Subtask("light", CLASSES), "light")
     preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3, (8, 8))
@@ -61,4 +62,5 @@ def main(devices: int, folder: Path, method: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    for number, method in enumerate(sys.argv[3:]):
+        train(int(sys.argv[1]), Path(sys.argv[2]) / str(number), method)

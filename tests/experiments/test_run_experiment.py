@@ -67,6 +67,7 @@ def test_a_finished_experiment_is_read_back_to_the_same_bytes(
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_experiment_goes_on_to_the_same_bytes(
     folder: Path, contents: Callable[[Path], dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

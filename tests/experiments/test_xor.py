@@ -78,6 +78,7 @@ def test_every_method_has_a_student_and_sentences_name_what_was_measured(rows: p
     assert trained.startswith("Students of 1 channel(s): PRCA (positive definite) 0.")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_leaves_the_generator(rows: pd.DataFrame) -> None:
     state = torch.get_rng_state()
     again = SMALL.measure(3, lambda: None)

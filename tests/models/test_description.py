@@ -211,6 +211,7 @@ print(t.modules(net))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_say_the_same() -> None:
     def run(seed: str) -> str:
         environment = os.environ | {"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}

@@ -24,6 +24,7 @@ def _norms(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18-cifar:6-6-8-8@6", "resnet50", "mobilenet_v2", "vgg11_bn"])
 def test_computes_the_same_without_batch_norm(name):
     model, x = _network(name), torch.randn(2, 3, 32, 32, dtype=torch.float64)

@@ -332,6 +332,7 @@ def test_the_same_study_again_changes_no_file_and_makes_no_student_and_no_heatma
     assert contents(copied) == before
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_twice_goes_on_to_the_same_files(study, settings, folder, copied, contents):
     before = contents(folder)
     shutil.rmtree(copied / "contamination-1.0")
@@ -377,6 +378,7 @@ def test_students_of_another_mark_are_refused_without_a_record(study, copied, co
     assert contents(copied) == before
 
 
+@pytest.mark.slow
 def test_another_mark_is_refused_and_more_contaminations_extend(study, settings, copied, contents):
     before = contents(copied)
     with pytest.raises(RunFolderError, match=r"\(cue was 'square:.*', now 'plus:.*'\): choose another folder$"):

@@ -60,6 +60,7 @@ def test_a_row_a_model_with_curves_and_figure(run: Run) -> None:
     assert np.isnan(table.set_index("method").loc["teacher", "cross ratio"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_second_call_reads_and_other_options_compute(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
@@ -86,6 +87,7 @@ def test_a_second_call_reads_and_other_options_compute(run: Run, monkeypatch: py
         calls.pop()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_another_question_overwrites_no_result(run: Run, contents: Callable[[Path], dict[str, str]]) -> None:
     flip_run(run, steps=1)
@@ -129,6 +131,7 @@ def test_the_provenance_names_options_weights_and_versions(run: Run) -> None:
     assert about["command"] == words.split()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_refused_student_is_shown_as_undefined(run: Run, refuse: Callable[..., None]) -> None:
     refuse(run, "kd/seed0", "lrp")

@@ -40,6 +40,7 @@ def test_all_seeds_are_compared_on_the_images_that_all_have(two_seeds: Run) -> N
             assert row[name] == pytest.approx(np.nanmean([metric(theirs, one) for one in null]))
 
 
+@pytest.mark.slow
 def test_a_refused_method_is_shown_as_undefined(run: Run, refuse: Callable[..., None]) -> None:
     refuse(run, "kd/seed0", "lrp")
     table = pool_run(run, methods=["kd", "subdistill"], grids=[4]).set_index("method")
@@ -50,6 +51,7 @@ def test_a_refused_method_is_shown_as_undefined(run: Run, refuse: Callable[..., 
         pool_run(run, methods=["kd"])
 
 
+@pytest.mark.slow
 def test_an_answer_stands_while_its_maps_do(
     run: Run, refuse: Callable[..., None], contents: Callable[[Path], dict[str, str]]
 ) -> None:

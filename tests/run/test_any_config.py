@@ -5,6 +5,7 @@ import pytest
 from xaibench.run.folder import open_run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

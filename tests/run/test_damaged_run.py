@@ -102,6 +102,7 @@ def test_nothing_whole_is_overwritten_by_something_incomplete(tiny_run, cli, tmp
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maker", ["distill", "explain", "score"])
 def test_the_remedy_makes_the_same_results_again(tiny_run, cli, tmp_path, contents, maker):
     folder = shutil.copytree(tiny_run, tmp_path / "run")
@@ -125,6 +126,7 @@ def test_the_remedy_makes_the_same_results_again(tiny_run, cli, tmp_path, conten
     }
 
 
+@pytest.mark.slow
 def test_scores_of_other_maps_are_out_of_date(tiny_run, cli, tmp_path):
     folder = shutil.copytree(tiny_run, tmp_path / "run")
     run = open_run(folder)
@@ -147,6 +149,7 @@ def test_scores_of_other_maps_are_out_of_date(tiny_run, cli, tmp_path):
     assert (folder / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_student_whose_explanation_is_refused_is_shown_as_refused(tiny_run, cli, tmp_path, monkeypatch):
     folder = shutil.copytree(tiny_run, tmp_path / "run")
     explain, teacher = explaining.explain_model, open_run(folder).attribution("teacher", "lrp").model_hash
@@ -215,6 +218,7 @@ def test_an_unreadable_model_card(cli, tmp_path):
     assert "has an unreadable model card" in called.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
 def test_a_disk_that_takes_nothing(tiny_run, cli, tmp_path, contents, monkeypatch, code):
     folder = shutil.copytree(tiny_run, tmp_path / "run")

@@ -30,6 +30,7 @@ FEWER = ("images = 6", "images = 4")
 STEPS = ("explain", "score")
 
 
+@pytest.mark.slow
 def test_more_methods_keep_the_students_and_give_the_run_that_asked_for_all_at_once(
     tiny_run, cli, tmp_path, config, contents
 ):
@@ -88,6 +89,7 @@ def test_a_method_that_does_not_fit_leaves_the_run_as_it_was(tiny_run, cli, tmp_
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_a_distillation_can_extend_too(tiny_run, cli, tmp_path, config, contents):
     folder = shutil.copytree(tiny_run, tmp_path / "run")
     before = contents(folder / "students")

@@ -56,6 +56,7 @@ def test_the_summary_holds_it_beside_the_scores(run: Run) -> None:
             assert row[name] == pytest.approx(own[name])
 
 
+@pytest.mark.slow
 def test_it_is_said_in_the_report_and_by_score(run: Run, cli) -> None:  # type: ignore[no-untyped-def]
     lines = faithfulness_lines(gap_table(run.faithfulness()))
     assert len(lines) == 2
@@ -68,6 +69,7 @@ def test_it_is_said_in_the_report_and_by_score(run: Run, cli) -> None:  # type: 
     assert lines[1] not in " ".join(cli("score", run.folder, "--explainer", "lrp").out.split())
 
 
+@pytest.mark.slow
 def test_a_folder_from_before_it_was_measured_is_told_the_remedy(run: Run, cli) -> None:  # type: ignore[no-untyped-def]
     (run.folder / "faithfulness.csv").unlink()
     run.ledger.forget("faithfulness.csv")

@@ -39,6 +39,7 @@ def test_every_kind_is_drawn_well(run: Run, kind: str, width: str) -> None:
     assert_well_drawn(xb.figure(run, kind, width=width))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gallery", "league", "spectra", "inside"])
 def test_two_drawings_of_a_run_are_the_same_bytes(run: Run, kind: str, tmp_path: Path) -> None:
     one, two = (

@@ -56,6 +56,7 @@ def test_a_figure_of_chosen_methods(cli, tiny_run, tmp_path):
     assert "unknown method of this run 'kdd': did you mean 'kd'" in called.error
 
 
+@pytest.mark.slow
 def test_the_page_shows_further_answers_and_says_what_is_a_part(tiny_run, tmp_path, monkeypatch):
     run = open_run(shutil.copytree(tiny_run, tmp_path / "run"))
     present(run)
@@ -90,6 +91,7 @@ def further(run):
     return shown, {html.unescape(command): names for names, command in outdated}
 
 
+@pytest.mark.slow
 def test_an_answer_is_shown_until_what_it_was_made_from_is_made_again(tiny_run, tmp_path, cli):
     run = open_run(shutil.copytree(tiny_run, tmp_path / "my run"))
     for explainer in run.explainers:

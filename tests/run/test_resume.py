@@ -142,6 +142,7 @@ def test_an_interrupted_run_exits_with_130_and_resumes(config, uninterrupted, cl
     assert bytes_of(folder) == bytes_of(uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(config, uninterrupted, cli, tmp_path, contents):
     folder = tmp_path / "run"
     command = ("distill", config, "--out", folder, "--accelerator", "cpu")

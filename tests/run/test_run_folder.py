@@ -219,6 +219,7 @@ def test_a_student_can_be_loaded_and_is_the_one_that_was_explained(tiny_run):
     assert history["validation_accuracy"][about["best_epoch"]] == history["validation_accuracy"].max()
 
 
+@pytest.mark.slow
 def test_the_same_command_again_changes_no_file_and_trains_nothing(
     tiny_run, tiny_config, cli, contents, tmp_path, monkeypatch
 ):

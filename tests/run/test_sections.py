@@ -78,6 +78,7 @@ def test_differences_say_for_whom_they_speak(page):
     assert said.count("of 3 pairs have a p (Holm) below 0.05.") == len(run.explainers)
 
 
+@pytest.mark.slow
 def test_costs_are_shown_or_how_to_get_them(page, tmp_path):
     run, text = page
     teacher, student = costs_of(run)["parameters"]

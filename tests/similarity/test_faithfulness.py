@@ -108,6 +108,7 @@ def test_only_the_order_of_patches_counts(make_pair, tiny_task) -> None:  # type
     assert (part != gaps).any()
 
 
+@pytest.mark.slow
 def test_maps_of_a_trained_model_are_better_than_random_and_random_ones_are_not(make_pair, tiny_task) -> None:  # type: ignore[no-untyped-def]
     model, x, target, maps = trained(make_pair(), tiny_task)
     own = mean_interval(flipping_gap(model, x, maps, target, PREPROCESSING)[None])

@@ -46,6 +46,7 @@ SMALLEST = {
 """What is left of an embedded preset in a test."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALLEST)
 def test_an_embedded_preset_runs(name, tmp_path):
     tiny = ["seeds=[0]", "data.fraction=0.05", "train.epochs=1", "explain.images=4", "similarity.metrics=['cosine']"]

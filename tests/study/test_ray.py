@@ -33,6 +33,7 @@ def ray():
     ray.shutdown()
 
 
+@pytest.mark.slow
 def test_it_gives_the_scores_of_one_process_whatever_dies(ray, small_study, tmp_path):
     """The first workers that train are killed: their students are trained again."""
     killed = most = 0
@@ -104,6 +105,7 @@ def test_a_stopped_engine_leaves_no_task_behind(ray, piece, tmp_path):
             time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_a_machine_that_does_not_see_the_study_says_so(ray, piece, tmp_path):
     engine = cluster(tmp_path / "work")
     engine._mark.unlink()
@@ -113,6 +115,7 @@ def test_a_machine_that_does_not_see_the_study_says_so(ray, piece, tmp_path):
     assert "put the study folder on storage that all machines share" in outcome.error
 
 
+@pytest.mark.slow
 def test_no_task_outlives_a_runner_that_was_killed(study_toml, tmp_path):
     """Ray ends its processes with the one that started it."""
     pytest.importorskip("ray", reason=MISSING)

@@ -68,6 +68,7 @@ def test_what_is_done_is_not_done_again(copied, contents):
     }
 
 
+@pytest.mark.slow
 def test_a_student_that_cannot_be_made_is_on_record_and_the_rest_goes_on(copied):
     student = copied.runs["tops"].folder / KD
     kept = student.with_name("kept")
@@ -134,6 +135,7 @@ def test_a_student_that_could_not_be_explained_is_tried_again(copied):
     assert not study.runs["tops"].failures
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_to_the_same_bytes(study_toml, small_study, tmp_path):
     """Killed when so many files are there; `benchmarks/study_kills.py` does so at many moments."""
     folder, threads = tmp_path / "study", torch.get_num_threads()
@@ -152,6 +154,7 @@ def test_a_killed_study_goes_on_to_the_same_bytes(study_toml, small_study, tmp_p
     assert (folder / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_study_that_was_killed(study_toml, tmp_path):
     folder = tmp_path / "study"
     process = command(study_toml, "--out", folder, "--workers", 1)
@@ -164,6 +167,7 @@ def test_workers_end_with_the_study_that_was_killed(study_toml, tmp_path):
     FileLock(locks[0]).acquire(timeout=20)  # Timeout is raised where the worker lives on
 
 
+@pytest.mark.slow
 def test_what_another_process_still_does_is_waited_for(copied):
     run = copied.runs["tops"]
     task = Task("finish", run.folder, run.config)
@@ -176,6 +180,7 @@ def test_what_another_process_still_does_is_waited_for(copied):
     engine.stop()
 
 
+@pytest.mark.slow
 def test_the_second_runner_leaves(copied, study_toml):
     with FileLock(copied.folder / "work" / "runner.lock"):
         second = command(study_toml, "--out", copied.folder)
@@ -185,6 +190,7 @@ def test_the_second_runner_leaves(copied, study_toml):
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_study_and_nothing_is_corrupt(small_study, tmp_path, monkeypatch):
     from xaibench.study import work
 
@@ -200,6 +206,7 @@ def test_a_full_disk_ends_the_study_and_nothing_is_corrupt(small_study, tmp_path
     assert scores(run_study(small_study.config, folder, engine=Serial).folder) == scores(small_study.folder)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_fails_its_task_only(copied, monkeypatch, tmp_path):
     engine = Processes(tmp_path / "work", workers=1)
     run = copied.runs["tops"]
@@ -255,6 +262,7 @@ def test_another_study_is_refused_with_the_first_difference(copied, study_toml, 
         run_study(StudyConfig.load(study_toml, assignments), copied.folder, engine=Serial)
 
 
+@pytest.mark.slow
 def test_an_extended_study_keeps_its_students(copied, study_toml, contents):
     before = {k: v for k, v in contents(copied.folder).items() if k.endswith("student.safetensors")}
     config = StudyConfig.load(study_toml, ["vary.data.subtask=['tops','footwear',['Bag','Coat']]"])

@@ -9,6 +9,7 @@ from xaibench.study.tasks import Outcome, tasks_of
 from xaibench.study.watch import watching
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_the_cells_and_about_how_long_they_take(cli, study_toml, tmp_path):
     folder = tmp_path / "study"
     called = cli("study", study_toml, "--out", folder, "--dry-run", "--json", "--set", "seeds=[0]")

@@ -97,6 +97,7 @@ def test_the_code_of_an_own_image_that_the_filters_leave_out_shows_it_alone(tiny
     check_code(explorer, run_as_script, image=own_image(explorer))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["lrp", "input-x-gradient"])
 def test_the_code_keeps_the_order_of_a_question_before(tiny_run, store, run_as_script, first):
     explorer = explore(tiny_run, store=store, rows=2, explainer=first, students=("kd/seed0",))

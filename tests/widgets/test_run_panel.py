@@ -203,6 +203,7 @@ def test_a_question_is_asked_once_and_then_shown(panel_of, folder, monkeypatch):
     assert "is not shown" in again._body.value
 
 
+@pytest.mark.slow
 def test_inside_is_asked_of_the_models(panel_of, folder):
     panel = panel_of(part="questions", question="inside")
     assert visible(panel._asking)

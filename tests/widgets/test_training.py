@@ -97,6 +97,7 @@ def test_a_teacher_that_lrp_is_not_valid_on_is_said_and_training_goes_on(panel_o
     panel.close()
 
 
+@pytest.mark.slow
 def test_cancel_ends_after_the_epoch_and_resume_goes_on_to_the_same_student(panel_of):
     whole = panel_of(every=1, images=4)
     whole.start()
@@ -387,6 +388,7 @@ def test_in_a_notebook_training_has_a_thread_of_its_own_and_can_be_cancelled(tin
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_an_explorer_of_the_same_pair_at_work_changes_nothing(tiny_pair, tiny_task):
     async def main():
         explorer = Explorer(tiny_pair, tiny_task.test.take(range(8)))

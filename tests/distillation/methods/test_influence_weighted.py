@@ -87,6 +87,7 @@ def test_kappa_zero_is_the_plain_method(job: Job, assert_same: Same) -> None:
     assert_same(job(InfluenceWeighted(KD(), refresh=1, kappa=0.0, iterations=5), views=1), job(KD(), views=1))
 
 
+@pytest.mark.slow
 def test_images_with_a_wrong_label_are_found_and_count_less(
     make_pair: Callable[[int], ModelPair], tiny_task: Task, tiny_recipe: Recipe, tiny_fabric: Fabric
 ) -> None:
