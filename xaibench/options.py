@@ -11,12 +11,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from xaibench.errors import ConfigError, unknown_name
-from xaibench.validation import alternatives, require, words
+from xaibench.validation import alternatives, check_seed, require, words
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 __all__ = ["check_types", "format_options", "parse_options", "plain_numbers"]
+
+_MOST = 1e9  # of any number among the options
 
 T = TypeVar("T")
 
@@ -94,9 +96,17 @@ def format_options(value: Any, *, full: bool = False, without: tuple[str, ...] =
 
 
 def check_types(value: Any) -> None:
-    """Raise ConfigError where a field of a dataclass holds something else than its annotation says."""
+    """Raise ConfigError where a field of a dataclass holds something else than its annotation says.
+
+    Numbers must be at most 1e9, and a field `seed` a seed, too.
+    """
     for name, hint in _field_types(type(value)).items():
-        require(getattr(value, name), hint, f"{type(value).__name__}.{name}")
+        given, what = getattr(value, name), f"{type(value).__name__}.{name}"
+        require(given, hint, what)
+        if name == "seed":
+            check_seed(given)
+        if isinstance(given, (int, float)) and _MOST < abs(given) < float("inf"):
+            raise ConfigError(f"{what} must be a number of at most {_MOST:g}, got {given}")
 
 
 def plain_numbers(value: Any) -> None:

@@ -21,6 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from xaibench.validation import checked
+
 __all__ = ["end_progress", "progress", "show_progress", "silent_unless", "tell_progress"]
 
 Advance = Callable[..., None]
@@ -44,6 +46,7 @@ _display: contextvars.ContextVar[_Display | None] = contextvars.ContextVar("xaib
 
 
 @contextmanager
+@checked
 def show_progress(console: Console | None = None, *, clock: Clock = time.monotonic) -> Iterator[None]:
     """Within the block, every `progress` of the library is shown on stderr; without any, nothing.
 

@@ -25,6 +25,7 @@ from xaibench.options import format_options
 from xaibench.similarity.compare import compare, explain_null
 from xaibench.similarity.metrics.table import METRICS
 from xaibench.similarity.similarity_report import SimilarityReport
+from xaibench.validation import require
 
 __all__ = ["assert_explains_alike", "failure_folder"]
 
@@ -127,6 +128,9 @@ def _thresholds(metric: str, min_score: float | None, minimums: dict[str, float]
         if option not in known:
             raise unknown_name("threshold", option, ["min_score", *known])
     wanted = {} if min_score is None else {metric: min_score}
+    for option, least in {"min_score": min_score, **minimums}.items():
+        if option != "min_score" or least is not None:
+            require(least, float, option)
     for option, least in minimums.items():
         if known[option] in wanted:
             raise ConfigError(f"min_score and {option} both set a threshold for {metric}: give one of them")

@@ -25,7 +25,9 @@ import numpy.typing as npt
 
 from xaibench.errors import ConfigError, XaibenchError
 
-__all__ = ["alternatives", "checked", "require", "words"]
+__all__ = ["MOST_SEED", "alternatives", "check_seed", "checked", "require", "words"]
+
+MOST_SEED = 2**31 - 1
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -96,6 +98,13 @@ def require(value: object, hint: Any, what: str, error: type[XaibenchError] = Co
     """Raise `error` ("WHAT must be ..., got ...") for a value that is not of the type `hint`."""
     if not _test(hint)(value):
         raise error(f"{what} must be {words(hint)}, got {_shown(value, hint)}")
+
+
+def check_seed(seed: int) -> int:
+    """The seed itself; ConfigError for one outside 0..2^31 - 1."""
+    if not 0 <= seed <= MOST_SEED:
+        raise ConfigError(f"a seed must be between 0 and {MOST_SEED}, got {seed}")
+    return seed
 
 
 def words(hint: Any) -> str:

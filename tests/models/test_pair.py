@@ -151,8 +151,8 @@ def test_an_unknown_layer_gets_a_suggestion(teacher: nn.Module, student: nn.Modu
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": ("a", "a", "b")}, "at least 2 different classes"),
-        ({"classes": ("a",)}, "at least 2 different classes"),
+        ({"classes": ("a", "a", "b")}, "is there twice: give each of the classes once"),
+        ({"classes": ("a",)}, "at least 2 classes"),
         ({"classes": ("a", "b")}, "the student has 3 logits but there are 2 classes: give it 2 outputs"),
         (
             {"classes": ABC, "teacher_classes": None},

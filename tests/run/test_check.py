@@ -123,3 +123,41 @@ def test_init_writes_a_file_that_can_be_checked_and_keeps_what_is_there(cli, tmp
     assert "exists already" in cli("init", path).error
     assert "ends in .toml" in cli("init", tmp_path / "my.txt").error
     assert not (tmp_path / "my.txt").exists()
+
+
+def test_what_does_not_fit_is_said_beside_layers_that_do_not(check):
+    wrong = SMALL.replace('input-x-gradient"]', 'gradcam:layer=zz"]')
+    wrong = wrong.replace("[student]", '[student]\nlayers = ["zz:layer1"]')
+    code, _, lines = check(wrong)
+    assert code == 2
+    assert len(lines) == 2
+    assert "unknown layer 'zz'" in lines[0]
+    assert lines[1].startswith("error: explainer gradcam:layer=zz: ")
+
+
+def test_a_student_that_cannot_be_trained_is_said(cli, tmp_path):
+    (tmp_path / "frozen.py").write_text(
+        "import torch\n\n\ndef frozen(num_classes, in_channels):\n"
+        "    layer = torch.nn.Linear(784 * in_channels, num_classes)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), layer).requires_grad_(False)\n"
+        "\n\ndef leaves(num_classes, in_channels):\n    raise SystemExit(3)\n"
+    )
+    path = tmp_path / "my.toml"
+    for name, said in (("frozen", "call student.requires_grad_(True)"), ("leaves", "cannot be built")):
+        path.write_text(SMALL.replace("resnet18-cifar:4-4-4-4@4", f"{tmp_path}/frozen.py:{name}") + "\n")
+        called = cli("check", path, "--set", "student.layers=[]")
+        assert called.code == 2
+        assert said in called.error
+
+
+def test_a_lack_of_memory_is_one_line(check, monkeypatch):
+    from xaibench.run import inputs
+
+    def greedy(*_args, **_options):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 67 GB")
+
+    monkeypatch.setattr(inputs, "load_assets", greedy)
+    code, _, lines = check(SMALL)
+    assert code == 2
+    assert lines[-1].startswith("error: there is not enough memory (")
+    assert lines[-1].endswith("give smaller images, batches or models")

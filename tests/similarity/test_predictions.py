@@ -155,5 +155,5 @@ def test_bad_input() -> None:
         agreement(p, q * float("nan"))
     with pytest.raises(DataError, match=r"N > 0, got \(0, 4\)"):
         accuracy(p[:0], labels[:0])
-    with pytest.raises(ConfigError, match="bins must be at least 1"):
+    with pytest.raises(ConfigError, match="bins must be 1 to 10000"):
         calibration_error(p, labels, bins=0)

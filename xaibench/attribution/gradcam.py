@@ -20,6 +20,7 @@ from xaibench.errors import ExplanationError
 from xaibench.models.class_slice import unsliced
 from xaibench.models.layer_outputs import observe, readable, tapped
 from xaibench.models.logits import forward_logits
+from xaibench.options import check_types
 
 __all__ = ["GradCAM", "last_map"]
 
@@ -42,6 +43,9 @@ class GradCAM(FromGradients):
 
     layer: str = "auto"
     relu: bool = False
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
         """The layer has more than one location; gradients are derivatives, finite, and not zero on all of the images.

@@ -79,6 +79,8 @@ def layer_relevance(
     Raises ExplanationError where LRP puts more than 0.1% of |R| on inactive channels, as rules do that spread
     relevance regardless of activation; ModelError for layers that give no maps.
     """
+    if not layers:
+        raise ConfigError("no layer is named: give at least one, as in ['layer4']")
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
     with _batches(model, x, target, explainer, preprocessing, tuple(parts), device, memory, on_batch) as batches:
         for batch in batches:
@@ -115,9 +117,11 @@ def direction_heatmaps(
     One forward pass and k + 1 backward passes a batch. Other arguments and errors as in `layer_relevance`.
     """
     found = []
+    if not bool(torch.isfinite(directions).all()):
+        raise ConfigError("the directions hold NaN or infinite values: compute them again")
     with _batches(model, x, target, explainer, preprocessing, (layer,), device, memory, on_batch) as batches:
         for start, (output,), (context,) in batches:
-            if directions.ndim != 2 or len(directions) != output.shape[1]:
+            if directions.ndim != 2 or len(directions) != output.shape[1] or directions.shape[1] == 0:
                 raise ConfigError(
                     f"directions of shape {tuple(directions.shape)} do not fit the {output.shape[1]} channels of layer "
                     f"'{layer}': give ({output.shape[1]}, k)"

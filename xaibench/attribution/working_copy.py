@@ -94,6 +94,8 @@ def check_input(model: nn.Module, x: Tensor, target: Target, preprocessing: Prep
         )
     if len(x) == 0:
         raise ExplanationError("there are no images to explain: give at least one")
+    if x.layout != torch.strided:
+        raise ExplanationError(f"the images are a tensor of layout {x.layout}: give x.to_dense()")
     if x.is_meta:
         raise ExplanationError("the images are on the meta device, which holds no values: load them on a real one")
     if x.shape[1] != preprocessing.channels:

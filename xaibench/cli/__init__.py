@@ -31,6 +31,11 @@ def main() -> None:
             code = app(standalone_mode=False)
     except XaibenchError as error:
         _fail(" ".join(str(error).split()), error.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        said = " ".join(str(error).split())[:120] or type(error).__name__
+        _fail(f"there is not enough memory ({said}): give smaller images, batches or models", 2)
     except typer.TyperException as error:
         message = " ".join(error.format_message().split())
         if not message:  # no arguments: the help is the answer
@@ -41,6 +46,11 @@ def main() -> None:
         _fail("interrupted: start the same command again to go on where it stopped", code)
     if isinstance(code, int):  # of `typer.Exit`
         sys.exit(code)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "allocate memory" in str(error)
 
 
 def _fail(message: str, code: int) -> None:

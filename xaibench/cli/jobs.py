@@ -68,7 +68,6 @@ def check(
     set_: Set = None,
 ) -> None:
     """Say everything that is wrong with a configuration, or what a run of it would do, without training."""
-    from xaibench.cli.info import plan
     from xaibench.run.check import check_configuration
 
     checked = check_configuration(config, set_)
@@ -76,6 +75,8 @@ def check(
         for problem in checked:
             sys.stderr.write(f"error: {' '.join(str(problem).split())}\n")
         raise typer.Exit(2)
+    from xaibench.cli.info import plan  # slow to import
+
     say(f"{config} is ok")
     for key, value in plan(*checked).items():
         say(f"{key:<14} {value}")

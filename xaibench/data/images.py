@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xaibench.errors import DataError
-from xaibench.validation import checked, require
+from xaibench.validation import check_seed, checked, require
 
 __all__ = ["LARGEST_SIDE", "ImageSet", "Preprocessing", "batches", "checked_size", "chosen_rows", "first_double"]
 
@@ -86,7 +86,7 @@ class ImageSet:
         """
         if count < 1:
             raise DataError(f"the number of images to sample must be at least 1, got {count}")
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(check_seed(seed))
         members = [(self.labels == label).nonzero().flatten() for label in range(len(self.classes))]
         drawn = [rows[torch.randperm(len(rows), generator=generator)].tolist() for rows in members]
         if count < len(drawn):

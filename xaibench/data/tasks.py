@@ -15,11 +15,10 @@ from xaibench.data.datasets import dataset_classes, load_dataset
 from xaibench.data.images import ImageSet, checked_size
 from xaibench.data.subtasks import Subtask, subtask
 from xaibench.errors import ConfigError, DataError, unknown_name
-from xaibench.validation import checked
+from xaibench.validation import MOST_SEED, checked
 
-__all__ = ["LARGEST_SEED", "SPLITS", "Task", "load_task", "mislabelled", "split_train"]
+__all__ = ["SPLITS", "Task", "load_task", "mislabelled", "split_train"]
 
-LARGEST_SEED = 2**31 - 1
 SPLITS = ("stratified", "random")
 
 _log = logging.getLogger(__name__)
@@ -193,8 +192,8 @@ def _wrong_options(
         yield f"validation must be above 0 and below 1, got {validation}"
     if not 0 <= label_noise < 1:
         yield f"label_noise must be at least 0 and below 1, got {label_noise}"
-    if not 0 <= seed <= LARGEST_SEED:
-        yield f"seed must be 0 to {LARGEST_SEED}, got {seed}"
+    if not 0 <= seed <= MOST_SEED:
+        yield f"seed must be 0 to {MOST_SEED}, got {seed}"
 
 
 def _warn_of_copies(splits: dict[str, ImageSet], dataset: str) -> None:

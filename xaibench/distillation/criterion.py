@@ -17,6 +17,7 @@ from xaibench.models.local_logits import SpatialHead, spatial_head
 from xaibench.models.maps import Shape
 from xaibench.models.pair import ModelPair
 from xaibench.subspace.moments import LayerMoments
+from xaibench.validation import require
 
 __all__ = ["Batch", "Criterion", "Setting", "TrainingState"]
 
@@ -52,7 +53,12 @@ class Setting:
 
     @cached_property
     def moments(self) -> Mapping[str, LayerMoments]:
-        return self.measure()
+        moments = self.measure()
+        require(moments, Mapping[str, LayerMoments], "what measure gives")
+        for layer in self.pair.teacher_layers:
+            if layer not in moments:
+                raise ConfigError(f"measure gives no moments of '{layer}': let it give those of all teacher layers")
+        return moments
 
     @cached_property
     def student_shapes(self) -> dict[str, Shape]:

@@ -25,7 +25,7 @@ from xaibench.distillation.devices import as_ever, fabric_on, make_fabric, own_g
 from xaibench.distillation.events import OnEpoch
 from xaibench.distillation.measure import measure_moments
 from xaibench.distillation.methods import Method, StudentOnly, method_name, parse_method
-from xaibench.distillation.recipe import Recipe, check_seed, parse_recipe
+from xaibench.distillation.recipe import Recipe, parse_recipe
 from xaibench.distillation.teacher_cache import (
     CachedTeacher,
     LiveTeacher,
@@ -36,16 +36,17 @@ from xaibench.distillation.teacher_cache import (
     warn_of_chance,
 )
 from xaibench.distillation.trainer import Fit, StudentInput, fit
-from xaibench.errors import ConfigError, ModelError, unknown_name
+from xaibench.errors import ConfigError, DataError, ModelError, unknown_name
 from xaibench.models.checkpoints import state_hash
 from xaibench.models.copies import private_copy
 from xaibench.models.folding import folded
 from xaibench.models.memory_format import MemoryFormat, memory_format
 from xaibench.models.pair import ModelPair
 from xaibench.models.predict import predict_logits
+from xaibench.models.trial import check_classifier, check_free
 from xaibench.progress import silent_unless
 from xaibench.subspace.moments import LayerMoments
-from xaibench.validation import checked
+from xaibench.validation import check_seed, checked
 
 __all__ = ["DistillRun", "distill", "make_fabric", "measure_moments", "train_classifier"]
 
@@ -132,6 +133,7 @@ def distill(
             f"the pair decides between {list(pair.classes)} but the task between {list(task.subtask.classes)}: "
             "build the pair with the task's classes"
         )
+    check_free("student", pair.student)
     started = time.perf_counter()
     fabric = _fabric(recipe, device, fabric)
     hashes = pair.hashes() | {
@@ -221,8 +223,18 @@ def train_classifier(
     preprocessing  pixels -> input of the model
 
     Other arguments, and what holds for them, are as in `distill`. The result's `pair` is the model with itself.
+
+    Raises ModelError for a model that does not give K logits of these images or cannot be trained, DataError where
+    the images to validate on have other classes.
     """
     recipe, seed = _recipe(recipe, recipe_fields), check_seed(seed)
+    if validation.classes != train.classes:
+        raise DataError(
+            f"the images to train on have the classes {list(train.classes)}, those to validate on "
+            f"{list(validation.classes)}: give images of the same classes, in the same order"
+        )
+    _, _, height, width = preprocessing(train.images[:1]).shape
+    check_classifier(model, len(train.classes), preprocessing.channels, (height, width))
     started = time.perf_counter()
     fabric = _fabric(recipe, device, fabric)
     with own_generators(fabric.device), silent_unless(fabric.is_global_zero):

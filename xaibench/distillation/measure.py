@@ -9,14 +9,13 @@ from torch import Tensor
 
 from xaibench.data.images import ImageSet
 from xaibench.distillation.devices import as_ever
-from xaibench.distillation.recipe import check_seed
 from xaibench.errors import ConfigError
 from xaibench.models.folding import folded
 from xaibench.models.memory_format import memory_format
 from xaibench.models.pair import ModelPair
 from xaibench.progress import progress
 from xaibench.subspace.moments import LayerMoments, collect_moments
-from xaibench.validation import checked
+from xaibench.validation import check_seed, checked
 
 __all__ = ["measure_moments"]
 

@@ -11,12 +11,11 @@ from xaibench.errors import ConfigError, unknown_name
 from xaibench.options import parse_options, plain_numbers
 from xaibench.validation import checked
 
-__all__ = ["MOST_SEED", "PRECISIONS", "Recipe", "check_seed", "parse_recipe", "resolve_precision"]
+__all__ = ["PRECISIONS", "Recipe", "parse_recipe", "resolve_precision"]
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 AUGMENTATIONS = ("crop-flip", "crop", "none")
 SCHEDULES = ("step", "cosine")
-MOST_SEED = 2**31 - 1
 MOST_STEPS = 10**6
 
 
@@ -114,10 +113,3 @@ def parse_recipe(text: str) -> Recipe:
     """The recipe with the fields in a text: "epochs=10,lr=2e-3"; the others are at their defaults."""
     recipe: Recipe = parse_options(f"recipe:{text}" if text.strip() else "recipe", {"recipe": Recipe}, "recipe")
     return recipe
-
-
-def check_seed(seed: int) -> int:
-    """The seed itself; ConfigError for one outside 0..2^31 - 1."""
-    if not 0 <= seed <= MOST_SEED:
-        raise ConfigError(f"a seed must be between 0 and {MOST_SEED}, got {seed}")
-    return seed

@@ -211,6 +211,10 @@ def save_figure(figure: Figure, path: Path | str, formats: Sequence[str] | None 
     same figure gives the same bytes. Each file is written atomically. Raises UnknownNameError for other formats,
     ConfigError where path and formats contradict each other.
     """
+    if Path(path).is_dir():
+        raise ConfigError(f"{path} is a folder: give the name of a file in it")
+    if formats is not None and not formats:
+        raise ConfigError("formats is empty, so that nothing would be written: leave it out, or name pdf, png or svg")
     stem, suffixes = stem_and_formats(Path(path), formats)
     paths = []
     for suffix in suffixes:

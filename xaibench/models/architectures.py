@@ -25,7 +25,7 @@ from torch import nn
 from xaibench.errors import ConfigError, ModelError, unknown_name
 from xaibench.models.copies import INITIALISATIONS, reset_layers
 from xaibench.models.own_models import build_own, find_own, is_own
-from xaibench.validation import checked
+from xaibench.validation import check_seed, checked
 
 __all__ = ["build_model", "known_models"]
 
@@ -64,7 +64,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         if is_own(name):
             find_own(name)  # it is imported before the seed is set: that may draw random numbers too
-        torch.manual_seed(seed)
+        torch.manual_seed(check_seed(seed))
         model = _build(name, num_classes, in_channels)
         if init == "torch":
             reset_layers(model)

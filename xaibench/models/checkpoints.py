@@ -139,6 +139,8 @@ def save_checkpoint(path: Path | str, model: nn.Module, card: ModelCard, dtype: 
 
     Weights that layers share are written for each of them. Raises ModelError for a model that saves more than tensors.
     """
+    if dtype is not None and not dtype.is_floating_point:
+        raise ModelError(f"weights cannot be kept as {dtype}, which has no fractions: give torch.float16, say, or None")
     state = {}
     for key, value in model.state_dict().items():
         if not isinstance(value, Tensor):

@@ -26,8 +26,16 @@ class ClassSlice(nn.Module):
 
 
 def sliced(model: nn.Module, have: tuple[str, ...], want: tuple[str, ...]) -> nn.Module:
-    """A classifier of the classes `have` as one of `want`: the model itself where they are the same."""
-    return model if have == want else ClassSlice(model, class_indices(have, want)).eval()
+    """A classifier of the classes `have` as one of `want`: the model itself where they are the same.
+
+    A slice of a slice is one of the whole network, to which layer names refer.
+    """
+    if have == want:
+        return model
+    places = class_indices(have, want)
+    if isinstance(model, ClassSlice):
+        return ClassSlice(model.network, tuple(model.indices[list(places)].tolist())).eval()
+    return ClassSlice(model, places).eval()
 
 
 def unsliced(model: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ import threading
 import torch
 from torch import Tensor, nn
 
-from xaibench.validation import checked
+from xaibench.validation import check_seed, checked
 
 __all__ = ["INITIALISATIONS", "changing", "private_copy", "reset_layers", "uncompiled", "untrained"]
 
@@ -51,7 +51,7 @@ def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
     home = next((value.device for value in model.parameters()), torch.device("cpu"))
     fresh = private_copy(model).cpu()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(check_seed(seed))
         for module in fresh.modules():
             if not _reset(module):
                 for parameter in module.parameters(recurse=False):

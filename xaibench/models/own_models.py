@@ -75,7 +75,7 @@ def build_own(name: str, num_classes: int, in_channels: int) -> nn.Module:
     given = {"num_classes": num_classes, "in_channels": in_channels}
     try:
         model = make(**_taken(make, given))
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise ModelError(f"{name} cannot be built ({_reason(error)}): correct its code") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module: name a model's class")

@@ -13,7 +13,7 @@ from xaibench.data.tasks import Task
 from xaibench.errors import ModelError
 from xaibench.models.architectures import build_model
 from xaibench.models.checkpoints import load_checkpoint, state_hash
-from xaibench.models.class_slice import sliced, unsliced
+from xaibench.models.class_slice import ClassSlice, sliced, unsliced
 from xaibench.models.copies import private_copy
 from xaibench.models.layer_outputs import layer_module
 from xaibench.models.layer_pairs import LayerPair, parse_layers, suggest_layers
@@ -84,12 +84,22 @@ class ModelPair:
         the student, in training mode; for layers that give no maps, and for class names that do not fit the logits or
         occur twice. A model that ends in softmax is warned about in the log.
         """
-        check_weights("teacher", teacher)
-        check_weights("student", student)
+        check_weights("teacher", teacher, trained=False)
+        check_weights("student", student, trained=True)
         classes = tuple(classes)
         known = classes if teacher_classes is None else tuple(teacher_classes)
-        if first_double(classes) is not None or len(classes) < 2:
-            raise ModelError(f"a subtask needs at least 2 different classes, got {classes}")
+        if (double := first_double(classes)) is not None:
+            raise ModelError(f"the class '{double}' is there twice: give each of the classes once")
+        if len(classes) < 2:
+            raise ModelError(f"a subtask needs at least 2 classes, got {classes}")
+        width: int | None = len(known)
+        if isinstance(teacher, ClassSlice):  # of a classifier with more classes, which have no names here
+            if len(teacher.indices) != width:
+                raise ModelError(
+                    f"the teacher has {len(teacher.indices)} logits but there are {width} classes: "
+                    "give the list of all its classes, in order"
+                )
+            width = None
         teacher = sliced(_frozen(teacher), known, classes)
         student = private_copy(student)
         channels = preprocessing.channels
@@ -99,10 +109,12 @@ class ModelPair:
             with explained(size, channels):
                 layers = suggest_layers(teacher, student, trial_images(student, channels, size))
         pair = cls(teacher, student, _layer_pairs(layers), preprocessing, classes)
+        if (double := first_double(list(map(str, pair.layers)))) is not None:
+            raise ModelError(f"the layer pair {double} is there twice: give each pair once")
         for t, s in pair.layers:
             layer_module(pair.teacher_network, t)
             layer_module(student, s)
-        pair._try(size, len(known))
+        pair._try(size, width)
         return pair
 
     @classmethod
@@ -197,11 +209,13 @@ class ModelPair:
             for pair in self.layers
         }
 
-    def _try(self, size: tuple[int, int], teacher_classes: int) -> None:
+    def _try(self, size: tuple[int, int], teacher_classes: int | None) -> None:
+        """A trial pass of both. teacher_classes: how many logits the unsliced teacher must have; None: any number."""
         channels = self.preprocessing.channels
         teacher = outputs(self.teacher_network, self.teacher_layers, channels, size)
         student = outputs(self.student, self.student_layers, channels, size)
-        check_classes("teacher", teacher.logits, teacher_classes)
+        if teacher_classes is not None:
+            check_classes("teacher", teacher.logits, teacher_classes)
         check_classes("student", student.logits, len(self.classes))
         check_training(self.student, len(self.classes), channels, size)
         for role, model, given in (("teacher", self.teacher_network, teacher), ("student", self.student, student)):

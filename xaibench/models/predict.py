@@ -29,8 +29,9 @@ def as_device(given: torch.device | str | None) -> torch.device | None:
         shown = " ".join(str(given).split())[:60]
         raise ConfigError(f"unknown device '{shown}': write cpu, cuda or cuda:1") from error
     lacking = {"mps": "has no float64, which checks need", "meta": "holds no values"}
-    if device is not None and device.type in lacking:
-        raise ConfigError(f"device '{device.type}' {lacking[device.type]}: write cpu, cuda or cuda:1")
+    if device is not None and device.type not in ("cpu", "cuda"):
+        why = lacking.get(device.type, "is not supported")
+        raise ConfigError(f"device '{device.type}' {why}: write cpu, cuda or cuda:1")
     if device is not None and device.type == "cuda" and (device.index or 0) >= (found := torch.cuda.device_count()):
         remedy = f"cuda:0 to cuda:{found - 1}, or cpu" if found else "cpu"
         raise ConfigError(f"device '{device}' is not there (torch finds {found} GPUs): write {remedy}")

@@ -17,6 +17,8 @@ from xaibench.models.logits import forward_logits
 
 __all__ = [
     "check_classes",
+    "check_classifier",
+    "check_free",
     "check_training",
     "check_weights",
     "explained",
@@ -31,8 +33,11 @@ _USUAL_SIZES = ((224, 224), (64, 64), (32, 32), (28, 28))
 _log = logging.getLogger(__name__)
 
 
-def check_weights(role: str, model: nn.Module) -> None:
-    """ModelError for TorchScript, for weights that are not float32 or have no values, and for a student without any."""
+def check_weights(role: str, model: nn.Module, *, trained: bool) -> None:
+    """ModelError for TorchScript, for weights that are not float32, have no values or values that are not finite.
+
+    trained  whether the model is to be trained: then it needs weights
+    """
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ModelError(
             f"the {role} holds TorchScript code, whose layers cannot be read: give the module that it was made from"
@@ -44,8 +49,27 @@ def check_weights(role: str, model: nn.Module) -> None:
             raise ModelError(
                 f"the {role}'s weights must be torch.float32, but {name} is {value.dtype}: give model.float()"
             )
-    if role == "student" and next(model.parameters(), None) is None:
-        raise ModelError("the student has no parameters, so that nothing can be trained: give another model")
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            raise ModelError(f"the {role}'s {name} holds NaN or infinite values: load its weights again")
+    if trained and next(model.parameters(), None) is None:
+        raise ModelError(f"the {role} has no parameters, so that nothing can be trained: give another model")
+
+
+def check_free(role: str, model: nn.Module) -> None:
+    """ModelError for a model in which no weight may change."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError(
+            f"nothing of the {role} can be trained, as requires_grad is False for all its weights: "
+            f"call {role}.requires_grad_(True)"
+        )
+
+
+def check_classifier(model: nn.Module, classes: int, channels: int, size: tuple[int, int]) -> None:
+    """ModelError for a model that cannot be trained to tell so many classes of images apart."""
+    check_weights("model", model, trained=True)
+    check_free("model", model)
+    check_classes("model", outputs(model, (), channels, size).logits, classes)
+    check_training(model, classes, channels, size, "model")
 
 
 def usual_size(models: Iterable[nn.Module], channels: int) -> tuple[int, int]:
@@ -80,18 +104,18 @@ def outputs(model: nn.Module, layers: tuple[str, ...], channels: int, size: tupl
         return forward_with_layers(model, trial_images(model, channels, size), layers)
 
 
-def check_training(student: nn.Module, classes: int, channels: int, size: tuple[int, int]) -> None:
-    """ModelError for a student that gives no logits in training mode. It is left as it was."""
-    copy = private_copy(student).cpu().train()
+def check_training(model: nn.Module, classes: int, channels: int, size: tuple[int, int], role: str = "student") -> None:
+    """ModelError for a model that gives no logits in training mode. It is left as it was."""
+    copy = private_copy(model).cpu().train()
     with torch.no_grad(), torch.random.fork_rng(devices=[]), explained(size, channels, "in training mode "):
         logits = forward_logits(copy, trial_images(copy, channels, size))
-    check_classes("student", logits, classes, " in training mode")
+    check_classes(role, logits, classes, " in training mode")
 
 
 def check_classes(role: str, logits: Tensor, classes: int, when: str = "") -> None:
     """ModelError for logits (N, K) of another number of classes."""
     if logits.shape[1] != classes:
-        remedy = f"give it {classes} outputs" if role == "student" else "give the list of all its classes, in order"
+        remedy = "give the list of all its classes, in order" if role == "teacher" else f"give it {classes} outputs"
         raise ModelError(f"the {role} has {logits.shape[1]} logits{when} but there are {classes} classes: {remedy}")
 
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
+from xaibench.errors import ConfigError
 from xaibench.report.tables import Emphasis, chosen_columns, numeric_columns, presented
 from xaibench.validation import checked
 
@@ -50,6 +51,8 @@ def latex_table(
 
     Minus signs are set as $-$, powers of ten as $10^{-7}$. Raises UnknownNameError for a column that is not there.
     """
+    if not 0 <= digits <= 20:
+        raise ConfigError(f"digits must be 0 to 20, got {digits}: 3 is usual")
     table = table if columns is None else chosen_columns(table, columns)
     shown = presented(table, digits)
     align = "".join("r" if numeric else "l" for numeric in numeric_columns(table, shown))

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from xaibench.distillation.trainer import check_enough_images
 from xaibench.errors import XaibenchError
-from xaibench.models.architectures import build_model
 from xaibench.run.config import RunConfig, read_toml, with_assignments
-from xaibench.run.explaining import check_models
-from xaibench.run.inputs import Assets, load_assets, load_teacher
 from xaibench.run.settings import problems
-from xaibench.run.training import check_trainable
+
+if TYPE_CHECKING:
+    from xaibench.run.inputs import Assets
 
 __all__ = ["check_configuration"]
 
@@ -34,15 +33,30 @@ def check_configuration(
         found = problems(RunConfig, raw, folder)
     if found:
         return found
-    config = RunConfig.from_dict(raw, folder)
+    return _misfits(RunConfig.from_dict(raw, folder))
+
+
+def _misfits(config: RunConfig) -> list[XaibenchError] | tuple[RunConfig, Assets]:
+    # slow to import, and not needed to say that a file is missing or a key unknown
+    from xaibench.distillation.trainer import check_enough_images
+    from xaibench.models.architectures import build_model
+    from xaibench.run.explaining import check_models
+    from xaibench.run.inputs import load_assets, load_teacher
+    from xaibench.run.training import check_trainable
+
+    found: list[XaibenchError] = []
     try:
         assets = load_assets(config)
     except XaibenchError as error:
-        alone = (
-            *_errors(lambda: load_teacher(config.teacher, config.data.dataset)),
-            *_errors(lambda: build_model(config.student.architecture, 2, 3)),
-        )
-        return [error, *(one for one in alone if str(one) != str(error))]
+        found.append(error)
+        try:  # the rest can be looked at, if it is the layers alone that do not fit
+            assets = load_assets(replace(config, student=replace(config.student, layers="auto")))
+        except XaibenchError:
+            alone = (
+                *_errors(lambda: load_teacher(config.teacher, config.data.dataset)),
+                *_errors(lambda: build_model(config.student.architecture, 2, 3)),
+            )
+            return [error, *(one for one in alone if str(one) != str(error))]
     found += _errors(partial(check_enough_images, len(assets.task.train), config.train))
     for method in config.methods:
         one = replace(config, methods=(method,))

@@ -27,6 +27,7 @@ from xaibench.figures.influence import influence_figure
 from xaibench.figures.style import save_figure
 from xaibench.files import sweep_partials, write_text
 from xaibench.models.checkpoints import save_checkpoint
+from xaibench.models.trial import check_free
 from xaibench.run.config import RunConfig
 from xaibench.run.folder import Run
 from xaibench.run.inputs import Assets, assets_of
@@ -134,6 +135,7 @@ def check_trainable(config: RunConfig, assets: Assets) -> bool:
     Returns whether a method needs the moments of the teacher's layers (`shared_moments`).
     """
     pair = assets.student_pair(config.seeds[0])
+    check_free("student", pair.student)
     few = assets.task.train.sample(16, config.data.seed)
     sample = pair.preprocessing(few.images[:2])
     measure = cache(partial(measure_moments, pair, few))

@@ -22,6 +22,8 @@ from xaibench.validation import checked
 
 __all__ = ["CrossFlip", "cross_flip", "cross_ratio", "curve_band", "curve_table", "flip_orders"]
 
+_OPTIONS = ("measure", "grid", "fill", "steps", "points", "device")  # of `flip_curve`
+
 Array = npt.NDArray[np.float64]
 
 
@@ -90,6 +92,9 @@ def cross_flip(
     """
     if "mode" in options or "first" in options:
         raise ConfigError("cross flipping always removes the most relevant patches first: leave out mode and first")
+    for name in options:
+        if name not in _OPTIONS:
+            raise unknown_name("option of flipping", name, _OPTIONS)
     order = patch_order(teacher_maps, grid)
     chance = random_order(order.shape[0], order.shape[1], seed)
     if teacher is None:

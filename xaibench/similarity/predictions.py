@@ -22,6 +22,8 @@ __all__ = [
     "reliability",
 ]
 
+_MOST_BINS = 10_000
+
 
 @checked(error=DataError)
 def probabilities(logits: Tensor) -> Tensor:
@@ -74,10 +76,6 @@ def log_loss(p: Tensor, labels: Tensor) -> float:
     """Cross-entropy -mean_i log p_i[label_i], in nats; probabilities (N, K), labels (N,) of 0 .. K - 1."""
     _labels(p, labels)
     (p,) = _distributions(p)
-    if bool((labels < 0).any()) or bool((labels >= p.shape[1]).any()):
-        raise DataError(
-            f"labels from {int(labels.min())} to {int(labels.max())} with {p.shape[1]} classes: give 0 .. K-1"
-        )
     return float(-p.gather(1, labels.long()[:, None]).log().mean())
 
 
@@ -88,8 +86,8 @@ def reliability(p: Tensor, labels: Tensor, bins: int = 15) -> pd.DataFrame:
     p (N, K) probabilities, labels (N,). Bins (low, high] of the largest probability are equally wide; confidence and
     accuracy are their means, NaN in an empty bin. Source: Guo et al. 2017, arXiv 1706.04599.
     """
-    if bins < 1:
-        raise ConfigError(f"bins must be at least 1, got {bins}: 15 is usual")
+    if not 1 <= bins <= _MOST_BINS:
+        raise ConfigError(f"bins must be 1 to {_MOST_BINS}, got {bins}: 15 is usual")
     _labels(p, labels)
     (p,) = _distributions(p)
     confidence, predicted = p.max(dim=1)
@@ -136,6 +134,12 @@ def _matrix(outputs: Tensor) -> None:
 def _labels(outputs: Tensor, labels: Tensor) -> None:
     if labels.shape != outputs.shape[:1]:
         raise DataError(f"{len(outputs)} outputs but labels of shape {tuple(labels.shape)}: give one label an image")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise DataError(f"labels must be whole numbers, got {labels.dtype}: give the places of the classes, 0 .. K-1")
+    if bool((labels < 0).any()) or bool((labels >= outputs.shape[1]).any()):
+        raise DataError(
+            f"labels from {int(labels.min())} to {int(labels.max())} with {outputs.shape[1]} classes: give 0 .. K-1"
+        )
 
 
 def _same(p: Tensor, q: Tensor) -> None:

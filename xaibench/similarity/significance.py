@@ -46,6 +46,7 @@ Alternative = Literal["greater", "two-sided"]
 Correction = Literal["holm", "by"]
 
 _NAMES = {"holm": "Holm", "by": "Benjamini-Yekutieli"}
+_MOST_TESTS = 10**6
 _EXACT = 10_000  # ways to split tied values among two groups up to which all are counted
 
 
@@ -154,6 +155,8 @@ def power_note(
     So many units are the least that can do: to find a small effect takes more. What is said is of one difference, all
     others being none: several large ones can carry each other through a correction.
     """
+    if missing := {"test", "unit", "n", "p", "reachable"} - set(table.columns):
+        raise DataError(f"the table has no column '{min(missing)}': give one of family_table")
     tested = table[table["p"].notna()]
     short = tested[~tested["reachable"]]
     if short.empty:
@@ -190,8 +193,8 @@ def least_units(
     ([5, 7, 9, 10, 11, 13], [5, 6, 7, 8, 9, 10])
     """
     _check(level)
-    if family < 1:
-        raise ConfigError(f"a family of tests has at least 1, got {family}: give the number of comparisons")
+    if not 1 <= family <= _MOST_TESTS:
+        raise ConfigError(f"a family of tests has 1 to {_MOST_TESTS}, got {family}: give the number of comparisons")
     bar = level / _factor(family, correction) / (1 if alternative == "greater" else 2)
     return next(n for n in count(1) if (0.5**n if paired else 1 / comb(2 * n, n)) < bar)
 

@@ -167,6 +167,8 @@ def transfer_summary(
     """
     rows, tests = [], dict[tuple[str, str], RankTest]()
     for method, table in tables.items():
+        if missing := {"tau+", "tau-", "D+", "D-", "wrong"} - set(table.columns):
+            raise DataError(f"the table of {method} has no column '{min(missing)}': give one of transfer_table")
         quantities = {"tau+": table["tau+"], "tau-": table["tau-"], "tau- - tau+": table["tau-"] - table["tau+"]}
         for name, values in {**quantities, _RAW: table["D-"] - table["D+"]}.items():
             one = seed_interval(values)

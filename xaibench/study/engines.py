@@ -18,7 +18,8 @@ from typing import Protocol
 
 import torch
 
-from xaibench.errors import ConfigError
+from xaibench.distillation.devices import ACCELERATORS
+from xaibench.errors import ConfigError, unknown_name
 from xaibench.study.tasks import Outcome, Task
 from xaibench.study.work import attempt
 
@@ -52,6 +53,7 @@ class Serial:
     """
 
     def __init__(self, folder: Path, *, accelerator: str = "auto") -> None:
+        _check_accelerator(accelerator)
         self._accelerator = accelerator
         self._task: Task | None = None
 
@@ -92,8 +94,9 @@ class Processes:
         accelerator: str = "auto",
     ) -> None:
         for name, value in (("workers", workers), ("threads", threads), ("memory", memory)):
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, got {value}: leave it out for the default")
+        _check_accelerator(accelerator)
         self.memory = 0.8 * available_memory() if memory is None else memory
         count = workers or max(1, _cores() // threads)
         self._peak = 0
@@ -155,6 +158,11 @@ class _Slot:
                 process.kill()
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+
+
+def _check_accelerator(accelerator: str) -> None:
+    if accelerator not in ACCELERATORS:
+        raise unknown_name("accelerator", accelerator, ACCELERATORS)
 
 
 def _context() -> BaseContext:

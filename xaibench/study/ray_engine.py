@@ -49,10 +49,10 @@ class RayCluster:
         accelerator: str = "auto",
     ) -> None:
         for name, value in (("workers", workers), ("cpus", cpus)):
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, got {value}: leave it out for the default")
         for name, value in (("gpus", gpus), ("retries", retries)):
-            if value < 0:
+            if not value >= 0:
                 raise ConfigError(f"{name} must be 0 or more, got {value}")
         if accelerator == "cuda" and not gpus:
             raise ConfigError("accelerator is cuda and no task has a GPU: give gpus, 1 or a fraction")

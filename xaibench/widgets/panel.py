@@ -13,7 +13,7 @@ from weakref import WeakSet
 import ipywidgets as widgets
 import traitlets
 
-from xaibench.errors import ConfigError, XaibenchError
+from xaibench.errors import ConfigError, XaibenchError, unknown_name
 from xaibench.widgets.parts import button, free, line
 from xaibench.widgets.worker import Worker, sentence
 
@@ -38,7 +38,14 @@ class Panel(widgets.VBox):
         self._following = False
         self._settling = True
         self._changes: list[str] = []  # traits that were set since something was shown, the latest last
-        super().__init__(**traits)
+        known = self.trait_names()
+        for name in traits:
+            if name not in known:
+                raise unknown_name("option of a panel", name, known)
+        try:
+            super().__init__(**traits)
+        except traitlets.TraitError as error:
+            raise ConfigError(f"{' '.join(str(error).split()).rstrip('.')}: give a value of that kind") from error
         self._message = widgets.HTML()
         self._bar = widgets.FloatProgress(
             min=0, max=1, style={"description_width": "initial"}, layout=widgets.Layout(width="20rem", display="none")

@@ -8,11 +8,12 @@ from typing import Any
 import traitlets
 
 from xaibench.distillation.methods import method_name, parse_method
-from xaibench.distillation.recipe import Recipe, check_seed, parse_recipe
+from xaibench.distillation.recipe import Recipe, parse_recipe
 from xaibench.errors import ConfigError
 from xaibench.models.layer_outputs import layer_module
 from xaibench.models.layer_pairs import parse_layers
 from xaibench.models.pair import ModelPair
+from xaibench.validation import check_seed
 from xaibench.widgets.panel import Panel, validate
 
 __all__ = ["TrainingTraits"]

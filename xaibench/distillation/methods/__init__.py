@@ -94,6 +94,7 @@ METHODS: dict[str, type[Method]] = {
 CONTROLS = tuple(method.name for method in (StudentOnly, LabelSmoothing, SIDDO, DISDO, RandomControl, UntrainedTeacher))
 """Names of what distillations are compared with: no teacher, or one that knows nothing."""
 
+_MOST_WRAPPED = 10
 _WRAPPED = re.compile(r"(?P<name>[\w-]+)\s*\[(?P<inner>.*)\]\s*(?P<rest>:.*)?$", re.DOTALL)
 _NEXT = re.compile(rf"\s*(?:{'|'.join(map(re.escape, sorted(METHODS, key=len, reverse=True)))})\s*(?:$|[:+\[])")
 
@@ -134,12 +135,15 @@ def method_name(method: Method) -> str:
 
 def _split(text: str) -> list[str]:
     """Cut at each "+" outside brackets that a method's name follows: others belong to an option's value."""
-    parts, depth, start = [], 0, 0
+    parts, depth, deepest, start = [], 0, 0, 0
     for i, letter in enumerate(text):
         depth += (letter == "[") - (letter == "]")
         if letter == "+" and depth == 0 and _NEXT.match(text, i + 1):
             parts.append(text[start:i])
             start = i + 1
+        deepest = max(deepest, depth)
     if depth:
         raise ConfigError(f"method '{text}': the brackets do not match")
+    if deepest > _MOST_WRAPPED:
+        raise ConfigError(f"a method can wrap another {_MOST_WRAPPED} deep at most, got {deepest}")
     return [*parts, text[start:]]

@@ -38,6 +38,8 @@ from xaibench.models.maps import Shape
 
 __all__ = ["AT", "CRD", "E2KD", "SPKD", "VID", "FitNet", "SemCKD", "VkD"]
 
+_MOST_DIMENSIONS = 2**16
+
 
 @dataclass(frozen=True)
 class FitNet(LayerByLayer):
@@ -130,6 +132,8 @@ class CRD(Feature):
         check_positive(
             contrast_temperature=self.contrast_temperature, negatives=self.negatives, dimensions=self.dimensions
         )
+        if self.dimensions > _MOST_DIMENSIONS:
+            raise ConfigError(f"dimensions must be at most {_MOST_DIMENSIONS}, got {self.dimensions}: 128 is usual")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum must be at least 0 and below 1, got {self.momentum}")
 

@@ -172,7 +172,7 @@ class ICD(_Grid):
         }
         if self.base not in bases:
             raise unknown_name("base of iCD", self.base, bases)
-        return bases[self.base]()
+        return {name: make() for name, make in bases.items()}[self.base]  # the options of all must be right
 
 
 class _LocalLogits(Logits):
