@@ -165,9 +165,8 @@ def _item_hint(option: Any) -> Any:
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
     """The types of a union; a type that is none, alone."""
-    if typing.get_origin(hint) not in (Union, types.UnionType):
-        return (hint,)
-    options, like_arrays = typing.get_args(hint), typing.get_args(npt.ArrayLike)
+    like_arrays = typing.get_args(npt.ArrayLike) or (npt.ArrayLike,)  # from Python 3.12 on it is a name, no union
+    options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
     if not set(like_arrays) <= set(options):
         return options
     return (_Numbers, *(option for option in options if option not in like_arrays))

@@ -214,3 +214,27 @@ def test_an_image_whose_map_does_not_add_up_gets_more_points() -> None:
     assert both.gradients[1] == 33
     never = integrate(lambda at, image: (at.sum(dim=(1, 2, 3)), at * 0 + 2), x, starts, 0.02, 57, 64, residual=0.01)
     assert residual(never).min() > 0.4  # values and gradients of different functions: it ends nevertheless
+
+
+def test_what_is_owed_is_looked_for_where_no_node_met_a_jump() -> None:
+    """A rise within an interval of the first nodes: their gradients are equal, and sum to half of what is owed."""
+    slope = 0.05 / 9
+
+    def function(at: Tensor) -> Tensor:
+        mean = at.flatten(1).mean(dim=1)
+        rise = 20 * ((mean - 0.505).relu() - (mean - 0.515).relu())
+        return slope * at.flatten(1).sum(dim=1) + rise
+
+    x, starts = torch.ones(1, 1, 3, 3), torch.zeros(1, 1, 1, 3, 3)
+    result = integrate(of(function), x, starts, 0.02, 257, 64, residual=0.01)
+    assert int(result.gradients) > 33
+    assert float(result.value.sum()) == pytest.approx(float(result.difference), rel=0.01)
+
+
+def test_a_map_of_nothing_that_owes_nothing_but_rounding_takes_no_more_gradients() -> None:
+    def function(at: Tensor) -> Tensor:
+        return 3 + at.flatten(1).sum(dim=1) * 0 + 1e-7 * (at.flatten(1).amax(dim=1) > 0.9)
+
+    x, starts = torch.ones(2, 1, 2, 2), torch.zeros(1, 2, 1, 2, 2)
+    result = integrate(of(function), x, starts, 0.02, 257, 64, residual=0.01)
+    assert result.gradients.tolist() == [33, 33]

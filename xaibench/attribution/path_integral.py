@@ -11,6 +11,8 @@ from torch import Tensor
 
 __all__ = ["FIRST_NODES", "Differentiate", "PathIntegral", "integrate"]
 
+_ROUNDING = 1e-6  # of f: what a map may miss of f(x) - f(b) by the rounding of float32
+
 FIRST_NODES = 33
 
 # An image's intervals of which at most this share is halved in one round: more rounds place nodes better, fewer make
@@ -98,16 +100,23 @@ def integrate(
         both = slopes[part.left] + slopes[part.right]
         value.index_add_(0, image_of[part.path], direction[part.path] * both * weight[rows, None, None, None])
     squares = _square_errors(intervals, direction, slopes, points) / s**2
+    rounding = _ROUNDING * torch.maximum(f[:n].abs(), difference.abs().to(f)).double()
     while True:
         image = image_of[intervals.path]
         total = torch.zeros(n, device=x.device, dtype=torch.float64).index_add_(0, image, squares)
         heatmaps = value.sum(dim=1).flatten(1).double()
         size = heatmaps.square().sum(dim=1)
         goal = tolerance**2 * size
-        incomplete = (heatmaps.sum(dim=1) - difference).abs() > residual * heatmaps.abs().sum(dim=1)
-        goal = torch.where(incomplete, torch.minimum(goal, total / 4), goal)
-        room = torch.where(total > goal, budget * s - gradients, 0)
-        chosen = _worst(squares, image, total, goal, room)
+        owed = (heatmaps.sum(dim=1) - difference).abs()
+        incomplete = owed > torch.maximum(residual * heatmaps.abs().sum(dim=1), rounding)
+        # Where no jump was met although some must be there, intervals are halved by their width alone.
+        blind = incomplete & (total == 0)
+        order = torch.where(blind[image], intervals.width.double().square(), squares)
+        whole = torch.where(blind, torch.zeros_like(total).index_add_(0, image, order), total)
+        goal = torch.where(incomplete, torch.minimum(goal, whole / 4), goal)
+        goal = torch.where(blind, whole / 4, goal)
+        room = torch.where(whole > goal, budget * s - gradients, 0)
+        chosen = _worst(order, image, whole, goal, room)
         if not bool(chosen.any()):
             error = torch.where(total == 0, total, (total / size).sqrt())
             return PathIntegral(value, error, gradients, difference)

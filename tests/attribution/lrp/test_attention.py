@@ -49,13 +49,19 @@ class Block(nn.Module):
 class TorchBlock(Block):
     """The same, by nn.MultiheadAttention."""
 
+    weights = False  # whether it is asked for them, too
+
     def forward(self, x: Tensor) -> Tensor:
         attention = nn.MultiheadAttention(8, 2, batch_first=True).double().eval().requires_grad_(False)
         attention.in_proj_weight, attention.in_proj_bias = self.qkv.weight, self.qkv.bias
         attention.out_proj = self.proj
         h = self.norm1(x)
-        x = x + attention(h, h, h, need_weights=False)[0]
+        x = x + attention(h, h, h, need_weights=self.weights)[0]
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class AskingBlock(TorchBlock):
+    weights = True
 
 
 def explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -64,6 +70,10 @@ def explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 BLOCKS: dict[str, Callable[[], Block]] = {
     "explicit": lambda: Block(explicit),
+    "softmax in its own dtype": lambda: Block(
+        lambda q, k, v: F.softmax(q @ k.mT / 2, dim=-1, dtype=torch.float64) @ v
+    ),
+    "torch's with its weights": lambda: AskingBlock(explicit),
     "functional softmax": lambda: Block(lambda q, k, v: torch.bmm(
         F.softmax(torch.matmul(q, k.mT) / 2, dim=3).flatten(0, 1), v.flatten(0, 1)).unflatten(0, (-1, 2))),
     "fused": lambda: Block(F.scaled_dot_product_attention),

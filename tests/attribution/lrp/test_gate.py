@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xaibench.attribution.explain import explain_model
+from xaibench.attribution.lrp.books import KINDS
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target, make_target
 from xaibench.data.images import Preprocessing
@@ -346,3 +347,12 @@ def test_a_network_whose_logits_are_nothing_but_biases_has_no_map(x: Tensor, pre
     nn.init.zeros_(model[-1].weight)
     with pytest.raises(ExplanationError, match="all-zero maps is 5"):
         explain_model(model, x, question(model, x), LRP(), preprocessing)
+
+
+def test_each_image_that_loses_relevance_is_flagged_wherever_it_stands() -> None:
+    measured = {f"absorbed_{kind}": torch.zeros(6) for kind in KINDS} | {"explained": torch.ones(6)}
+    measured |= {"imbalance": torch.zeros(6), "absorbed_missing_sign": torch.tensor([0, 0, 0.5, -0.3, 0.01, 0])}
+    checks, flagged = LRP().judge(measured)
+    assert flagged == (2, 3)
+    assert all(check.passed for check in checks)
+    assert "2 of 6 maps lose over 2% of their relevance" in checks[-1].note

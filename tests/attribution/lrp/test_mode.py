@@ -180,6 +180,13 @@ def _torchs(x: Tensor, attention: nn.MultiheadAttention) -> Tensor:
     return attention(x, x, x, need_weights=False)[0]
 
 
+def _torchs_with_weights(x: Tensor, attention: nn.MultiheadAttention) -> Tensor:
+    output, weights = attention(x, x, x)
+    assert weights.shape == (len(x), 4, 4)
+    torch.testing.assert_close(weights.sum(dim=2), torch.ones(len(x), 4).to(weights))
+    return output
+
+
 def _fused(x: Tensor, attention: nn.MultiheadAttention) -> Tensor:
     qkv = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).unflatten(2, (3, 2, 3)).permute(2, 0, 3, 1, 4)
     return attention.out_proj(F.scaled_dot_product_attention(*qkv.unbind(0)).transpose(1, 2).flatten(2))
@@ -192,7 +199,7 @@ def _explicit(x: Tensor, attention: nn.MultiheadAttention) -> Tensor:
     return attention.out_proj((weights @ v).transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize("function", [_torchs, _fused, _explicit])
+@pytest.mark.parametrize("function", [_torchs, _torchs_with_weights, _fused, _explicit])
 def test_attention_is_linear_with_its_weights_held_constant(function: Callable[..., Tensor]) -> None:
     torch.manual_seed(0)
     attention = nn.MultiheadAttention(6, 2, batch_first=True).double()

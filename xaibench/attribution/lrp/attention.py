@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +17,9 @@ __all__ = ["multi_head_attention", "scaled_dot_product_attention", "softmax"]
 
 def softmax(lrp: Propagation, func: Any, input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -> Any:
     """With its constant weights attention needs no rule for the softmax; AttnLRP has one, `TaylorSoftmax`."""
-    if lrp.rules.attention == "constant" or not varies(input) or dim is None or args or kwargs.get("dtype") is not None:
+    if lrp.rules.attention == "constant" or not varies(input) or dim is None or args:
+        return NotImplemented
+    if kwargs.get("dtype") not in (None, input.dtype):
         return NotImplemented
     return TaylorSoftmax.apply(input, dim, lrp.books)
 
@@ -68,8 +72,9 @@ def multi_head_attention(
     out_bias: Tensor | None,
     **kwargs: Any,
 ) -> Any:
-    """By layers, products and softmax, each with its rule. Weights are not returned."""
-    options = (bias_k, bias_v, zeros, *(value for key, value in kwargs.items() if key != "average_attn_weights"))
+    """By layers, products and softmax, each with its rule. Weights are returned, if asked for, without gradients."""
+    needed, averaged = kwargs.pop("need_weights", False), kwargs.pop("average_attn_weights", True)
+    options = (bias_k, bias_v, zeros, *kwargs.values())
     if weight is None or query.ndim != 3 or not all(value is None or value is False for value in options):
         return NotImplemented
     biases: Any = (None, None, None) if bias is None else bias.chunk(3)
@@ -78,4 +83,9 @@ def multi_head_attention(
         parts = [F.linear(x, w, b) for x, w, b in zip(inputs, weight.chunk(3), biases)]
         q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in parts)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return F.linear(mixed, out_weight, out_bias).transpose(0, 1), None
+        output = F.linear(mixed, out_weight, out_bias).transpose(0, 1)
+    if not needed:
+        return output, None
+    with torch.no_grad():
+        weights = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(dim=3)
+    return output, weights.mean(dim=1) if averaged else weights

@@ -94,6 +94,8 @@ def in_words(measured: Mapping[str, Tensor]) -> str:
     'the map accounts for 25% of z_y - z_r, biases for 75%'
     """
     explained = measured["explained"]
+    if not bool(explained.any()):
+        return "z_y and z_r are equal, so that there is nothing to account for"
     parts = {name: sum(measured[f"absorbed_{kind}"] for kind in kinds) / explained for name, kinds in _PARTS.items()}
     own = 1 - torch.stack(list(parts.values())).sum(dim=0)
     shares = {name: 100 * float(part.nanmedian()) for name, part in parts.items()}

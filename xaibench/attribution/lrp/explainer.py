@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from xaibench.attribution.base import Maps, logits_of, reason
 from xaibench.attribution.checks import Check, at_most
+from xaibench.attribution.completeness import judge_images
 from xaibench.attribution.differentiation import alone_check
 from xaibench.attribution.lrp.books import KINDS, in_words
 from xaibench.attribution.lrp.canonised import IMBALANCE_TOLERANCE, Canonised, quiet
@@ -28,6 +29,7 @@ __all__ = ["CANONIZERS", "COMPOSITES", "LRP"]
 OUTPUT_TOLERANCE = 1e-3
 CONSERVATION_TOLERANCE = 1e-3
 LOST_TOLERANCE = 0.02
+_NO_TAKER = "outputs without contributions of a sign that the rule uses"
 
 # What torch, zennit or a network may raise where the rules do not fit it.
 _MISFIT = (RuntimeError, AttributeError, LookupError, TypeError, ValueError)
@@ -202,13 +204,22 @@ class LRP:
     def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
         """The relevance of every map and what was absorbed on its way sum to the explained output, but for rounding.
 
+        An image is flagged where more than 2% of its relevance has no taker, as `validate` tells of the first ones.
         Nothing with zennit's canonizers, which do not tell what is absorbed.
         """
         if "imbalance" not in measured:
             return (), ()
         worst = float(measured["imbalance"].max())
         note = "largest |sum of relevance and of what is absorbed - explained output| of an image, relative"
-        return (at_most("imbalance of LRP's books", worst, IMBALANCE_TOLERANCE, note),), ()
+        checks = (at_most("imbalance of LRP's books", worst, IMBALANCE_TOLERANCE, note),)
+        lost = _lost(measured) > LOST_TOLERANCE
+        if not bool(lost.any()):
+            return checks, ()
+        remedy = "use composite=epsilon-gamma-box"
+        shares, flagged = judge_images(
+            lost, f"maps lose over {LOST_TOLERANCE:.0%} of their relevance, {_NO_TAKER}", remedy
+        )
+        return (*checks, *shares), flagged
 
     def in_words(self, measured: Mapping[str, Tensor]) -> str:
         """How much of z_y - z_r the map accounts for, and how much biases, constants and stabilisers absorb."""
@@ -216,6 +227,8 @@ class LRP:
 
     @property
     def _remedy(self) -> str:
+        if self.canonizer == "auto" and self.attention != "constant":
+            return "use attention=constant, or explain this network with another method"
         if self.canonizer == "auto":
             return "explain this network with another method"
         return "zennit's rules are for nn.Module layers, use canonizer=auto"
@@ -236,12 +249,17 @@ def _conservation(network: Canonised, x: Tensor, target: Target, measured: Mappi
         return
     note = "sum of relevance and of what is absorbed against the explained output"
     yield at_most("LRP conservation error", float(measured["imbalance"].max()), IMBALANCE_TOLERANCE, note)
-    lost = measured["absorbed_missing_sign"].abs()
+    lost = _lost(measured)
     if bool(lost.any()):
-        size = measured["explained"].abs() + sum(measured[f"absorbed_{kind}"].abs() for kind in KINDS)
-        note = "outputs without contributions of a sign that the rule uses, as in depthwise convolutions"
-        note += ": use composite=epsilon-gamma-box"
-        yield at_most("share of relevance without a taker", float((lost / size).max()), LOST_TOLERANCE, note)
+        note = f"{_NO_TAKER}, as in depthwise convolutions: use composite=epsilon-gamma-box"
+        yield at_most("share of relevance without a taker", float(lost.max()), LOST_TOLERANCE, note)
+
+
+def _lost(measured: Mapping[str, Tensor]) -> Tensor:
+    """The share of each image's relevance (N,) that has no taker."""
+    lost = measured["absorbed_missing_sign"].abs()
+    size = measured["explained"].abs() + sum(measured[f"absorbed_{kind}"].abs() for kind in KINDS)
+    return torch.where(lost > 0, lost / size, 0.0)
 
 
 def _alone(network: Canonised, x: Tensor, target: Target, first: Tensor) -> Check:
