@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_said_beside_layers_that_do_not(check):
     code, _, lines = check(wrong)
     assert code == 2
     assert len(lines) == 2
-    assert "unknown layer 'zz'" in lines[0]
+    assert "unknown layer of ScaledResNet18 'zz'" in lines[0]
     assert lines[1].startswith("error: explainer gradcam:layer=zz: ")
 
 

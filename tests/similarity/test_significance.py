@@ -173,7 +173,7 @@ def test_bad_input():
         signed_rank([1.0], alternative="less")
     with pytest.raises(ConfigError, match="lies between 0 and 1, got 5"):
         family_table({}, unit="seeds", level=5)
-    with pytest.raises(ConfigError, match="at least 1, got 0"):
+    with pytest.raises(ConfigError, match="1 to 1000000, got 0"):
         least_units(0)
     with pytest.raises(ConfigError, match="one of 'holm', 'by', got 'bonferroni'"):
         least_units(3, "bonferroni")

@@ -44,6 +44,8 @@ class Panel(widgets.VBox):
                 raise unknown_name("option of a panel", name, known)
         try:
             super().__init__(**traits)
+        except XaibenchError:
+            raise
         except traitlets.TraitError as error:
             raise ConfigError(f"{' '.join(str(error).split()).rstrip('.')}: give a value of that kind") from error
         self._message = widgets.HTML()
