@@ -114,6 +114,8 @@ def words(hint: Any) -> str:
     ('a whole number or None', 'tuple[float, ...]')
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is npt.ArrayLike:
+        return _WORDS[_Numbers]
     if origin in (Union, types.UnionType):
         return " or ".join(map(words, alternatives(hint)))
     if origin is Literal:
