@@ -115,3 +115,15 @@ def test_without_a_complete_score_the_first_quantity_orders() -> None:
 def test_what_cannot_be_drawn_is_refused(bad: pd.DataFrame, message: str) -> None:
     with pytest.raises(DataError, match=message):
         league_figure(bad)
+
+
+@pytest.mark.parametrize("width", ["single", "double"])
+@pytest.mark.parametrize("centre", [-0.0325, 0.12345, 0.0])
+def test_numbers_of_close_values_stand_apart(width: str, centre: float) -> None:
+    data = {"method": ["a", "b", "c"]}
+    for name in ("accuracy", "agreement", "lrp cosine", "lrp lift", "ig cosine", "ig lift"):
+        values = centre + 5e-4 * np.arange(3)
+        data |= {name: values, f"{name} low": values - 1e-3, f"{name} high": values + 1e-3}
+    figure = league_figure(pd.DataFrame(data), width=width)
+    assert_well_drawn(figure)
+    assert all(len(axes.get_xticks()) >= 1 for axes in figure.axes)

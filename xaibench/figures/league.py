@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from textwrap import wrap
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -21,7 +23,7 @@ __all__ = ["league_figure"]
 
 _ROW, _LEAST_ROW, _TALL, _TITLE, _TICKS = 0.155, 0.105, 8.8, 0.115, 0.26  # inches
 _RIGHT, _BETWEEN, _PANEL, _MOST = 0.14, 0.2, 0.66, 6  # inches, but the last: panels side by side
-_SMALLEST, _SMALL = 5.5, 6.0  # points
+_SMALLEST, _SMALL, _TICK = 5.5, 6.0, 6.0  # points
 
 
 @checked(error=DataError)
@@ -79,7 +81,7 @@ def league_figure(
             axes.set_ylim(len(labels) - 0.4, -0.6)
             axes.set_yticks(range(len(labels)), labels, fontsize=size, linespacing=1.0)
             axes.tick_params(axis="y", length=0, labelleft=column == 0)
-            axes.tick_params(axis="x", labelsize=6)
+            axes.tick_params(axis="x", labelsize=_TICK)
             axes.spines["left"].set_visible(False)
             axes.xaxis.grid(color="#e4e4e4", linewidth=0.5)
             axes.set_axisbelow(True)
@@ -94,8 +96,20 @@ def league_figure(
                     axes.plot(value, y, "o", markersize=3.6, markerfacecolor=face, markeredgecolor=INK, mew=0.8)
             if len(goals) and np.isfinite(goals[place]):
                 axes.axvline(goals[place], color=MUTED, linewidth=0.8, dashes=(3, 2))
+            _set_ticks_apart(axes, panel)
         add_note(figure, note)
     return figure
+
+
+def _set_ticks_apart(axes: Axes, inches: float) -> None:
+    """Keep as many of the ticks of x as have room for their numbers in a panel of this width."""
+    low, high = axes.get_xlim()
+    ticks = [float(tick) for tick in axes.get_xticks() if low <= tick <= high]
+    numbers = axes.xaxis.get_major_formatter().format_ticks(ticks)
+    if len(ticks) > 1:
+        apart = inches * (ticks[1] - ticks[0]) / (high - low)
+        every = math.ceil((max(text_width(number, _TICK) for number in numbers) + _BETWEEN / 4) / apart)
+        axes.set_xticks(ticks[::every])
 
 
 def _title(quantity: str, inches: float, names: Mapping[str, str] | None) -> str:
