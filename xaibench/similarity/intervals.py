@@ -16,16 +16,14 @@ or method without any defined score does not take part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from xaibench.errors import ConfigError, DataError
 from xaibench.similarity.nulls import draws
+from xaibench.similarity.resampling import resampled_means
 
 __all__ = [
     "Interval",
@@ -43,7 +41,6 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 
 _CHUNK = 4_000_000  # draws held in memory at a time
-_REMEMBERED = 2**24  # draws that are remembered at a time, 2 bytes each
 _NAN = float("nan")
 
 
@@ -199,7 +196,7 @@ def ratio_interval(
     ratio = float(above / below)
     low = high = np.array([_NAN])
     if seeds == 1 and images > 1:
-        means = _resampled_means(kept[0], seed, resamples)
+        means = resampled_means(kept[0], seed, resamples)
         fine = means[:, 1] > 0
         if fine.mean() >= _tails(level)[1]:
             low, high = np.quantile(means[fine, 0] / means[fine, 1], _tails(level))[:, None]
@@ -239,7 +236,7 @@ def _interval(x: Array, seed: int, resamples: int, level: float) -> tuple[Array,
     if images < 2:
         return mean, nothing, nothing
     if seeds == 1:
-        low, high = np.quantile(_resampled_means(x[0], seed, resamples), _tails(level), axis=0)
+        low, high = np.quantile(resampled_means(x[0], seed, resamples), _tails(level), axis=0)
         return mean, np.minimum(low, mean), np.maximum(high, mean)
     by_seed, by_image = x.mean(axis=1) - mean, x.mean(axis=0) - mean
     rest = x - mean - by_seed[:, None] - by_image[None]
@@ -266,31 +263,6 @@ def _t_factor(df: npt.ArrayLike, level: float) -> Array:
     from scipy.special import stdtrit  # slow to import
 
     return np.asarray(stdtrit(df, (1 + level) / 2))
-
-
-def _resampled_means(values: Array, seed: int, resamples: int) -> Array:
-    """(N, T) -> (resamples, T): means over images drawn with replacement."""
-    images, points = values.shape
-    counts_of = _remembered_counts if images * resamples <= _REMEMBERED else _counts
-    means = np.empty((resamples, points))
-    start = 0
-    for counts in counts_of(images, seed, resamples, max(1, _CHUNK // max(images, points))):
-        means[start : start + len(counts)] = counts @ values / images
-        start += len(counts)
-    return means
-
-
-def _counts(images: int, seed: int, resamples: int, step: int) -> Iterator[npt.NDArray[np.integer[Any]]]:
-    """How often each image is drawn, (resamples, images), `step` resamples at a time."""
-    generator = draws(seed)
-    for start in range(0, resamples, step):
-        yield generator.multinomial(images, np.full(images, 1 / images), min(step, resamples - start))
-
-
-@lru_cache(maxsize=2)
-def _remembered_counts(images: int, seed: int, resamples: int, step: int) -> tuple[npt.NDArray[np.integer[Any]], ...]:
-    """The same for many means over as many images, such as those of a table."""
-    return tuple(counts.astype(np.uint16) for counts in _counts(images, seed, resamples, step))
 
 
 def _tails(level: float) -> list[float]:
