@@ -8,12 +8,10 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -22,6 +20,7 @@ from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.data.tasks import Task
 from xaibench.distillation.criterion import Setting
 from xaibench.distillation.devices import as_ever, fabric_on, make_fabric, own_generators
+from xaibench.distillation.distill_run import DistillRun
 from xaibench.distillation.events import OnEpoch
 from xaibench.distillation.measure import measure_moments
 from xaibench.distillation.methods import Method, StudentOnly, method_name, parse_method
@@ -49,42 +48,6 @@ from xaibench.subspace.moments import LayerMoments
 from xaibench.validation import check_seed, checked
 
 __all__ = ["DistillRun", "distill", "make_fabric", "measure_moments", "train_classifier"]
-
-
-@dataclass(frozen=True, eq=False)
-class DistillRun:
-    """A finished distillation and everything that says how it came about.
-
-    student     the best student by validation accuracy, in evaluation mode, where the pair's student is
-    pair        the given pair around it
-    history     one row an epoch: loss, its terms, validation accuracy and agreement, seconds
-    best_epoch  the epoch that `student` is from, counted from 0
-    seconds     wall-clock time of this call: subspace, teacher outputs and training
-    format      the memory format in which the student was trained, and why
-    influence   one row a training image (image, label, weight, influence), for `InfluenceWeighted`; else None
-    """
-
-    student: nn.Module
-    pair: ModelPair
-    method: Method
-    recipe: Recipe
-    seed: int
-    history: pd.DataFrame
-    best_epoch: int
-    seconds: float
-    hashes: dict[str, str]
-    format: MemoryFormat
-    influence: pd.DataFrame | None = None
-
-    @property
-    def validation_accuracy(self) -> float:
-        return float(self.history["validation_accuracy"].max())
-
-    def __repr__(self) -> str:
-        return (
-            f"DistillRun({method_name(self.method)}, seed={self.seed}, validation accuracy="
-            f"{self.validation_accuracy:.3f} in epoch {self.best_epoch} of {len(self.history)})"
-        )
 
 
 @checked
