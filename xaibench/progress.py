@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from xaibench.validation import checked
+from xaibench.errors import ConfigError
 
 __all__ = ["end_progress", "progress", "show_progress", "silent_unless", "tell_progress"]
 
@@ -46,7 +46,6 @@ _display: contextvars.ContextVar[_Display | None] = contextvars.ContextVar("xaib
 
 
 @contextmanager
-@checked
 def show_progress(console: Console | None = None, *, clock: Clock = time.monotonic) -> Iterator[None]:
     """Within the block, every `progress` of the library is shown on stderr; without any, nothing.
 
@@ -55,6 +54,8 @@ def show_progress(console: Console | None = None, *, clock: Clock = time.monoton
 
     Of several processes that train together, the first alone shows it.
     """
+    if not (console is None or isinstance(console, Console)):
+        raise ConfigError(f"console must be a Console or None, got {console!r:.60}")
     if int(os.environ.get("LOCAL_RANK", "0")):
         yield
         return

@@ -21,7 +21,7 @@ def as_device(given: torch.device | str | None) -> torch.device | None:
     """A device from its text; None stays None.
 
     Raises ConfigError for one that torch does not know, for a GPU that torch does not find, for Apple's mps, which has
-    no float64, in which models are folded and gradients checked, and for meta, which holds no values.
+    no float64, in which models are folded and gradients checked, for meta, which holds no values, and for other kinds.
     """
     try:
         device = None if given is None else torch.device(given)
