@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -35,6 +37,11 @@ def test_the_books_of_every_image_balance(name: str, preprocessing: Preprocessin
         logits = model(x)
         explained = target.select(logits).double()
     rounding = 1e-5 * float(logits.abs().max())  # of the two logits whose difference is explained
+    exact = copy.deepcopy(model).double()
+    with torch.no_grad():
+        wanted = target.select(exact(x.double()))
+    measured = LRP().attribute(exact, x.double(), target, preprocessing, 8).measured
+    torch.testing.assert_close(measured["explained"], wanted, rtol=1e-9, atol=1e-9)
     for composite in COMPOSITES:
         maps = LRP(composite).attribute(model, x, target, preprocessing, 8)
         found = maps.relevance.double().sum((1, 2, 3)) + sum(maps.measured[line] for line in ABSORBED)
