@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.completeness import explained_difference
 from xaibench.attribution.differentiation import value_and_gradient
 from xaibench.attribution.integrated_gradients import IntegratedGradients
@@ -87,7 +88,7 @@ def trapezoid(q: Question, intervals: int, points: int) -> Answer:
 def ours(q: Question, explainer: IntegratedGradients, points: int) -> Answer:
     """What the explainer gives."""
     start = time.perf_counter()
-    maps = explainer.attribute(q.model, q.x, q.target, q.preprocessing, points)
+    maps = explainer.attribute(q.model, q.x, q.target, q.preprocessing, Room(points))
     seconds = time.perf_counter() - start
     _, flagged = explainer.judge(maps.measured)
     estimate = maps.measured.get("error_estimate")

@@ -28,6 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from zennit.composites import EpsilonGammaBox
 from zennit.torchvision import ResNetCanonizer
 
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target, make_target
@@ -122,7 +123,7 @@ def main() -> None:
     plain, folded = copy.deepcopy(model), fused(model)
 
     def ours() -> Tensor:
-        return LRP().attribute(model, x, target, preprocessing, args.batch).relevance
+        return LRP().attribute(model, x, target, preprocessing, Room(args.batch)).relevance
 
     sides: dict[str, nn.Module] = {"as is": plain, "folded": folded}
     print(

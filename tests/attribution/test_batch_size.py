@@ -53,9 +53,9 @@ def test_explain_hands_over_batches_within_the_budget(
 ) -> None:
     seen, original = [], LRP.attribute
 
-    def attribute(self, model, x, target, preprocessing, points):
-        seen.append((len(x), points))
-        return original(self, model, x, target, preprocessing, points)
+    def attribute(self, model, x, target, preprocessing, room):
+        seen.append((len(x), room.points))
+        return original(self, model, x, target, preprocessing, room)
 
     monkeypatch.setattr(LRP, "attribute", attribute)
     whole = explain_model(network, x, target, LRP(), preprocessing, check=False, **options)

@@ -10,6 +10,7 @@ from captum.attr import LayerAttribution, LayerGradCam
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.gradcam import GradCAM, last_map
 from xaibench.attribution.targets import Target, make_target
@@ -114,8 +115,8 @@ def test_tokens_become_maps(x: Tensor, preprocessing) -> None:
 
 
 def test_does_not_depend_on_the_batch(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
-    whole = GradCAM().attribute(network, x, target, preprocessing, 8).relevance
-    alone = GradCAM().attribute(network, x[3:4], target.take([3]), preprocessing, 1).relevance
+    whole = GradCAM().attribute(network, x, target, preprocessing, Room(8)).relevance
+    alone = GradCAM().attribute(network, x[3:4], target.take([3]), preprocessing, Room(1)).relevance
     torch.testing.assert_close(alone, whole[3:4], rtol=0, atol=1e-6 * float(whole.abs().max()))
 
 

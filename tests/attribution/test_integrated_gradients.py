@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xaibench.attribution.baselines import BASELINES, as_reference, make_baselines
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.gradients import InputXGradient
 from xaibench.attribution.integrated_gradients import IntegratedGradients
@@ -61,7 +62,7 @@ def by_captum(network: nn.Module, x: Tensor, target: Target, preprocessing: Prep
 
 
 def test_bit_equal_to_captum(by_captum, network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
-    ours = IntegratedGradients(steps=20).attribute(network, x, target, preprocessing, 64).relevance
+    ours = IntegratedGradients(steps=20).attribute(network, x, target, preprocessing, Room(64)).relevance
     assert torch.equal(ours, by_captum(n_steps=20, internal_batch_size=64))
     torch.testing.assert_close(ours, by_captum(n_steps=20), rtol=0, atol=1e-6 * float(ours.abs().max()))
 
@@ -72,14 +73,14 @@ def test_does_not_depend_on_batches(
     baseline: str, steps: int | None, network: nn.Module, x: Tensor, target: Target, preprocessing
 ) -> None:
     explainer, network, x = IntegratedGradients(steps=steps, baseline=baseline), network.double(), x.double()
-    whole = explainer.attribute(network, x, target, preprocessing, 100)
+    whole = explainer.attribute(network, x, target, preprocessing, Room(100))
     scale = float(whole.relevance.abs().max())
     for points in (5, 17):
-        again = explainer.attribute(network, x, target, preprocessing, points)
+        again = explainer.attribute(network, x, target, preprocessing, Room(points))
         assert float((again.relevance - whole.relevance).abs().max()) <= 1e-6 * scale
         for name, value in whole.measured.items():
             torch.testing.assert_close(again.measured[name], value, rtol=1e-6, atol=1e-9)
-    alone = explainer.attribute(network, x[3:4], target.take([3]), preprocessing, 7).relevance
+    alone = explainer.attribute(network, x[3:4], target.take([3]), preprocessing, Room(7)).relevance
     assert float((alone - whole.relevance[3:4]).abs().max()) <= 1e-6 * scale
 
 
@@ -100,12 +101,14 @@ def test_several_baselines_give_the_mean_of_their_maps(network, x, target, prepr
     x, target = x[:2], target.take([0, 1])
     draws = make_baselines("uniform", x, preprocessing, seed=2)
     sharp = {"tolerance": 2e-3, "budget": 2500}
-    ours = IntegratedGradients(**sharp, baseline="uniform", seed=2).attribute(network, x, target, preprocessing, 64)
+    ours = IntegratedGradients(**sharp, baseline="uniform", seed=2).attribute(
+        network, x, target, preprocessing, Room(64)
+    )
     maps, totals = [], []
     for i, draw in enumerate(draws):
         save_file({"b": draw.contiguous()}, tmp_path / f"{i}.safetensors")
         one = IntegratedGradients(**sharp, baseline=str(tmp_path / f"{i}.safetensors"))
-        maps.append(one.attribute(network, x, target, preprocessing, 64).relevance)
+        maps.append(one.attribute(network, x, target, preprocessing, Room(64)).relevance)
         with torch.no_grad():
             totals.append(target.select(network(x)) - target.select(network(draw.expand_as(x))))
     mean, total = torch.stack(maps).mean(dim=0), torch.stack(totals).mean(dim=0)
@@ -145,12 +148,14 @@ def test_the_error_estimate_holds_against_captums_rule_with_many_points(
 
 @pytest.mark.parametrize("baseline", ["black", "mean"])
 def test_closed_form_of_a_sum_of_squares(baseline: str, x: Tensor, preprocessing: Preprocessing) -> None:
-    """A gradient that is linear along the path: the trapezoid rule is exact, its estimate, made for jumps, not 0."""
+    """A gradient that is linear along the path: the trapezoid rule is exact, and its estimate says so."""
     b = preprocessing.bounds()[0] if baseline == "black" else torch.zeros(1)
     ours = explain_model(Square(), x, first_against_second(5), IntegratedGradients(baseline=baseline), preprocessing)
     torch.testing.assert_close(ours.relevance, x.square() - b.square(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours.references["baseline"], b.expand(1, 3, 16, 16) + torch.zeros(1))
     assert ours.validity.flagged == ()
+    assert ours.measured["error_estimate"].max() <= 1e-6
+    assert ours.measured["gradients"].tolist() == [33] * 5
 
 
 def test_a_stored_baseline(tmp_path: Path, x: Tensor, preprocessing: Preprocessing) -> None:
@@ -210,7 +215,7 @@ def test_maps_do_not_depend_on_the_memory_they_may_take(network, x, target, prep
 def test_fewer_points_than_images_raise_no_warning(
     network: nn.Module, x: Tensor, target: Target, preprocessing
 ) -> None:
-    IntegratedGradients(steps=3).attribute(network, x, target, preprocessing, 2)
+    IntegratedGradients(steps=3).attribute(network, x, target, preprocessing, Room(2))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.layers import LayerRelevance, direction_heatmaps, layer_relevance, lrp_or_gradient
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.targets import Target, make_target
@@ -26,7 +27,7 @@ def without_biases(model: nn.Module) -> nn.Module:
 
 
 def heatmaps(model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> Tensor:
-    return LRP().attribute(copy.deepcopy(model).eval(), x, target, preprocessing, len(x)).relevance.sum(1)
+    return LRP().attribute(copy.deepcopy(model).eval(), x, target, preprocessing, Room(len(x))).relevance.sum(1)
 
 
 def orthonormal(d: int, seed: int = 0) -> Tensor:

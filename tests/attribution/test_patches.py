@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xaibench.attribution.baselines import BASELINES, as_reference, make_baselines
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.checks import Validity
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.patches import Occlusion, ShapleySampling, patch_numbers
@@ -102,7 +103,7 @@ def test_shapley_over_all_orders_is_the_shapley_value(preprocessing: Preprocessi
 def test_shapley_is_captums_with_the_patch_values_shared_out(
     network: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = ShapleySampling(8, 3, "mean", seed=4).attribute(network, x, target, preprocessing, 10).relevance
+    ours = ShapleySampling(8, 3, "mean", seed=4).attribute(network, x, target, preprocessing, Room(10)).relevance
     generator = torch.Generator().manual_seed(4)
     orders = [torch.randperm(4, generator=generator) for _ in range(3)]
     monkeypatch.setattr(torch, "randperm", lambda count: orders.pop(0))
@@ -149,13 +150,13 @@ def test_windows_are_half_a_window_apart_by_default(
 
 @pytest.mark.parametrize("explainer", [ShapleySampling(4, 2), ShapleySampling(5, 1, "blur"), Occlusion(6, 4, "blur")])
 def test_does_not_depend_on_batches(explainer, network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
-    whole = explainer.attribute(network, x, target, preprocessing, 64)
+    whole = explainer.attribute(network, x, target, preprocessing, Room(64))
     for points in (2, 5, 13):  # 2: fewer than images
-        again = explainer.attribute(network, x, target, preprocessing, points)
+        again = explainer.attribute(network, x, target, preprocessing, Room(points))
         torch.testing.assert_close(
             again.relevance, whole.relevance, rtol=0, atol=1e-5 * float(whole.relevance.abs().max())
         )
-    alone = explainer.attribute(network, x[3:4], target.take([3]), preprocessing, 3)
+    alone = explainer.attribute(network, x[3:4], target.take([3]), preprocessing, Room(3))
     scale = float(whole.relevance.abs().max())
     torch.testing.assert_close(alone.relevance, whole.relevance[3:4], rtol=0, atol=1e-5 * scale)
 
@@ -177,7 +178,9 @@ def test_shapley_values_sum_to_the_difference(height: int, width: int, side: int
     generator = torch.Generator().manual_seed(seed)
     x = preprocessing(torch.randint(0, 256, (2, 3, height, width), generator=generator, dtype=torch.uint8))
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * height * width, 8), nn.Tanh(), nn.Linear(8, 2))
-    maps = ShapleySampling(side, samples, seed=seed).attribute(model, x, first_against_second(2), preprocessing, 16)
+    maps = ShapleySampling(side, samples, seed=seed).attribute(
+        model, x, first_against_second(2), preprocessing, Room(16)
+    )
     ends = (x, preprocessing.bounds()[0].expand_as(x))
     full, empty = (explained(model, end, first_against_second(2)) for end in ends)
     torch.testing.assert_close(maps.relevance.sum(dim=(1, 2, 3)), full - empty, rtol=1e-4, atol=1e-5)
@@ -188,7 +191,7 @@ def test_shapley_values_sum_to_the_difference(height: int, width: int, side: int
 
 def test_maps_that_do_not_sum_are_refused(x: Tensor, preprocessing: Preprocessing) -> None:
     shapley, target = ShapleySampling(8, 1), first_against_second(5)
-    checks, _ = shapley.judge(shapley.attribute(Noisy(), x, target, preprocessing, 16).measured)
+    checks, _ = shapley.judge(shapley.attribute(Noisy(), x, target, preprocessing, Room(16)).measured)
     with pytest.raises(ExplanationError, match=r"share of incomplete images is .* \(\d of 5 off by more than 0.1%"):
         Validity(checks).require()
 
@@ -205,7 +208,7 @@ def test_the_default_patch_depends_on_the_image(size: tuple[int, int], side: int
             return x.mean(dim=(2, 3))
 
     x = torch.ones(1, 3, *size)
-    ShapleySampling(samples=1).attribute(Counting(), x, first_against_second(1), preprocessing, 1)
+    ShapleySampling(samples=1).attribute(Counting(), x, first_against_second(1), preprocessing, Room(1))
     patches = -(-size[0] // side) * -(-size[1] // side)
     assert len(calls) == patches + 3  # captum's own f(b), then f(x) and f(b)
 

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
-from xaibench.attribution.path_integral import FIRST_NODES, Differentiate, PathIntegral, integrate
+from xaibench.attribution.path_gradients import Differentiate, PathGradients
+from xaibench.attribution.path_integral import FIRST_NODES, PathIntegral, integrate
 
 SHAPE = (2, 3, 3)
 
@@ -92,6 +94,79 @@ def test_the_estimate_is_of_the_size_of_the_error(seed: int, s: int) -> None:
     reference = dense(mlp(seed), x, starts)
     assert result.error.max() <= 0.01
     assert relative(result.value - reference, reference).max() <= 0.03
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 10_000), st.integers(1, 2), st.sampled_from([torch.tanh, F.softplus, F.gelu]))
+def test_the_estimate_holds_for_smooth_functions_too(seed: int, s: int, activation: Callable[[Tensor], Tensor]) -> None:
+    """Their error is that of the trapezoid rule on a smooth function, a few per cent of what jumps would make."""
+    w, u = normal(18, 32, seed=seed) / 5, normal(32, seed=seed + 1)
+    function = lambda at: activation(at.flatten(1) @ w) @ u  # noqa: E731
+    x, starts = normal(3, *SHAPE, seed=seed + 2), normal(s, 3, *SHAPE, seed=seed + 3)
+    result = integrate(of(function), x, starts, 0.01, 257, 64)
+    reference = dense(function, x, starts)
+    error = relative(result.value - reference, reference)
+    assert result.gradients.tolist() == [1 + s * (FIRST_NODES - 1)] * 3
+    assert error.max() <= 0.002
+    assert (result.error / error).max() <= 2
+    assert (result.error / error).min() >= 0.7
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 99), st.integers(0, 120), st.integers(1, 40))
+def test_gradients_that_there_is_no_room_for_are_taken_again(seed: int, kept: int, points: int) -> None:
+    x, starts = normal(3, *SHAPE, seed=seed), normal(2, 3, *SHAPE, seed=seed + 1)
+    asked = 0
+
+    def counting(at: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal asked
+        asked += len(at)
+        return of(mlp(seed))(at, image)
+
+    whole = integrate(counting, x, starts, 0.01, 257, points)
+    assert asked == int(whole.gradients.sum())
+    asked = 0
+    tight = integrate(counting, x, starts, 0.01, 257, points, kept=kept)
+    assert asked > int(whole.gradients.sum())
+    scale = float(whole.value.abs().max())
+    torch.testing.assert_close(tight.value, whole.value, rtol=0, atol=1e-9 * scale)
+    torch.testing.assert_close(tight.error, whole.error, rtol=1e-6, atol=1e-12)
+    assert torch.equal(tight.gradients, whole.gradients)
+
+
+@pytest.mark.parametrize("room", [0, 1, 7, 100])
+def test_no_more_gradients_are_kept_than_there_is_room_for(room: int) -> None:
+    x = normal(2, *SHAPE)
+    seen: list[int] = []
+
+    def differentiate(at: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        seen.extend(at.flatten(1).sum(dim=1).mul(1e6).round().long().tolist())
+        return of(mlp(0))(at, image)
+
+    gradients = PathGradients(differentiate, x, 2 * x, torch.arange(2), 5, room)
+    nodes = gradients.add(torch.arange(2).repeat_interleave(20), torch.linspace(0, 1, 20).double().repeat(2))
+    wanted = of(mlp(0))(x[gradients.path] * (2 * gradients.place - 1)[:, None, None, None], nodes)
+    for _ in range(3):
+        for part in nodes[torch.randperm(40, generator=torch.Generator().manual_seed(room))].split(9):
+            first, second = gradients.at(part, part.flip(0))
+            torch.testing.assert_close(first, wanted[1][part])
+            torch.testing.assert_close(second, wanted[1][part.flip(0)])
+            gradients.forget(nodes, nodes.double(), 3)
+        assert sum(map(len, gradients._blocks)) <= room
+    torch.testing.assert_close(gradients.values, wanted[0])
+    assert len(seen) == 40 if room == 100 else len(seen) > 40
+    if room == 7:
+        gradients.forget(nodes, nodes.double(), 7)
+        before = len(seen)
+        gradients.at(nodes[:7])
+        assert len(seen) == before + 7
+        gradients.at(nodes[:7])
+        assert len(seen) == before + 7
+        gradients.forget(nodes, nodes.double(), 2)  # the two that are worth least
+        gradients.at(nodes[2:7])
+        assert len(seen) == before + 7
+        gradients.at(nodes[:2])
+        assert len(seen) == before + 9
 
 
 def test_complete_as_the_tolerance_goes_to_zero() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.smoothgrad import SmoothGrad
 from xaibench.attribution.targets import Target
@@ -35,7 +36,7 @@ def noise(x: Tensor, preprocessing: Preprocessing) -> Tensor:
     target = Target(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
     return torch.cat(
         [
-            SmoothGrad(1, 0.5, seed).attribute(Square(), x[:1], target, preprocessing, 8).relevance / 2 - x[:1]
+            SmoothGrad(1, 0.5, seed).attribute(Square(), x[:1], target, preprocessing, Room(8)).relevance / 2 - x[:1]
             for seed in range(200)
         ]
     )
@@ -56,7 +57,7 @@ def test_the_noise_is_a_share_of_the_range_of_pixels(noise: Tensor, preprocessin
 
 def test_all_images_share_the_noise(x: Tensor, preprocessing: Preprocessing) -> None:
     target = Target(torch.zeros(5, dtype=torch.int64), torch.ones(5, dtype=torch.int64))
-    added = SmoothGrad(4, seed=1).attribute(Square(), x, target, preprocessing, 8).relevance / 2 - x
+    added = SmoothGrad(4, seed=1).attribute(Square(), x, target, preprocessing, Room(8)).relevance / 2 - x
     torch.testing.assert_close(added, added[:1].expand_as(added), rtol=0, atol=1e-5)
 
 
@@ -77,11 +78,11 @@ def test_equals_one_gradient_at_a_time(network: nn.Module, x: Tensor, target: Ta
 
 def test_does_not_depend_on_batches(network: nn.Module, x: Tensor, target: Target, preprocessing) -> None:
     explainer = SmoothGrad(7)
-    whole = explainer.attribute(network, x, target, preprocessing, 40).relevance
+    whole = explainer.attribute(network, x, target, preprocessing, Room(40)).relevance
     for points in (5, 13):
-        again = explainer.attribute(network, x, target, preprocessing, points).relevance
+        again = explainer.attribute(network, x, target, preprocessing, Room(points)).relevance
         assert float((again - whole).abs().max() / whole.abs().max()) <= 1e-6
-    alone = explainer.attribute(network, x[3:4], target.take([3]), preprocessing, 3).relevance
+    alone = explainer.attribute(network, x[3:4], target.take([3]), preprocessing, Room(3)).relevance
     assert float((alone - whole[3:4]).abs().max() / whole.abs().max()) <= 1e-6
 
 

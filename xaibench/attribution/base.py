@@ -9,12 +9,13 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.checks import Check
 from xaibench.attribution.targets import Target
 from xaibench.data.images import Preprocessing
 from xaibench.models.logits import forward_logits
 
-__all__ = ["Explainer", "Maps", "NothingMeasured", "logits_of", "reason"]
+__all__ = ["Explainer", "Maps", "NothingMeasured", "PlainPasses", "logits_of", "reason"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,10 @@ class Explainer(Protocol):
 
     @property
     def kept(self) -> int:
-        """How many tensors of an image's size `attribute` keeps for each image of a batch, beside the passes."""
+        """How many tensors of an image's size `attribute` would like to keep of each image from pass to pass."""
+
+    def written(self, model: nn.Module, x: Tensor, preprocessing: Preprocessing, plain: int) -> int:
+        """The bytes that one of its forward passes writes for an image, where the model's own writes `plain`."""
 
     def check_input(self, x: Tensor, preprocessing: Preprocessing) -> None:
         """Raise ExplanationError where the method is not defined for these inputs."""
@@ -52,11 +56,11 @@ class Explainer(Protocol):
     def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
         """The checks of (model, method), made once on a few images before anything is explained."""
 
-    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
-        """Explain one batch of at most `points` images.
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, room: Room) -> Maps:
+        """Explain one batch of at most `room.points` images.
 
-        points  how many inputs the model may see in one forward and backward pass. The maps depend neither on it nor
-                on which images share a batch: what is random comes from a generator of its own, alike for all images.
+        room  what may be held at once. The maps depend neither on it nor on which images share a batch: what is random
+              comes from a generator of its own, alike for all images.
         """
 
     def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
@@ -66,10 +70,18 @@ class Explainer(Protocol):
         """What those numbers say about one map, or in the median about many; "" where nothing is measured."""
 
 
-class NothingMeasured:
-    """What explainers share that measure nothing of their maps and keep nothing from pass to pass."""
+class PlainPasses:
+    """What explainers share whose passes are the network's own and that keep nothing from pass to pass."""
 
     kept: ClassVar[int] = 0
+
+    def written(self, model: nn.Module, x: Tensor, preprocessing: Preprocessing, plain: int) -> int:
+        """What the model's own pass writes."""
+        return plain
+
+
+class NothingMeasured(PlainPasses):
+    """What explainers share that measure nothing of their maps either."""
 
     def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
         """Nothing beyond what `validate` found."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.base import Explainer, Maps
-from xaibench.attribution.batch_size import choose_images, choose_points
+from xaibench.attribution.batch_size import Room, choose_room
 from xaibench.attribution.checks import Check, Validity, map_checks
 from xaibench.attribution.explainers import EXPLAINERS, as_explainer, parse_explainer
 from xaibench.attribution.result import Attribution
@@ -17,7 +17,7 @@ from xaibench.attribution.store.keys import attribution_key, logits_key, model_k
 from xaibench.attribution.store.sealed_files import content_hash
 from xaibench.attribution.store.store import AttributionStore
 from xaibench.attribution.targets import Target, make_target
-from xaibench.attribution.working_copy import Prepared, check_input, few_of, model_name, prepare
+from xaibench.attribution.working_copy import CHECK_IMAGES, Prepared, check_input, few_of, model_name, prepare
 from xaibench.data.images import ImageSet, Preprocessing
 from xaibench.errors import ConfigError, ExplanationError
 from xaibench.models.checkpoints import state_hash
@@ -62,8 +62,9 @@ def explain_model(
                 of it writes (see `choose_points`). None: 1 GiB
     batch_size  inputs that the model sees at once, in place of `memory`
     on_batch    called after each batch with the number of images in it
-    check       True: the explainer's checks run first, on up to 4 images spread over x, and an explanation
-                that does not pass raises. False: nothing is refused, and the result says it is not valid.
+    check       True: the explainer's checks run first, on up to 4 images spread over x (fewer where `memory` has no
+                room for them), and an explanation that does not pass raises. False: nothing is refused, and the result
+                says it is not valid.
     store       where results are kept: what is there already is returned without a call of the model. Nothing is
                 kept of models that hold what cannot be told apart (see `keys.model_key`)
 
@@ -83,10 +84,12 @@ def explain_model(
             on_batch(len(x))
             return found
     work = prepare(model, x, target, device)
-    points = batch_size or choose_points(work.image_bytes, memory)
-    checks = _checked(work, x, target, explainer, preprocessing) if check else (_LEFT_OUT,)
-    size = batch_size or choose_images(points, explainer.kept * work.inputs(x[:1]).nbytes, memory)
-    maps = _maps(work, x, target, explainer, preprocessing, points, size, on_batch)
+    first = work.inputs(x[:1])
+    written = explainer.written(work.model, first, preprocessing, work.image_bytes)
+    room, size = choose_room(written, first.nbytes, explainer.kept, memory, batch_size)
+    few = room.points if batch_size is None else CHECK_IMAGES
+    checks = _checked(work, x, target, explainer, preprocessing, few) if check else (_LEFT_OUT,)
+    maps = _maps(work, x, target, explainer, preprocessing, room, size, on_batch)
     judged, flagged = explainer.judge(maps.measured)
     validity = Validity((*checks, *judged, *map_checks(maps.relevance)), flagged)
     if check:
@@ -186,7 +189,7 @@ def check_explainable(
     model, explainer = uncompiled(model), as_explainer(explainer)
     check_input(model, x, target, preprocessing)
     explainer.check_input(x, preprocessing)
-    return _checked(prepare(model, x, target, as_device(device)), x, target, explainer, preprocessing)
+    return _checked(prepare(model, x, target, as_device(device)), x, target, explainer, preprocessing, CHECK_IMAGES)
 
 
 def _check_at_least_one(**values: int | None) -> None:
@@ -201,14 +204,14 @@ def _maps(
     target: Target,
     explainer: Explainer,
     preprocessing: Preprocessing,
-    points: int,
+    room: Room,
     size: int,
     on_batch: Callable[[int], object],
 ) -> Maps:
     """All maps on the CPU, `size` images at a time."""
     batches: list[Maps] = []
     for part in torch.arange(len(x)).split(size):
-        maps = explainer.attribute(work.model, work.inputs(x[part]), target.take(part), preprocessing, points)
+        maps = explainer.attribute(work.model, work.inputs(x[part]), target.take(part), preprocessing, room)
         references = {name: value.float().cpu() for name, value in maps.references.items()}
         batches.append(Maps(maps.relevance.float().cpu(), references, maps.measured))
         on_batch(len(part))
@@ -226,9 +229,9 @@ def _joined(references: list[Tensor]) -> Tensor:
 
 
 def _checked(
-    work: Prepared, x: Tensor, target: Target, explainer: Explainer, preprocessing: Preprocessing
+    work: Prepared, x: Tensor, target: Target, explainer: Explainer, preprocessing: Preprocessing, most: int
 ) -> tuple[Check, ...]:
-    few = few_of(len(x))
+    few = few_of(len(x), most)
     checks = explainer.validate(work.model, work.inputs(x[few]), target.take(few), preprocessing)
     if checks:
         Validity(checks).require(_what(work.model, explainer))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from xaibench.attribution.base import Maps
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.checks import Check, at_most
 from xaibench.attribution.differentiation import derivative_checks, gradient_checks, never_alone
 from xaibench.attribution.gradients import FromGradients
@@ -61,7 +62,7 @@ class GradCAM(FromGradients):
         located = at_most("layers with a single location", single, 0, note)
         return (located, *right, *gradient_checks(gradient, f"the locations of '{layer}'"))
 
-    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, room: Room) -> Maps:
         """M as (N, C, H, W) for one batch, in a single pass; no references."""
         maps, gradient = _maps_and_gradient(model, x, target, self._layer(model, x))
         cam = (gradient.mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1, keepdim=True)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from xaibench.attribution.base import Maps, NothingMeasured
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.checks import Check
 from xaibench.attribution.differentiation import checked_gradient, derivative_checks, explained_by, gradient_checks
 from xaibench.attribution.targets import Target
@@ -41,7 +42,7 @@ class InputXGradient(FromGradients):
     name: ClassVar[str] = "input-x-gradient"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "captum")
 
-    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, room: Room) -> Maps:
         """R (N, C, H, W) of one batch, in a single pass; no references."""
         import captum.attr
 

@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from xaibench.attribution.base import Maps
+from xaibench.attribution.base import Maps, PlainPasses
 from xaibench.attribution.baselines import UNIFORM_DRAWS, as_reference, check_baseline, make_baselines
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.checks import Check
 from xaibench.attribution.completeness import explained_difference, judge_images, residual_of
 from xaibench.attribution.differentiation import derivative_checks, explained_by, value_and_gradient
@@ -23,10 +24,11 @@ from xaibench.options import check_types
 __all__ = ["IntegratedGradients"]
 
 RESIDUAL_TOLERANCE = 0.01
+_HEATMAPS = 4
 
 
 @dataclass(frozen=True)
-class IntegratedGradients:
+class IntegratedGradients(PlainPasses):
     """IG_i = (x_i - b_i) * integral over a in [0, 1] of df/dx_i at b + a (x - b), f = z_y - z_r.
 
     By an adaptive trapezoid rule that estimates its own error (see `path_integral.integrate`): most images need 33 to
@@ -82,18 +84,21 @@ class IntegratedGradients:
         return max(RESIDUAL_TOLERANCE, self.tolerance / 2)
 
     @property
-    def kept(self) -> int:
-        """An image's gradients at all points of its paths, and a copy of them while more are added."""
+    def kept(self) -> int:  # type: ignore[override]
+        """The gradients at all points of an image's paths; the paths' directions, the map and what it is judged by."""
         if self.steps is not None:
             return 0
-        return 2 * self.budget * (UNIFORM_DRAWS if self.baseline == "uniform" else 1)
+        paths = UNIFORM_DRAWS if self.baseline == "uniform" else 1
+        return paths * (self.budget + 1) + _HEATMAPS
 
     def validate(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing) -> tuple[Check, ...]:
         """The gradient exists and is the derivative; accuracy is measured on every image, see `judge`."""
         return derivative_checks(model, x, target)
 
-    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
-        """IG (N, C, H, W) of one batch, `points` places on the paths in a pass; reference: `baseline`.
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, room: Room) -> Maps:
+        """IG (N, C, H, W) of one batch, `room.points` places on the paths in a pass; reference: `baseline`.
+
+        Where `room` is too small to keep all gradients of a batch, some are taken again: slower, with the same result.
 
         Measured for each image: `error_estimate` (relative L2, but for fixed steps), `residual` (relative to
         sum |IG|), `gradients` (how many were taken).
@@ -102,8 +107,8 @@ class IntegratedGradients:
         starts = baselines.expand(-1, len(x), -1, -1, -1)
         references = {"baseline": as_reference(baselines)}
         if self.steps is not None:
-            relevance = _by_captum(model, x, target, starts, self.steps, points)
-            difference = explained_difference(model, x, baselines, target, points)
+            relevance = _by_captum(model, x, target, starts, self.steps, room.points)
+            difference = explained_difference(model, x, baselines, target, room.points)
             gradients = torch.full((len(x),), self.steps * len(starts), dtype=torch.float64)
             measured = {"residual": residual_of(relevance, difference), "gradients": gradients}
             return Maps(relevance, references, measured)
@@ -113,8 +118,9 @@ class IntegratedGradients:
             starts,
             self.tolerance,
             self.budget,
-            points,
+            room.points,
             self._largest_residual,
+            room.tensors,
         )
         measured = {
             "error_estimate": result.error.cpu(),

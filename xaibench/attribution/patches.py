@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from xaibench.attribution.base import Maps, NothingMeasured
+from xaibench.attribution.base import Maps, NothingMeasured, PlainPasses
 from xaibench.attribution.baselines import as_reference, check_baseline, make_baselines
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.checks import Check
 from xaibench.attribution.completeness import explained_difference, judge_images, residual_of
 from xaibench.attribution.differentiation import explained_by
@@ -29,7 +30,7 @@ SMALL_IMAGE = 64
 
 
 @dataclass(frozen=True)
-class ShapleySampling:
+class ShapleySampling(PlainPasses):
     """R_p = mean over random orders of f(patches before p, and p) - f(patches before p), f = z_y - z_r (captum).
 
     Patches that are not there show the baseline b. A patch's value is spread evenly over its pixels and channels, so
@@ -47,7 +48,6 @@ class ShapleySampling:
 
     name: ClassVar[str] = "shapley"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "captum")
-    kept: ClassVar[int] = 0
 
     patch: int | None = None
     samples: int = 25
@@ -68,8 +68,8 @@ class ShapleySampling:
         """None ahead of time: efficiency is measured on every image, see `judge`."""
         return ()
 
-    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
-        """R (N, C, H, W) of one batch, `points` covered images in a pass; reference: `baseline`.
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, room: Room) -> Maps:
+        """R (N, C, H, W) of one batch, `room.points` covered images in a pass; reference: `baseline`.
 
         Measured for each image: `residual` = |sum R - (f(x) - f(b))| / sum |heatmap|, f(b) being the mean over the
         baselines.
@@ -83,10 +83,10 @@ class ShapleySampling:
 
         method = captum.attr.ShapleyValueSampling(explained_by(model))
         method.permutation_generator = lambda _features, _samples: iter(orders)
-        values = _mean_over(method, x, target, baselines, points, feature_mask=grid, n_samples=self.samples)
+        values = _mean_over(method, x, target, baselines, room.points, feature_mask=grid, n_samples=self.samples)
         size = torch.bincount(grid.flatten())[grid] * x.shape[1]
         relevance = values / size
-        residual = residual_of(relevance, explained_difference(model, x, baselines, target, points))
+        residual = residual_of(relevance, explained_difference(model, x, baselines, target, room.points))
         return Maps(relevance, {"baseline": as_reference(baselines)}, {"residual": residual})
 
     def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
@@ -142,8 +142,8 @@ class Occlusion(NothingMeasured):
         """None: any network that gives logits can be explained so."""
         return ()
 
-    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
-        """M as (N, C, H, W) for one batch, `points` covered images in a pass; reference: `baseline`."""
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, room: Room) -> Maps:
+        """M as (N, C, H, W) for one batch, `room.points` covered images in a pass; reference: `baseline`."""
         baselines = make_baselines(self.baseline, x, preprocessing, self.seed)
         side, stride = self._window(x)
         channels = x.shape[1]
@@ -154,7 +154,7 @@ class Occlusion(NothingMeasured):
             x,
             target,
             baselines,
-            points,
+            room.points,
             sliding_window_shapes=(channels, side, side),
             strides=(channels, stride, stride),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.base import Maps
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.differentiation import input_gradient
 from xaibench.attribution.gradients import FromGradients
 from xaibench.attribution.targets import Target
@@ -17,6 +19,8 @@ from xaibench.errors import ConfigError
 from xaibench.options import check_types
 
 __all__ = ["SmoothGrad"]
+
+_DRAWS = 50
 
 
 @dataclass(frozen=True)
@@ -48,18 +52,21 @@ class SmoothGrad(FromGradients):
         if not 0 <= self.noise < float("inf"):
             raise ConfigError(f"noise must be a finite share of the range of pixels, >= 0, got {self.noise}")
 
-    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
-        """R (N, C, H, W) of one batch, `points` noisy images in a pass; no references."""
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, room: Room) -> Maps:
+        """R (N, C, H, W) of one batch, `room.points` noisy images in a pass; no references."""
         n = len(x)
         total = torch.zeros_like(x)
-        for part in self._shifts(x, preprocessing).split(max(1, points // n)):
-            noisy = (x + part[:, None]).flatten(0, 1)
-            gradient = input_gradient(model, noisy, target.take(torch.arange(n).repeat(len(part))))
-            total += gradient.unflatten(0, (len(part), n)).sum(dim=0)
+        for shifts in self._shifts(x, preprocessing):
+            for part in shifts.split(max(1, room.points // n)):
+                noisy = (x + part[:, None]).flatten(0, 1)
+                gradient = input_gradient(model, noisy, target.take(torch.arange(n).repeat(len(part))))
+                total += gradient.unflatten(0, (len(part), n)).sum(dim=0)
         return Maps(total / self.samples)
 
-    def _shifts(self, x: Tensor, preprocessing: Preprocessing) -> Tensor:
-        """The noise (samples, C, H, W) in normalised space."""
+    def _shifts(self, x: Tensor, preprocessing: Preprocessing) -> Iterator[Tensor]:
+        """The noise (samples, C, H, W) in normalised space, at most 50 draws at a time."""
         low, high = preprocessing.bounds()
         generator = torch.Generator().manual_seed(self.seed)
-        return (torch.randn((self.samples, *x.shape[1:]), generator=generator) * (self.noise * (high - low))).to(x)
+        for first in range(0, self.samples, _DRAWS):
+            draws = torch.randn((min(_DRAWS, self.samples - first), *x.shape[1:]), generator=generator)
+            yield draws.mul_(self.noise * (high - low)).to(x)

@@ -19,7 +19,7 @@ from xaibench.models.copies import private_copy, uncompiled
 from xaibench.models.logits import logits_in
 from xaibench.validation import require
 
-__all__ = ["Prepared", "check_input", "few_of", "model_name", "prepare"]
+__all__ = ["CHECK_IMAGES", "Prepared", "check_input", "few_of", "model_name", "prepare"]
 
 CHECK_IMAGES = 4
 SAME_TOLERANCE = 1e-3
@@ -59,14 +59,15 @@ def prepare(model: nn.Module, x: Tensor, target: Target, device: torch.device | 
     work = _working_copy(model, device)
     few = x[few_of(len(x))].detach().to(device, dtype)
     _settle(work, model, few[:1])
-    logits, image_bytes = _run(work, few, observed_forward)
+    _, image_bytes = _run(work, few[:1], observed_forward)
+    logits, _ = _run(work, few)
     _check_classes(work, logits, target)
     return Prepared(work, device, dtype, image_bytes)
 
 
-def few_of(n: int) -> Tensor:
-    """Up to 4 indices spread over 0..n-1."""
-    return torch.linspace(0, n - 1, min(CHECK_IMAGES, n)).long()
+def few_of(n: int, most: int = CHECK_IMAGES) -> Tensor:
+    """Up to 4 indices spread over 0..n-1, `most` at most."""
+    return torch.linspace(0, n - 1, min(CHECK_IMAGES, n, most)).long()
 
 
 def model_name(model: nn.Module) -> str:

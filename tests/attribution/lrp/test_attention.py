@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from tests.attribution.lrp.test_gate import SUPPORTED, question, unsettled
 from tests.attribution.lrp.test_mode import Calls, numbers
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.explainers import parse_explainer
 from xaibench.attribution.lrp.books import KINDS, Books
@@ -231,7 +232,7 @@ def test_the_share_of_embeddings_and_class_token_is_told(attention: str, preproc
     model = unsettled(tv.VisionTransformer(32, 8, 1, 2, 16, 32, num_classes=4)).double().requires_grad_(False)
     x = preprocessing(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)).double()
     target, explainer = question(model, x), LRP(attention=attention)
-    measured = explainer.attribute(model, x, target, preprocessing, 8).measured
+    measured = explainer.attribute(model, x, target, preprocessing, Room(8)).measured
     tokens: list[Tensor] = []
     with explainer.modified(model, preprocessing) as copy_:
         copy_.encoder.dropout.register_forward_hook(lambda *call: tokens.append(call[-1]))
@@ -326,5 +327,5 @@ def test_a_vision_transformer_of_timms_is_explained_alike_fused_and_explicitly(p
     for fused in (True, False):
         for block in model.blocks:
             block.attn.fused_attn = fused
-        maps.append(LRP(attention="attnlrp").attribute(model, x, target, preprocessing, 8))
+        maps.append(LRP(attention="attnlrp").attribute(model, x, target, preprocessing, Room(8)))
     torch.testing.assert_close(maps[0].relevance, maps[1].relevance, rtol=1e-4, atol=1e-7)

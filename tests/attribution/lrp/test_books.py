@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.attribution.lrp.test_gate import SUPPORTED, question, unsettled
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.lrp import rules
 from xaibench.attribution.lrp.books import KINDS, Books, in_words
@@ -40,10 +41,10 @@ def test_the_books_of_every_image_balance(name: str, preprocessing: Preprocessin
     exact = copy.deepcopy(model).double()
     with torch.no_grad():
         wanted = target.select(exact(x.double()))
-    measured = LRP().attribute(exact, x.double(), target, preprocessing, 8).measured
+    measured = LRP().attribute(exact, x.double(), target, preprocessing, Room(8)).measured
     torch.testing.assert_close(measured["explained"], wanted, rtol=1e-9, atol=1e-9)
     for composite in COMPOSITES:
-        maps = LRP(composite).attribute(model, x, target, preprocessing, 8)
+        maps = LRP(composite).attribute(model, x, target, preprocessing, Room(8))
         found = maps.relevance.double().sum((1, 2, 3)) + sum(maps.measured[line] for line in ABSORBED)
         torch.testing.assert_close(maps.measured["explained"], explained, rtol=0, atol=rounding)
         torch.testing.assert_close(found, explained, rtol=1e-4, atol=1e-4 * float(maps.relevance.abs().sum()))
@@ -168,7 +169,7 @@ def test_maps_and_books_equal_those_of_a_loop_over_single_outputs(composite: str
     model = unsettled(Residual()).double().requires_grad_(False)
     x = images(preprocessing, 2, 5).double()
     target = question(model, x)
-    maps = LRP(composite).attribute(model, x, target, preprocessing, 8)
+    maps = LRP(composite).attribute(model, x, target, preprocessing, Room(8))
     low, high = (bound.double().expand(1, 3, 5, 5).flatten() for bound in preprocessing.bounds())
     for i in range(2):
         twin = Twin(composite, low, high)
@@ -186,7 +187,7 @@ def test_in_float64_the_books_balance_to_1e_10(name: str, preprocessing: Preproc
     build, size = SUPPORTED[name]
     torch.manual_seed(0)
     model, x = unsettled(build()).double(), images(preprocessing, 2, size).double()
-    measured = LRP().attribute(model, x, question(model, x), preprocessing, 8).measured
+    measured = LRP().attribute(model, x, question(model, x), preprocessing, Room(8)).measured
     assert float(measured["imbalance"].max()) < 1e-10
 
 
@@ -219,7 +220,7 @@ def test_an_explanation_holds_the_books(network, x: Tensor, target: Target, prep
     assert all(value.shape == (5,) and value.dtype == torch.float64 for value in measured.values())
     assert attribution.in_words().startswith("the map accounts for ")
     assert "imbalance of LRP's books" in [check.name for check in attribution.validity.checks]
-    whole = LRP().attribute(network, x, target, preprocessing, 8).measured
+    whole = LRP().attribute(network, x, target, preprocessing, Room(8)).measured
     for line in ("explained", *ABSORBED):
         torch.testing.assert_close(measured[line], whole[line], rtol=1e-4, atol=1e-5)
 

@@ -9,6 +9,7 @@ import torchvision.models as tv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.lrp.books import KINDS
 from xaibench.attribution.lrp.explainer import LRP
@@ -311,7 +312,7 @@ def test_the_box_moves_with_the_image(x: Tensor, preprocessing: Preprocessing) -
     back = Preprocessing(preprocessing.mean[::-1], preprocessing.std[::-1])
     plain, framed = unsettled(FunctionalRelu()), F.pad(x.flip(1, 3), (2, 2, 2, 2), mode="reflect")
     plain.load_state_dict(model.state_dict())
-    wanted = LRP().attribute(plain, framed, target, back, 8).relevance
+    wanted = LRP().attribute(plain, framed, target, back, Room(8)).relevance
     folded = torch.zeros_like(x).requires_grad_()
     moved = F.pad(folded.flip(1, 3), (2, 2, 2, 2), mode="reflect")
     (wanted,) = torch.autograd.grad(moved, folded, grad_outputs=wanted)

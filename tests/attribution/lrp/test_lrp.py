@@ -17,6 +17,7 @@ from zennit.composites import EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlus, 
 from zennit.core import Composite
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.explain import explain_model
 from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.lrp.missing_rules import Trail
@@ -201,13 +202,13 @@ def test_equal_to_zennit_on_the_fused_network(
     options: dict, composite, network: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing
 ) -> None:
     network, x = network.double(), x.double()
-    ours = LRP(**options).attribute(network, x, target, preprocessing, 8)
+    ours = LRP(**options).attribute(network, x, target, preprocessing, Room(8))
     low, high = preprocessing.bounds()
     wanted = _run(composite(low, high, [ResNetCanonizer()]), fused(network), x, target)
     assert ours.relevance.dtype == torch.float64
     torch.testing.assert_close(ours.relevance, wanted, rtol=0, atol=1e-10 * float(wanted.abs().max()))
     assert set(ours.references) == ({"low", "high"} if LRP(**options).composite == "epsilon-gamma-box" else set())
-    named = LRP(**options, canonizer="resnet").attribute(network, x, target, preprocessing, 8).relevance
+    named = LRP(**options, canonizer="resnet").attribute(network, x, target, preprocessing, Room(8)).relevance
     wanted = _run(composite(low, high, [ResNetCanonizer()]), network, x, target)
     assert torch.equal(named, wanted)
 
@@ -221,7 +222,7 @@ def _run(composite: Composite, model: nn.Module, x: Tensor, target: Target) -> T
 
 
 def test_relevance_of_a_layer_is_the_gradient_at_its_tap(network, x: Tensor, target: Target, preprocessing) -> None:
-    whole = LRP().attribute(network, x, target, preprocessing, 8).relevance
+    whole = LRP().attribute(network, x, target, preprocessing, Room(8)).relevance
     before = {name: value.clone() for name, value in network.state_dict().items()}
     bias_free = LRP(epsilon=1e-12)
     with bias_free.modified(network, preprocessing) as copy_, tapped(copy_, ["layer2", "layer3.0.bn2"]) as outputs:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.base import Maps, logits_of, reason
+from xaibench.attribution.batch_size import Room, observed_forward
 from xaibench.attribution.checks import Check, at_most
 from xaibench.attribution.completeness import judge_images
 from xaibench.attribution.differentiation import alone_check
@@ -117,7 +118,7 @@ class LRP:
                 "make it with the model's own preprocessing"
             )
 
-    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, points: int) -> Maps:
+    def attribute(self, model: nn.Module, x: Tensor, target: Target, preprocessing: Preprocessing, room: Room) -> Maps:
         """Relevance (N, C, H, W) of one batch; references of the box rule: its bounds `low`, `high` (1, C, 1, 1).
 
         Measured for each image: `explained`, f = z_y - z_r of the canonised network, and with canonizer=auto
@@ -129,6 +130,16 @@ class LRP:
         bounds = {"low": network.options.low, "high": network.options.high}
         relevance, measured = network.balanced(x, target)
         return Maps(relevance, bounds if COMPOSITES[self.composite].box else {}, measured)
+
+    def written(self, model: nn.Module, x: Tensor, preprocessing: Preprocessing, plain: int) -> int:
+        """Held constant, attention is one operation, as it is in the model; else it is written out."""
+        if self.attention == "constant":
+            return plain
+        try:
+            with self.modified(model, preprocessing) as network:
+                return observed_forward(network, x)[1]
+        except (ExplanationError, *_MISFIT):
+            return plain  # `validate` tells what is wrong
 
     @contextmanager
     def modified(
