@@ -3,8 +3,8 @@
     python benchmarks/explain_memory.py --memory 512
 
 Each measurement is a process of its own (Linux): the highest resident memory during `explain_model`, checks included,
-less that before. Copies of the weights come on top of the budget. Networks with random weights explain `--images` random
-images: a ResNet-18 by every explainer, and below by what asks for most memory beside a network's own passes:
+less that before. Copies of the weights come on top of the budget. Networks with random weights explain `--images`
+random images: a ResNet-18 by every explainer, and below by what asks for most memory beside a network's own passes:
 
 light        a network of two layers (224 pixels), whose passes take less than the gradients that integrated gradients
              keep

@@ -99,7 +99,7 @@ def restarts(q: Question, points: int) -> Answer:
     """Points doubled, from nothing each time, for images whose residual is above 2% of |f(x) - f(b)|."""
     start = time.perf_counter()
     black = q.preprocessing.bounds()[0].expand(1, 1, *q.x.shape[1:])
-    owed = explained_difference(q.model, q.x, black, q.target, points)
+    owed, _ = explained_difference(q.model, q.x, black, q.target, points)
     heatmaps, gradients = torch.zeros(q.x.shape[0], *q.x.shape[2:]), torch.zeros(len(q.x))
     left = torch.arange(len(q.x))
     for steps in DOUBLED:

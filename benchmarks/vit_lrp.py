@@ -101,7 +101,7 @@ def measured(model: nn.Module, test: ImageSet, images: int, seed: int) -> list[d
         row = {"explainer": text, "flipping": np.nanmean(gap), "undefined": int(np.isnan(gap).sum())}
         row |= {name: np.nanmean(LOCALISATIONS[name](maps, part.masks)) for name in ("auc", "mass")}
         row |= {f"{name} chance": np.nanmean(LOCALISATIONS[name].chance(maps, part.masks)) for name in ("auc", "mass")}
-        absorbed = clean.measured.get("absorbed_constant")
+        absorbed = clean.measured.get("absorbed_embedding")
         if absorbed is not None:
             row["to embeddings"] = float((absorbed / clean.measured["explained"]).median())
             row["accounted for"] = float((clean.heatmaps.sum(dim=(1, 2)) / clean.measured["explained"]).median())

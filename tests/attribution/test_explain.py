@@ -51,6 +51,7 @@ def test_the_result_carries_its_provenance(network: nn.Module, x, target, prepro
         "operations without an LRP rule",
         "relative output difference",
         "LRP conservation error",
+        "share of relevance left to stabilisers",
         "change of one image's relevance in a batch",
         "imbalance of LRP's books",
         "maps with non-finite values",

@@ -193,6 +193,18 @@ def test_a_step_that_no_node_sees_shows_in_the_residual(preprocessing: Preproces
     assert attribution.validity.flagged == (1,)
 
 
+@pytest.mark.parametrize("explainer", ["ig", "ig:steps=20", "shapley:samples=1,patch=8"])
+def test_an_image_that_is_its_own_baseline_owes_nothing(explainer: str, network, x, target, preprocessing) -> None:
+    """Its logits differ by their rounding from batch to batch, and its map is 0 everywhere."""
+    x = x.clone()
+    x[1] = x[3] = preprocessing.bounds()[0][0]
+    with torch.no_grad():
+        network.fc.bias.add_(100)  # so that there is much to round
+    maps = explain_model(network, x, target, explainer, preprocessing)
+    assert maps.measured["residual"][[1, 3]].tolist() == [0, 0]
+    assert not {1, 3} & set(maps.validity.flagged)
+
+
 def test_what_is_measured_is_stored_with_the_maps(network, x, target, preprocessing, tmp_path: Path) -> None:
     ours = explain_model(network, x, target, IntegratedGradients(), preprocessing)
     again = Attribution.load(ours.save(tmp_path / "ig.safetensors"))

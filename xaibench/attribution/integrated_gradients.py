@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from xaibench.attribution.base import Maps, PlainPasses
+from xaibench.attribution.base import Maps, PlainPasses, logits_of
 from xaibench.attribution.baselines import UNIFORM_DRAWS, as_reference, check_baseline, make_baselines
 from xaibench.attribution.batch_size import Room
 from xaibench.attribution.checks import Check
-from xaibench.attribution.completeness import explained_difference, judge_images, residual_of
+from xaibench.attribution.completeness import explained_difference, judge_images, residual_of, rounding_of
 from xaibench.attribution.differentiation import derivative_checks, explained_by, value_and_gradient
 from xaibench.attribution.path_integral import FIRST_NODES, integrate
 from xaibench.attribution.targets import Target
@@ -108,10 +108,11 @@ class IntegratedGradients(PlainPasses):
         references = {"baseline": as_reference(baselines)}
         if self.steps is not None:
             relevance = _by_captum(model, x, target, starts, self.steps, room.points)
-            difference = explained_difference(model, x, baselines, target, room.points)
+            owed = explained_difference(model, x, baselines, target, room.points)
             gradients = torch.full((len(x),), self.steps * len(starts), dtype=torch.float64)
-            measured = {"residual": residual_of(relevance, difference), "gradients": gradients}
+            measured = {"residual": residual_of(relevance, *owed), "gradients": gradients}
             return Maps(relevance, references, measured)
+        rounding = rounding_of(torch.cat([logits_of(model, part) for part in x.split(room.points)]))
         result = integrate(
             lambda at, image: value_and_gradient(model, at, target.take(image.cpu())),
             x,
@@ -120,11 +121,12 @@ class IntegratedGradients(PlainPasses):
             self.budget,
             room.points,
             self._largest_residual,
+            rounding,
             room.tensors,
         )
         measured = {
             "error_estimate": result.error.cpu(),
-            "residual": residual_of(result.value, result.difference.cpu()),
+            "residual": residual_of(result.value, result.difference.cpu(), rounding),
             "gradients": result.gradients.cpu().double(),
         }
         return Maps(result.value, references, measured)

@@ -86,7 +86,7 @@ class ShapleySampling(PlainPasses):
         values = _mean_over(method, x, target, baselines, room.points, feature_mask=grid, n_samples=self.samples)
         size = torch.bincount(grid.flatten())[grid] * x.shape[1]
         relevance = values / size
-        residual = residual_of(relevance, explained_difference(model, x, baselines, target, room.points))
+        residual = residual_of(relevance, *explained_difference(model, x, baselines, target, room.points))
         return Maps(relevance, {"baseline": as_reference(baselines)}, {"residual": residual})
 
     def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:

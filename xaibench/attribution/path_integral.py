@@ -12,8 +12,6 @@ from xaibench.attribution.path_gradients import Differentiate, PathGradients
 
 __all__ = ["FIRST_NODES", "PathIntegral", "integrate"]
 
-_ROUNDING = 1e-6  # of f: what a map may miss of f(x) - f(b) by the rounding of float32
-
 FIRST_NODES = 33
 
 # An image's intervals of which at most this share is halved in one round: more rounds place nodes better, fewer make
@@ -70,6 +68,7 @@ def integrate(
     budget: int,
     points: int,
     residual: float = math.inf,
+    rounding: Tensor | float = 0.0,
     kept: int | None = None,
 ) -> PathIntegral:
     """Integrate the gradient of f from each of `starts` b (S, N, C, H, W) to x (N, C, H, W), and average over S.
@@ -93,9 +92,10 @@ def integrate(
     An image's intervals are halved until error <= tolerance and |sum value - difference| <= residual * sum |value|, or
     until `budget` gradients for each of its paths are used up. The paths of an image share their end.
 
-    points  how many points `differentiate` gets at once
-    kept    how many gradients are kept at most; others that are needed again are taken again. None: all, so that
-            no point is asked for twice
+    points    how many points `differentiate` gets at once
+    rounding  (N,) or one for all: what is too little to count of sum value - difference
+    kept      how many gradients are kept at most; others that are needed again are taken again. None: all, so that
+              no point is asked for twice
 
     What the maps owe to `points` and `kept`, and to which images share a batch, is the rounding of `differentiate`.
     """
@@ -108,7 +108,7 @@ def integrate(
     f = gradients.values
     starts_at = n + torch.arange(s * n, device=x.device) * (FIRST_NODES // 2)
     difference = f[:n] - f[starts_at].unflatten(0, (s, n)).mean(dim=0)
-    rounding = _ROUNDING * torch.maximum(f[:n].abs(), difference.abs())
+    rounding = torch.as_tensor(rounding, dtype=torch.float64, device=x.device)
     while True:
         image = image_of[intervals.path]
         squares = _squares(intervals, image, state.bent)

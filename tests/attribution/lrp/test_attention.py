@@ -241,7 +241,7 @@ def test_the_share_of_embeddings_and_class_token_is_told(attention: str, preproc
         (upper,) = torch.autograd.grad(logits, tokens[-1], grad_outputs=logits.detach() * start)
     share = upper / tokens[-1].detach()
     wanted = (share * model.encoder.pos_embedding).sum((1, 2)) + (share[:, :1] * model.class_token).sum((1, 2))
-    torch.testing.assert_close(measured["absorbed_constant"], wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(measured["absorbed_embedding"], wanted, rtol=1e-4, atol=1e-6)
     assert bool((wanted.abs() > 1e-3).all())
 
 

@@ -159,10 +159,11 @@ def question(model: nn.Module, x: Tensor) -> Target:
 
 
 def test_a_resnet_passes_with_errors_far_below_the_bounds(network: nn.Module, x, target: Target, preprocessing) -> None:
-    uncovered, difference, conservation, alone = LRP().validate(network, x, target, preprocessing)
+    uncovered, difference, conservation, stabilisers, alone = LRP().validate(network, x, target, preprocessing)
     assert uncovered.value == 0
     assert 0 < difference.value < 3e-4
     assert conservation.value < 1e-5
+    assert stabilisers.value < 1e-3
     assert alone.value < 1e-5
 
 
@@ -212,10 +213,13 @@ def test_these_networks_pass_with_errors_far_below_the_bounds(name: str, preproc
     torch.manual_seed(0)
     model = unsettled(build())
     x = preprocessing(torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8))
-    uncovered, difference, conservation, alone = LRP().validate(model, x, question(model, x), preprocessing)
+    uncovered, difference, conservation, stabilisers, alone = LRP().validate(
+        model, x, question(model, x), preprocessing
+    )
     assert uncovered.value == 0, uncovered.note
     assert difference.value < 1e-4
     assert conservation.value < 1e-5
+    assert stabilisers.passed
     assert alone.value < 1e-3
 
 
@@ -357,3 +361,30 @@ def test_each_image_that_loses_relevance_is_flagged_wherever_it_stands() -> None
     assert flagged == (2, 3)
     assert all(check.passed for check in checks)
     assert "2 of 6 maps lose over 2% of their relevance" in checks[-1].note
+
+
+@pytest.mark.parametrize(("scale", "passes"), [(1.0, True), (1e-7, False)])
+def test_a_network_whose_values_drown_in_stabilisers_is_refused(scale: float, passes: bool, x, preprocessing) -> None:
+    """The same function, from weights that are too small for the rules' denominators."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), Pooled(), nn.Linear(8, 4)
+    ).eval()
+    with torch.no_grad():
+        for value in (model[0].weight, model[0].bias, model[2].bias):
+            value.mul_(scale)
+        model[-1].weight.div_(scale)
+    target = question(model, x)
+    if passes:
+        assert explain_model(model, x, target, LRP(), preprocessing).validity.flagged == ()
+        return
+    with pytest.raises(ExplanationError, match=r"share of relevance left to stabilisers is .* \(outputs are as small"):
+        explain_model(model, x, target, LRP(), preprocessing)
+    maps = explain_model(model, x, target, LRP(), preprocessing, check=False)
+    assert maps.validity.flagged == (0, 1, 2, 3, 4)
+    explain_model(model, x, target, LRP(epsilon=1e-7), preprocessing)  # what one asks for oneself is no fault
+
+
+class Pooled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))

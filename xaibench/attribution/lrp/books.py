@@ -12,13 +12,13 @@ from xaibench.attribution.targets import Target
 
 __all__ = ["KINDS", "Books", "in_words", "total"]
 
-KINDS = ("convolution", "linear", "normalisation", "constant", "softmax", "stabiliser", "missing_sign")
+KINDS = ("convolution", "linear", "normalisation", "embedding", "constant", "softmax", "stabiliser", "missing_sign")
 """What absorbs relevance:
 
 convolution, linear  biases of these layers, folded batch normalisations among them
 normalisation        shifts of layer normalisations and of batch normalisations that are not folded
-constant             whatever else is added or joined and does not depend on the image: class tokens, position
-                     embeddings, padding
+embedding            parameters that are added or joined: class tokens, position embeddings
+constant             whatever else is added or joined and does not depend on the image: numbers, buffers, padding
 softmax              the constant term of its Taylor expansion, where relevance passes through it
 stabiliser           what is added to denominators
 missing_sign         outputs without a contribution of the sign that the z+ and alpha-beta rules share out by
@@ -26,6 +26,7 @@ missing_sign         outputs without a contribution of the sign that the z+ and 
 
 _PARTS = {
     "biases": ("convolution", "linear", "normalisation"),
+    "embeddings": ("embedding",),
     "constants": ("constant",),
     "softmax": ("softmax",),
     "stabilisers": ("stabiliser",),
@@ -87,7 +88,7 @@ class Books:
 
 
 def in_words(measured: Mapping[str, Tensor]) -> str:
-    """What `Books.balance` says, in the median over the images, without parts below 0.5%.
+    """What `Books.balance` says, without parts below 0.5%; of several images each part's median, which need not add up.
 
     >>> one = {f"absorbed_{kind}": torch.zeros(1) for kind in KINDS} | {"absorbed_linear": torch.tensor([3.0])}
     >>> in_words(one | {"explained": torch.tensor([4.0])})
@@ -96,11 +97,16 @@ def in_words(measured: Mapping[str, Tensor]) -> str:
     explained = measured["explained"]
     if not bool(explained.any()):
         return "z_y and z_r are equal, so that there is nothing to account for"
-    parts = {name: sum(measured[f"absorbed_{kind}"] for kind in kinds) / explained for name, kinds in _PARTS.items()}
+    nothing = torch.zeros_like(explained)  # for what maps of earlier versions do not tell
+    parts = {
+        name: sum(measured.get(f"absorbed_{kind}", nothing) for kind in kinds) / explained
+        for name, kinds in _PARTS.items()
+    }
     own = 1 - torch.stack(list(parts.values())).sum(dim=0)
     shares = {name: 100 * float(part.nanmedian()) for name, part in parts.items()}
     absorbed = "".join(f", {name} for {_percent(share)}" for name, share in shares.items() if not abs(share) < 0.5)
-    return f"the map accounts for {_percent(100 * float(own.nanmedian()))} of z_y - z_r{absorbed}"
+    told = f"the map accounts for {_percent(100 * float(own.nanmedian()))} of z_y - z_r{absorbed}"
+    return told if len(explained) == 1 else f"in the median {told}"
 
 
 def _percent(number: float) -> str:

@@ -30,7 +30,19 @@ __all__ = ["CANONIZERS", "COMPOSITES", "LRP"]
 OUTPUT_TOLERANCE = 1e-3
 CONSERVATION_TOLERANCE = 1e-3
 LOST_TOLERANCE = 0.02
-_NO_TAKER = "outputs without contributions of a sign that the rule uses"
+# What a map must not lose much to: kind -> (how its share is called, why, what helps).
+_LOSSES = {
+    "missing_sign": (
+        "without a taker",
+        "outputs have no contributions of a sign that the rule uses, as in depthwise convolutions",
+        "use composite=epsilon-gamma-box",
+    ),
+    "stabiliser": (
+        "left to stabilisers",
+        "outputs are as small as what is added to denominators",
+        "use ig, or scale the network's weights so that its activations are larger",
+    ),
+}
 
 # What torch, zennit or a network may raise where the rules do not fit it.
 _MISFIT = (RuntimeError, AttributeError, LookupError, TypeError, ValueError)
@@ -168,7 +180,8 @@ class LRP:
         conservation error          the largest imbalance, see `attribute`; with zennit's canonizers that of the
                                     network with all biases zeroed, see `Canonised.error_without_biases`
         relevance without a taker   the largest |absorbed_missing_sign| / (|f| + sum |absorbed|): where outputs have no
-                                    contributions of a sign that the rule uses
+                                    contributions of a sign that the rule uses; only where there is some
+        relevance left to stabilisers   likewise of absorbed_stabiliser, where `epsilon` is left as it is
         change in a batch           |R alone - R in a batch| / |R| of the first image
         """
         network = self._canonised(model, preprocessing, x)
@@ -204,7 +217,7 @@ class LRP:
         ]
         try:
             relevance, measured = network.balanced(x, target)
-            checks += _conservation(network, x, target, measured)
+            checks += self._conservation(network, x, target, measured)
         except _MISFIT as error:
             note = f"LRP cannot take this network: {reason(error)}"
             checks.append(at_most("LRP conservation error", float("nan"), CONSERVATION_TOLERANCE, note))
@@ -215,26 +228,50 @@ class LRP:
     def judge(self, measured: Mapping[str, Tensor]) -> tuple[tuple[Check, ...], tuple[int, ...]]:
         """The relevance of every map and what was absorbed on its way sum to the explained output, but for rounding.
 
-        An image is flagged where more than 2% of its relevance has no taker, as `validate` tells of the first ones.
-        Nothing with zennit's canonizers, which do not tell what is absorbed.
+        An image is flagged where more than 2% of its relevance has no taker or is left to stabilisers, as `validate`
+        tells of the first ones. Nothing with zennit's canonizers, which do not tell what is absorbed.
         """
         if "imbalance" not in measured:
             return (), ()
         worst = float(measured["imbalance"].max())
         note = "largest |sum of relevance and of what is absorbed - explained output| of an image, relative"
-        checks = (at_most("imbalance of LRP's books", worst, IMBALANCE_TOLERANCE, note),)
-        lost = _lost(measured) > LOST_TOLERANCE
-        if not bool(lost.any()):
-            return checks, ()
-        remedy = "use composite=epsilon-gamma-box"
-        shares, flagged = judge_images(
-            lost, f"maps lose over {LOST_TOLERANCE:.0%} of their relevance, {_NO_TAKER}", remedy
-        )
-        return (*checks, *shares), flagged
+        checks = [at_most("imbalance of LRP's books", worst, IMBALANCE_TOLERANCE, f"{note}; {in_words(measured)}")]
+        flagged: set[int] = set()
+        for kind, lost in self._lost(measured):
+            if bool((lost > LOST_TOLERANCE).any()):
+                _, why, remedy = _LOSSES[kind]
+                what = f"maps lose over {LOST_TOLERANCE:.0%} of their relevance, as {why}"
+                shares, images = judge_images(lost > LOST_TOLERANCE, what, remedy)
+                checks += shares
+                flagged |= set(images)
+        return tuple(checks), tuple(sorted(flagged))
 
     def in_words(self, measured: Mapping[str, Tensor]) -> str:
         """How much of z_y - z_r the map accounts for, and how much biases, constants and stabilisers absorb."""
         return in_words(measured) if "imbalance" in measured else ""
+
+    def _conservation(
+        self, network: Canonised, x: Tensor, target: Target, measured: Mapping[str, Tensor]
+    ) -> Iterator[Check]:
+        if network.by_zennit:
+            error = network.error_without_biases(x, target)
+            note = "sum of relevance against the explained output, biases zeroed"
+            yield at_most("LRP conservation error", error, CONSERVATION_TOLERANCE, note)
+            return
+        note = "sum of relevance and of what is absorbed against the explained output"
+        yield at_most("LRP conservation error", float(measured["imbalance"].max()), IMBALANCE_TOLERANCE, note)
+        for kind, lost in self._lost(measured):
+            if bool(lost.any()):
+                name, why, remedy = _LOSSES[kind]
+                yield at_most(f"share of relevance {name}", float(lost.max()), LOST_TOLERANCE, f"{why}: {remedy}")
+
+    def _lost(self, measured: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """The shares of each image's relevance (N,) that get lost, by kind; an epsilon of one's own is asked for."""
+        size = measured["explained"].abs() + sum(measured[f"absorbed_{kind}"].abs() for kind in KINDS)
+        for kind in _LOSSES:
+            if kind != "stabiliser" or self.epsilon == type(self).epsilon:
+                lost = measured[f"absorbed_{kind}"].abs()
+                yield kind, torch.where(lost > 0, lost / size, 0.0)
 
     @property
     def _remedy(self) -> str:
@@ -250,27 +287,6 @@ class LRP:
 
     def _canonised(self, model: nn.Module, preprocessing: Preprocessing, like: Tensor) -> Canonised:
         return Canonised(model, self.composite, self.canonizer, self._options(preprocessing, like))
-
-
-def _conservation(network: Canonised, x: Tensor, target: Target, measured: Mapping[str, Tensor]) -> Iterator[Check]:
-    if network.by_zennit:
-        error = network.error_without_biases(x, target)
-        note = "sum of relevance against the explained output, biases zeroed"
-        yield at_most("LRP conservation error", error, CONSERVATION_TOLERANCE, note)
-        return
-    note = "sum of relevance and of what is absorbed against the explained output"
-    yield at_most("LRP conservation error", float(measured["imbalance"].max()), IMBALANCE_TOLERANCE, note)
-    lost = _lost(measured)
-    if bool(lost.any()):
-        note = f"{_NO_TAKER}, as in depthwise convolutions: use composite=epsilon-gamma-box"
-        yield at_most("share of relevance without a taker", float(lost.max()), LOST_TOLERANCE, note)
-
-
-def _lost(measured: Mapping[str, Tensor]) -> Tensor:
-    """The share of each image's relevance (N,) that has no taker."""
-    lost = measured["absorbed_missing_sign"].abs()
-    size = measured["explained"].abs() + sum(measured[f"absorbed_{kind}"].abs() for kind in KINDS)
-    return torch.where(lost > 0, lost / size, 0.0)
 
 
 def _alone(network: Canonised, x: Tensor, target: Target, first: Tensor) -> Check:

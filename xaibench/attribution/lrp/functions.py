@@ -64,20 +64,19 @@ class Leave(torch.autograd.Function):
 
 
 class Absorb(torch.autograd.Function):
-    """The identity of y, of which those values are constants where `constant`, shaped as y, is 1 and not 0."""
+    """The identity of y, whose values are constants of a kind of `books.KINDS` where its mask, shaped as y, is 1."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, constant: Tensor, books: Books) -> Tensor:
-        ctx.save_for_backward(constant)
-        ctx.books = books
+    def forward(ctx: Any, y: Tensor, books: Books, kinds: tuple[str, ...], *masks: Tensor) -> Tensor:
+        ctx.save_for_backward(*masks)
+        ctx.books, ctx.kinds = books, kinds
         return y.view_as(y)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upper: Tensor) -> tuple[Tensor, None, None]:
-        (constant,) = ctx.saved_tensors
-        ctx.books.enter({"constant": total(constant * upper)})
-        return upper, None, None
+    def backward(ctx: Any, upper: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.books.enter({kind: total(mask * upper) for kind, mask in zip(ctx.kinds, ctx.saved_tensors)})
+        return upper, None, None, *(None for _ in ctx.kinds)
 
 
 class TaylorSoftmax(torch.autograd.Function):

@@ -73,6 +73,7 @@ class RelevanceMode(Propagation):
         def forward(x: Tensor) -> Tensor:
             if twin:
                 fold_norms(model, twin.pop(), x)
+            self.parameters = frozenset(value.untyped_storage().data_ptr() for value in model.parameters())
             self.start(x)
             with self:
                 logits: Tensor = plain(x)

@@ -79,7 +79,7 @@ def _sum(lrp: Propagation, func: Any, a: Any, b: Any, **kwargs: Any) -> Any:
     if varies(a) and varies(b):
         return lrp.affine(function, a, b)
     constant = function(*(v.new_zeros(()) if varies(v) else v for v in (a, b)))
-    return lrp.affine(function, a, b, constant=constant, kind="constant")
+    return lrp.affine(function, a, b, constant=constant, kind=lrp.kind_of(b if varies(a) else a))
 
 
 def _product(lrp: Propagation, func: Any, a: Any, b: Any) -> Any:
@@ -130,7 +130,7 @@ def _pad(
 ) -> Any:
     result = func(input, pad, mode, value)
     if mode == "constant" and lrp.books is not None:
-        result = Absorb.apply(result, func(torch.zeros_like(input), pad, mode, 1.0), lrp.books)
+        result = Absorb.apply(result, lrp.books, ("constant",), func(torch.zeros_like(input), pad, mode, 1.0))
     result = lrp.moved(result, lambda part: func(part, pad, mode, value), input)
     if mode == "constant" and not value:
         lrp.padded = result, input, pad

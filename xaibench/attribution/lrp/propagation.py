@@ -26,6 +26,7 @@ class Propagation(TorchFunctionMode):
     books   where set, the backward pass enters what constants and stabilisers absorb
     trail   where set, notes which tensors are taken for constants; see `missing_rules.Trail`
     padded  the last zero padding: (result, what was padded, by how much); a convolution takes it over as its own
+    parameters  where the network's parameters lie in memory
     """
 
     def __init__(self, rules: Rules, books: Books | None = None) -> None:
@@ -34,6 +35,7 @@ class Propagation(TorchFunctionMode):
         self.books = books
         self.trail: Trail | None = None
         self.padded: tuple[Tensor, Tensor, Any] | None = None
+        self.parameters: frozenset[int] = frozenset()
         self._before_first = True
         self._bounds: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # of the images and rearrangements of them
 
@@ -65,9 +67,17 @@ class Propagation(TorchFunctionMode):
 
     def joined(self, result: Tensor, join: Callable[..., Tensor], *sources: Tensor) -> Tensor:
         """`result` = join(*sources), for a `join` that puts values beside each other, of which some are constants."""
-        if self.books is None or all(map(varies, sources)):
+        kinds = [None if varies(source) else self.kind_of(source) for source in sources]
+        found = tuple(sorted({kind for kind in kinds if kind is not None}))
+        if self.books is None or not found:
             return result
-        return Absorb.apply(result, join(*(torch.full_like(v, not varies(v)) for v in sources)), self.books)
+        masks = (join(*(torch.full_like(v, own == kind) for v, own in zip(sources, kinds))) for kind in found)
+        return Absorb.apply(result, self.books, found, *masks)
+
+    def kind_of(self, constant: Any) -> str:
+        """Of `books.KINDS`: "embedding" for a parameter of the network or a view of one, else "constant"."""
+        lies = constant.untyped_storage().data_ptr() if isinstance(constant, Tensor) else None
+        return "embedding" if lies in self.parameters else "constant"
 
     def note_constants(self, name: str, *values: Any) -> None:
         """Tell `trail` which of the operands of the function `name` are taken for constants."""
