@@ -269,19 +269,64 @@ class Masked(nn.Module):
         return self.head(F.scaled_dot_product_attention(h, h, h, **self.options)[:, 0].mean(1))
 
 
+CAUSAL = torch.ones(16, 16, dtype=torch.bool).tril()
+VALUES = torch.randn(16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def explained(model: nn.Module, x: Tensor, preprocessing: Preprocessing) -> Attribution:
+    """AttnLRP of a network whose weights are drawn anew, always the same, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    for value in model.double().parameters():
+        value.data.copy_(torch.randn(value.shape, generator=generator, dtype=value.dtype))
+    explainer = LRP("epsilon-plus", attention="attnlrp")
+    return explain_model(model.eval(), x.double(), question(model, x.double()), explainer, preprocessing)
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("options", "low"),
     [
-        {"is_causal": True},
-        {"attn_mask": torch.eye(16, dtype=torch.bool)},
-        {"attn_mask": torch.full((16, 16), -torch.inf).triu(1)},
+        ({"is_causal": True}, torch.zeros(16, 16)),
+        ({"attn_mask": CAUSAL}, torch.zeros(16, 16)),
+        ({"attn_mask": torch.zeros(16, 16).double().masked_fill(~CAUSAL, -torch.inf)}, torch.zeros(16, 16)),
+        ({"attn_mask": VALUES.masked_fill(~CAUSAL, -torch.inf)}, VALUES),
     ],
 )
-def test_attention_with_holes_is_refused_by_attnlrp(options: dict, x: Tensor, preprocessing: Preprocessing) -> None:
-    torch.manual_seed(0)
-    model = Masked(**options).eval()
+def test_attention_with_holes_is_as_with_very_low_scores(options, low: Tensor, x: Tensor, preprocessing) -> None:
+    maps = explained(Masked(**options), x, preprocessing)
+    wanted = explained(Masked(attn_mask=low.double().masked_fill(~CAUSAL, -1e4)), x, preprocessing)
+    torch.testing.assert_close(maps.relevance, wanted.relevance, rtol=1e-5, atol=1e-6)
+    for kind in ("softmax", "constant"):
+        line = f"absorbed_{kind}"
+        torch.testing.assert_close(maps.measured[line], wanted.measured[line], rtol=1e-6, atol=1e-8)
+    assert float(maps.measured["imbalance"].max()) < 1e-12
+
+
+def test_heads_that_share_keys_and_values(x: Tensor, preprocessing: Preprocessing) -> None:
+    class Grouped(nn.Module):
+        def __init__(self, grouped: bool) -> None:
+            super().__init__()
+            self.grouped, self.q, self.k, self.head = grouped, nn.Linear(3, 8), nn.Linear(3, 4), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = x[:, :, :4, :4].flatten(2).transpose(1, 2)
+            q, k = (layer(tokens).unflatten(2, (-1, 2)).transpose(1, 2) for layer in (self.q, self.k))
+            if not self.grouped:
+                k = k.repeat_interleave(2, 1)
+            mixed = F.scaled_dot_product_attention(q, k, k, enable_gqa=self.grouped)
+            return self.head(mixed.transpose(1, 2).flatten(2).mean(1))
+
+    shared, apart = (explained(Grouped(grouped), x, preprocessing) for grouped in (True, False))
+    torch.testing.assert_close(shared.relevance, apart.relevance, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_with_a_mask_that_depends_on_the_image_has_no_rule(x: Tensor, preprocessing: Preprocessing) -> None:
+    class Own(Masked):
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.embed(x[:, :, :4, :4].flatten(2).transpose(1, 2))[:, None]
+            return self.head(F.scaled_dot_product_attention(h, h, h, attn_mask=h @ h.transpose(2, 3))[:, 0].mean(1))
+
     with pytest.raises(ExplanationError, match="operations without an LRP rule is"):
-        explain_model(model, x, question(model, x), LRP("epsilon-plus", attention="attnlrp"), preprocessing)
+        explained(Own(), x, preprocessing)
 
 
 @pytest.mark.parametrize("scale", [None, 0.3])
@@ -309,7 +354,7 @@ def test_a_product_of_two_signals_has_a_rule_with_attnlrp_alone() -> None:
     [
         ("lrp:attention=atnlrp", UnknownNameError, "did you mean 'attnlrp'"),
         ("lrp:linear_gamma=-1", ConfigError, "linear_gamma must be a finite number >= 0, got -1.0"),
-        ("lrp:attention=attnlrp,canonizer=none", ConfigError, "needs canonizer=auto, got canonizer=none: leave out"),
+        ("lrp:attention=constant,canonizer=none", ConfigError, "needs canonizer=auto, got canonizer=none: leave out"),
         ("lrp:linear_gamma=1,canonizer=resnet", ConfigError, r"linear_gamma=1.0 needs canonizer=auto, .*: leave out"),
     ],
 )

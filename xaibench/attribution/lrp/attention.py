@@ -21,7 +21,7 @@ def softmax(lrp: Propagation, func: Any, input: Tensor, dim: int | None = None, 
         return NotImplemented
     if kwargs.get("dtype") not in (None, input.dtype):
         return NotImplemented
-    return TaylorSoftmax.apply(input, dim, lrp.books)
+    return TaylorSoftmax.apply(input, dim, lrp.books, None)
 
 
 def scaled_dot_product_attention(
@@ -45,13 +45,22 @@ def _explicit_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    # Masks with -inf are left out: the sum of scores and mask has no epsilon rule there.
-    finite = attn_mask is None or (attn_mask.is_floating_point() and bool(attn_mask.isfinite().all()))
-    if dropout_p or is_causal or enable_gqa or not finite:
+    if dropout_p or varies(attn_mask):
         return NotImplemented
+    seen = None  # of the keys, by each query; the sum of scores and -inf has no epsilon rule
+    if is_causal:
+        seen = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    elif attn_mask is not None and attn_mask.dtype == torch.bool:
+        seen, attn_mask = attn_mask, None
+    elif attn_mask is not None and not bool(attn_mask.isfinite().all()):
+        seen = attn_mask != -math.inf
+        attn_mask = attn_mask.masked_fill(~seen, 0.0)
     with lrp:
+        if enable_gqa:  # several heads of queries share one of keys and values
+            key, value = (part.repeat_interleave(query.shape[-3] // part.shape[-3], -3) for part in (key, value))
         scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-        return (scores if attn_mask is None else scores + attn_mask).softmax(-1) @ value
+        scores = scores if attn_mask is None else scores + attn_mask
+        return TaylorSoftmax.apply(scores, -1, lrp.books, seen) @ value
 
 
 def multi_head_attention(

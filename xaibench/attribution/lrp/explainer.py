@@ -85,7 +85,7 @@ class LRP:
     gamma: float = 1.0
     epsilon: float = 1e-6
     canonizer: str = "auto"
-    attention: str = "constant"
+    attention: str = "attnlrp"
     linear_gamma: float = 0.0
 
     def __post_init__(self) -> None:

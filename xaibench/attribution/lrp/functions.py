@@ -84,24 +84,26 @@ class TaylorSoftmax(torch.autograd.Function):
 
     The expansion's constant term s_j (1 - x_j + <s, x>) takes R_j times that over s_j, entered as "softmax".
 
+    seen  False for what the softmax leaves out (s = 0), True for the rest; None: nothing is left out
+
     Source: Achtibat et al. 2024, arXiv 2402.05602, proposition 3.1.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dim: int, books: Books | None) -> Tensor:
-        s = x.softmax(dim)
+    def forward(ctx: Any, x: Tensor, dim: int, books: Books | None, seen: Tensor | None) -> Tensor:
+        s = x.softmax(dim) if seen is None else x.masked_fill(~seen, -torch.inf).softmax(dim).nan_to_num()
         ctx.save_for_backward(x, s)
-        ctx.dim, ctx.books = dim, books
+        ctx.dim, ctx.books, ctx.gate = dim, books, True
         return s
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upper: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, upper: Tensor) -> tuple[Tensor, None, None, None]:
         x, s = ctx.saved_tensors
         if ctx.books is not None:
             constant = 1 - x + (s * x).sum(ctx.dim, keepdim=True)
             ctx.books.enter({"softmax": total(constant * upper)})
-        return x * (upper - s * upper.sum(ctx.dim, keepdim=True)), None, None
+        return x * (upper - s * upper.sum(ctx.dim, keepdim=True)), None, None, None
 
 
 class Pass(torch.autograd.Function):
