@@ -24,6 +24,7 @@ from xaibench.attribution.lrp.explainer import LRP
 from xaibench.attribution.lrp.missing_rules import Trail
 from xaibench.attribution.lrp.mode import RelevanceMode
 from xaibench.attribution.lrp.rules import Epsilon, Gamma
+from xaibench.attribution.result import Attribution
 from xaibench.data.images import Preprocessing
 from xaibench.errors import ConfigError, ExplanationError, UnknownNameError
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.base import logits_of
+from xaibench.attribution.batch_size import observed_forward
 from xaibench.attribution.differentiation import never_alone
 from xaibench.attribution.lrp.books import Books
 from xaibench.attribution.lrp.composites import COMPOSITES, Options, rules_of
@@ -86,6 +87,11 @@ class Canonised:
             logits = never_alone(canonised, x)
             (relevance,) = torch.autograd.grad(logits, x, grad_outputs=_initial_relevance(logits.detach(), target))
         return logits.detach(), relevance.detach()
+
+    def written(self, x: Tensor) -> int:
+        """The bytes that a forward pass which propagates relevance writes for one image, of images x (N, C, H, W)."""
+        with self._copy(self._mode(), x) as work:
+            return observed_forward(work, x[:1])[1]
 
     def balanced(self, x: Tensor, target: Target) -> tuple[Tensor, dict[str, Tensor]]:
         """Relevance (N, C, H, W) of images x, and what `LRP.attribute` measures of each."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.attribution.base import Maps, logits_of, reason
-from xaibench.attribution.batch_size import Room, observed_forward
+from xaibench.attribution.batch_size import Room
 from xaibench.attribution.checks import Check, at_most
 from xaibench.attribution.completeness import judge_images
 from xaibench.attribution.differentiation import alone_check
@@ -44,6 +44,9 @@ _LOSSES = {
     ),
 }
 
+# What has a rule where attention weights are held constant, whatever its arguments.
+_HELD_CONSTANT = frozenset({"softmax", "scaled_dot_product_attention"})
+
 # What torch, zennit or a network may raise where the rules do not fit it.
 _MISFIT = (RuntimeError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -65,8 +68,9 @@ class LRP:
 
     gamma      how much positive weights are favoured, >= 0; of epsilon-gamma-box alone
     epsilon    stabiliser of the linear layers, > 0
-    attention  "constant": its weights are held constant (CP-LRP). "attnlrp": relevance also passes through softmax, by
-               a Taylor expansion, to queries and keys; a product of two signals gives half to each (AttnLRP)
+    attention  "attnlrp": relevance passes attention through the values and through softmax, by a Taylor expansion, to
+               queries and keys; a product of two signals gives half to each (AttnLRP). "constant": its weights are held
+               constant (CP-LRP)
     linear_gamma  gamma rule, with this gamma, in linear layers that read several places (tokens, not the head's);
                0: epsilon rule
     canonizer  "auto": batch normalisation is folded into the layer before it, and operations are given their rules
@@ -145,11 +149,10 @@ class LRP:
 
     def written(self, model: nn.Module, x: Tensor, preprocessing: Preprocessing, plain: int) -> int:
         """Held constant, attention is one operation, as it is in the model; else it is written out."""
-        if self.attention == "constant":
+        if self.attention == "constant" or self.canonizer != "auto":
             return plain
         try:
-            with self.modified(model, preprocessing) as network:
-                return observed_forward(network, x)[1]
+            return self._canonised(model, preprocessing, x).written(x)
         except (ExplanationError, *_MISFIT):
             return plain  # `validate` tells what is wrong
 
@@ -201,12 +204,13 @@ class LRP:
                 f"LRP cannot take this network: {reason(error)}",
             )
         listed = ", ".join(f"{name} in {where}" for (name, where), _ in uncovered.most_common(4))
+        remedy = self._remedy({name for name, _ in uncovered})
         checks = [
             at_most(
                 "operations without an LRP rule",
                 sum(uncovered.values()),
                 0,
-                f"{listed}: {self._remedy}" if uncovered else "",
+                f"{listed}: {remedy}" if uncovered else "",
             ),
             at_most(
                 "relative output difference",
@@ -273,13 +277,13 @@ class LRP:
                 lost = measured[f"absorbed_{kind}"].abs()
                 yield kind, torch.where(lost > 0, lost / size, 0.0)
 
-    @property
-    def _remedy(self) -> str:
-        if self.canonizer == "auto" and self.attention != "constant":
+    def _remedy(self, missing: Set[str]) -> str:
+        """What helps where these operations have no rule."""
+        if self.canonizer != "auto":
+            return "zennit's rules are for nn.Module layers, use canonizer=auto"
+        if self.attention != "constant" and missing & _HELD_CONSTANT:
             return "use attention=constant, or explain this network with another method"
-        if self.canonizer == "auto":
-            return "explain this network with another method"
-        return "zennit's rules are for nn.Module layers, use canonizer=auto"
+        return "explain this network with another method"
 
     def _options(self, preprocessing: Preprocessing, like: Tensor) -> Options:
         low, high = (bound.to(like) for bound in preprocessing.bounds())

@@ -41,12 +41,13 @@ class RelevanceMode(Propagation):
 
     epsilon rule  R_i = x_i sum_j (dy_j / dx_i) R_j / (y_j + stabiliser sign(y_j)): sums and differences, means,
                   average pooling, unfolded batch normalisation; layer normalisation with 1/sigma held constant;
-                  attention (fused, explicit, nn.MultiheadAttention) with its weights held constant
+                  with attention "constant", attention (fused, explicit, nn.MultiheadAttention) with its weights held
+                  constant
     identity      R_i = R_i: activations, multiplication by a constant, and a in a x gate, where the gate is the output
                   of a (hard) sigmoid and gets no relevance
 
-    With attention "attnlrp" weights are not held constant: relevance passes the softmax by `TaylorSoftmax`, and
-    a matrix product of two signals hands half of what the epsilon rule gives to each.
+    With attention "attnlrp" relevance passes the softmax by `TaylorSoftmax`, and a matrix product of two signals hands
+    half of what the epsilon rule gives to each.
 
     Added constants (biases, class tokens, position embeddings) absorb their share of the relevance, and stabilisers
     theirs: `books.Books` says how much.
