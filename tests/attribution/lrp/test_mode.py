@@ -142,6 +142,15 @@ def norm_twin(x: Tensor, upper: Tensor, gain: Tensor, shift: Tensor, eps: float)
     return result
 
 
+@pytest.mark.parametrize("options", [{}, {"dim": -1}, {"p": 1.0, "dim": 2, "eps": 1e-6}])
+def test_normalisation_to_unit_length_hands_relevance_on(options: dict) -> None:
+    upper = numbers(2, 3, 4, 4, seed=1)
+    output, found = relevance(lambda x: F.normalize(x, **options), X, upper)
+    torch.testing.assert_close(output, F.normalize(X, **options))
+    assert torch.equal(found, upper)
+    assert missing(lambda x: F.normalize(x, **options), X) == {}
+
+
 def test_layer_normalisation_is_linear_with_sigma_held_constant() -> None:
     norm = nn.LayerNorm(6, eps=1e-3).double()
     nn.init.normal_(norm.weight)

@@ -221,10 +221,20 @@ def _layer_norm(
     return lrp.affine(normalised, input, constant=bias, kind="normalisation")
 
 
+def _normalize(
+    lrp: Propagation, func: Any, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None
+) -> Any:
+    """As layer normalisation: the length is held constant."""
+    if not varies(input) or out is not None:
+        return NotImplemented
+    return _scaled(lrp, torch.div, input, input.detach().norm(p, dim, keepdim=True).clamp_min(eps))
+
+
 _BY_FUNCTION: dict[Any, Callable[..., Any]] = {
     F.batch_norm: _batch_norm,
     F.layer_norm: _layer_norm,
     F.multi_head_attention_forward: multi_head_attention,
+    F.normalize: _normalize,
     F.pad: _pad,
     F.scaled_dot_product_attention: scaled_dot_product_attention,
 }
