@@ -3,9 +3,11 @@
     make demo
     python benchmarks/ig_accuracy.py --run runs/demo
     python benchmarks/ig_accuracy.py --teacher cifar100_resnet18.pth --data imagefolder:CIFAR100 --images 32
+    python benchmarks/ig_accuracy.py --vit runs/vit/vit1.pt --images 32
 
-Models: a run's teacher and its first student distilled by --method, on the run's explained images; or a CIFAR-100
-teacher on images of the superclass people. The true map is the trapezoid rule with 1024 intervals. Rules:
+Models: a run's teacher and its first student distilled by --method, on the run's explained images; a CIFAR-100
+teacher on images of the superclass people; a smooth network: a ViT of `vit_lrp.py` on Fashion-MNIST. The true map is
+the trapezoid rule with 1024 intervals. Rules:
 
 adaptive      ours, until its error estimate is at most 2%
 restarts      50, 100, 200, 400 points of captum's Gauss-Legendre rule, until the residual is at most 2% of
@@ -23,17 +25,21 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from vit_lrp import network
 
 from xaibench.attribution.batch_size import Room
 from xaibench.attribution.completeness import explained_difference
 from xaibench.attribution.differentiation import value_and_gradient
 from xaibench.attribution.integrated_gradients import IntegratedGradients
 from xaibench.attribution.targets import Target, make_target
+from xaibench.data.datasets import preprocessing_for
 from xaibench.data.images import ImageSet, Preprocessing
+from xaibench.data.tasks import load_task
 from xaibench.models.copies import private_copy
 from xaibench.models.predict import predict_logits
 from xaibench.run.config import DataConfig, RunConfig, TeacherConfig
@@ -108,6 +114,8 @@ def restarts(q: Question, points: int) -> Answer:
         gradients[left] += steps
         defect = (heatmaps[left].double().sum(dim=(1, 2)) - owed[left]).abs()
         left = left[~(defect <= 0.02 * owed[left].abs())]
+        if not len(left):
+            break
     return Answer(heatmaps, gradients, len(left), time.perf_counter() - start)
 
 
@@ -138,6 +146,16 @@ def of_cifar(checkpoint: str, data: str, images: int) -> list[Question]:
     )
     assets = load_assets(config)
     return questions(assets, {"CIFAR-100 teacher": assets.pair.teacher}, assets.task.test.sample(images))
+
+
+def of_vit(path: Path, images: int) -> list[Question]:
+    """A network that `vit_lrp.py` has trained, on test images."""
+    model = network(0)
+    model.load_state_dict(torch.load(path, weights_only=True))
+    test, preprocessing = load_task("fashion-mnist", "all").test.sample(images), preprocessing_for("fashion-mnist")
+    target = make_target(predict_logits(model, test, preprocessing), test.labels)
+    model = private_copy(model).eval().requires_grad_(False)
+    return [Question(f"ViT of {path.stem}", model, preprocessing(test.images), target, preprocessing)]
 
 
 def errors(answer: Answer, reference: Tensor) -> Tensor:
@@ -172,6 +190,8 @@ def report(q: Question, points: int) -> bool:
     error = errors(own, reference)
     assert own.estimate is not None
     ratio = own.estimate / error
+    span = f"{float(ratio.min()):.2f} to {float(ratio.max()):.2f}"
+    print(f"  estimate / error: median {float(ratio.median()):.2f}, {span}")
     near = float(((ratio > 1 / 1.5) & (ratio < 1.5)).double().mean())
     fewer = float(before.gradients.double().mean() / own.gradients.double().mean())
     faster = before.seconds / own.seconds
@@ -200,12 +220,13 @@ def main() -> None:
     parser.add_argument("--method", default="subdistill", help="whose student")
     parser.add_argument("--teacher", help="a CIFAR-100 checkpoint of a ResNet-18")
     parser.add_argument("--data", help="images for it, as imagefolder:PATH")
-    parser.add_argument("--images", type=int, default=32, help="of them")
+    parser.add_argument("--vit", type=Path, nargs="*", default=[], help="networks that vit_lrp.py has trained")
+    parser.add_argument("--images", type=int, default=32, help="for a teacher or a ViT")
     parser.add_argument("--points", type=int, default=64, help="inputs in one pass")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    if not options.run and not (options.teacher and options.data):
-        parser.error("name a --run, or a --teacher and its --data")
+    if not options.run and not options.vit and not (options.teacher and options.data):
+        parser.error("name a --run, a --vit, or a --teacher and its --data")
 
     torch.set_num_threads(options.threads)
     print(
@@ -214,6 +235,7 @@ def main() -> None:
     )
     asked = of_run(options.run, options.method) if options.run else []
     asked += of_cifar(options.teacher, options.data, options.images) if options.teacher else []
+    asked += [question for path in options.vit for question in of_vit(path, options.images)]
     held = [report(q, options.points) for q in asked]
     print("\nevery bar is held" if all(held) else "\nNOT every bar is held")
 

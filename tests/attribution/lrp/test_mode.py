@@ -320,7 +320,6 @@ def test_padding_by_name(padding: str | int) -> None:
         (lambda x: x @ x.relu().transpose(-2, -1), "matmul"),
         (lambda x: F.group_norm(x, 1), "group_norm"),
         (lambda x: F.batch_norm(x, None, None, training=True), "batch_norm"),
-        (lambda x: F.normalize(x), "normalize"),
         (lambda x: F.conv_transpose2d(x, torch.ones(3, 2, 3, 3, dtype=torch.float64)), "conv_transpose2d"),
         (lambda x: F.conv2d(x, torch.ones(3, 3, 2, 2, dtype=torch.float64), padding="same"), "conv2d"),
         (lambda x: F.linear(x, x[0, 0].relu()), "linear"),

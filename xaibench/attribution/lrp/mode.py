@@ -43,9 +43,9 @@ class RelevanceMode(Propagation):
                   average pooling, unfolded batch normalisation; layer normalisation with 1/sigma held constant;
                   with attention "constant", attention (fused, explicit, nn.MultiheadAttention) with its weights held
                   constant
-    identity      R_i = R_i: activations, multiplication by a constant, normalisation to unit length with the length held
-                  constant, and a in a x gate, where the gate is the output of a (hard) sigmoid or a softmax and gets no
-                  relevance
+    identity      R_i = R_i: activations, multiplication by a constant, normalisation to unit length with the length
+                  held constant, and a in a x gate, where the gate is the output of a (hard) sigmoid or a softmax and
+                  gets no relevance
 
     With attention "attnlrp" relevance passes the softmax by `TaylorSoftmax`, and a matrix product of two signals hands
     half of what the epsilon rule gives to each.
