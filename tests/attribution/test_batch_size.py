@@ -67,6 +67,35 @@ def test_explain_hands_over_batches_within_the_budget(
     torch.testing.assert_close(whole.relevance, reference.relevance, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("memory", "wanted"), [(None, 4), (1, 1)])
+def test_no_more_images_are_checked_than_there_is_room_for(
+    memory, wanted, network, x, target, preprocessing, monkeypatch
+):
+    seen, original = [], LRP.validate
+    monkeypatch.setattr(
+        LRP, "validate", lambda self, m, few, *rest: seen.append(len(few)) or original(self, m, few, *rest)
+    )
+    explain_model(network, x, target, LRP(), preprocessing, memory=memory)
+    assert seen == [wanted]
+
+
+def test_attention_weights_count_where_relevance_passes_them(preprocessing) -> None:
+    class Attentive(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = x.flatten(2).transpose(1, 2)
+            return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).mean(1)
+
+    x = torch.rand(1, 3, 16, 16)
+    _, plain = observed_forward(Attentive(), x)
+    weights = 4 * 256 * 256
+    written = [
+        LRP("epsilon-plus", attention=attention).written(Attentive(), x, preprocessing, plain)
+        for attention in ("constant", "attnlrp")
+    ]
+    assert written[0] == plain
+    assert written[1] > plain + 2 * weights
+
+
 def test_a_batch_size_above_the_usual_is_taken_at_its_word(network, x, target, preprocessing) -> None:
     seen: list[int] = []
     many = torch.arange(5).repeat(8)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from xaibench.attribution.targets import Target
 
-__all__ = ["KINDS", "Books", "in_words", "total"]
+__all__ = ["KINDS", "LOSSES", "Books", "Loss", "in_words", "share_of", "total"]
 
 KINDS = ("convolution", "linear", "normalisation", "embedding", "constant", "softmax", "stabiliser", "missing_sign")
 """What absorbs relevance:
@@ -32,6 +33,29 @@ _PARTS = {
     "stabilisers": ("stabiliser",),
     "nobody": ("missing_sign",),
 }
+
+
+class Loss(NamedTuple):
+    """Relevance that a map must not lose much of: how its share is called, why it gets lost, what helps."""
+
+    name: str
+    reason: str
+    remedy: str
+
+
+LOSSES = {
+    "missing_sign": Loss(
+        "without a taker",
+        "outputs have no contributions of a sign that the rule uses, as in depthwise convolutions",
+        "use composite=epsilon-gamma-box",
+    ),
+    "stabiliser": Loss(
+        "left to stabilisers",
+        "outputs are as small as what is added to denominators",
+        "use ig, or scale the network's weights so that its activations are larger",
+    ),
+}
+"""Of KINDS, what says nothing about the image or the network."""
 
 
 class Books:
@@ -85,6 +109,13 @@ class Books:
         imbalance = torch.where(defect == 0, defect, defect / size)
         lines = {f"absorbed_{kind}": amount for kind, amount in absorbed.items()}
         return {"explained": explained, **lines, "imbalance": imbalance}
+
+
+def share_of(kind: str, measured: Mapping[str, Tensor]) -> Tensor:
+    """|absorbed_kind| / (|f| + sum |absorbed|) of each image (N,), from what `Books.balance` says."""
+    amount = measured[f"absorbed_{kind}"].abs()
+    size = measured["explained"].abs() + sum(measured[f"absorbed_{other}"].abs() for other in KINDS)
+    return torch.where(amount > 0, amount / size, 0.0)
 
 
 def in_words(measured: Mapping[str, Tensor]) -> str:

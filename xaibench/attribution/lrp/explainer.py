@@ -17,7 +17,7 @@ from xaibench.attribution.batch_size import Room
 from xaibench.attribution.checks import Check, at_most
 from xaibench.attribution.completeness import judge_images
 from xaibench.attribution.differentiation import alone_check
-from xaibench.attribution.lrp.books import KINDS, in_words
+from xaibench.attribution.lrp.books import LOSSES, Loss, in_words, share_of
 from xaibench.attribution.lrp.canonised import IMBALANCE_TOLERANCE, Canonised, quiet
 from xaibench.attribution.lrp.composites import ATTENTION, CANONIZERS, COMPOSITES, Options
 from xaibench.attribution.targets import Target
@@ -30,20 +30,6 @@ __all__ = ["CANONIZERS", "COMPOSITES", "LRP"]
 OUTPUT_TOLERANCE = 1e-3
 CONSERVATION_TOLERANCE = 1e-3
 LOST_TOLERANCE = 0.02
-# What a map must not lose much to: kind -> (how its share is called, why, what helps).
-_LOSSES = {
-    "missing_sign": (
-        "without a taker",
-        "outputs have no contributions of a sign that the rule uses, as in depthwise convolutions",
-        "use composite=epsilon-gamma-box",
-    ),
-    "stabiliser": (
-        "left to stabilisers",
-        "outputs are as small as what is added to denominators",
-        "use ig, or scale the network's weights so that its activations are larger",
-    ),
-}
-
 # What has a rule where attention weights are held constant, whatever its arguments.
 _HELD_CONSTANT = frozenset({"softmax", "scaled_dot_product_attention"})
 
@@ -241,11 +227,10 @@ class LRP:
         note = "largest |sum of relevance and of what is absorbed - explained output| of an image, relative"
         checks = [at_most("imbalance of LRP's books", worst, IMBALANCE_TOLERANCE, f"{note}; {in_words(measured)}")]
         flagged: set[int] = set()
-        for kind, lost in self._lost(measured):
+        for loss, lost in self._lost(measured):
             if bool((lost > LOST_TOLERANCE).any()):
-                _, why, remedy = _LOSSES[kind]
-                what = f"maps lose over {LOST_TOLERANCE:.0%} of their relevance, as {why}"
-                shares, images = judge_images(lost > LOST_TOLERANCE, what, remedy)
+                what = f"maps lose over {LOST_TOLERANCE:.0%} of their relevance, as {loss.reason}"
+                shares, images = judge_images(lost > LOST_TOLERANCE, what, loss.remedy)
                 checks += shares
                 flagged |= set(images)
         return tuple(checks), tuple(sorted(flagged))
@@ -264,18 +249,16 @@ class LRP:
             return
         note = "sum of relevance and of what is absorbed against the explained output"
         yield at_most("LRP conservation error", float(measured["imbalance"].max()), IMBALANCE_TOLERANCE, note)
-        for kind, lost in self._lost(measured):
+        for loss, lost in self._lost(measured):
             if bool(lost.any()):
-                name, why, remedy = _LOSSES[kind]
-                yield at_most(f"share of relevance {name}", float(lost.max()), LOST_TOLERANCE, f"{why}: {remedy}")
+                note = f"{loss.reason}: {loss.remedy}"
+                yield at_most(f"share of relevance {loss.name}", float(lost.max()), LOST_TOLERANCE, note)
 
-    def _lost(self, measured: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """The shares of each image's relevance (N,) that get lost, by kind; an epsilon of one's own is asked for."""
-        size = measured["explained"].abs() + sum(measured[f"absorbed_{kind}"].abs() for kind in KINDS)
-        for kind in _LOSSES:
+    def _lost(self, measured: Mapping[str, Tensor]) -> Iterator[tuple[Loss, Tensor]]:
+        """What gets lost, and the share (N,) of each image's relevance; an epsilon of one's own is asked for."""
+        for kind, loss in LOSSES.items():
             if kind != "stabiliser" or self.epsilon == type(self).epsilon:
-                lost = measured[f"absorbed_{kind}"].abs()
-                yield kind, torch.where(lost > 0, lost / size, 0.0)
+                yield loss, share_of(kind, measured)
 
     def _remedy(self, missing: Set[str]) -> str:
         """What helps where these operations have no rule."""
