@@ -8,11 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from xaibench.attribution.lrp.functions import TaylorSoftmax, varies
 from xaibench.attribution.lrp.propagation import Propagation
 
-__all__ = ["multi_head_attention", "scaled_dot_product_attention", "softmax"]
+__all__ = ["ATTENDS", "Called", "multi_head_attention", "scaled_dot_product_attention", "softmax"]
+
+
+ATTENDS = frozenset({"softmax", "scaled_dot_product_attention", "multi_head_attention_forward", "matmul", "bmm"})
+"""Names of functions, without which a network has no attention."""
+
+
+class Called(TorchFunctionMode):
+    """Within the block, `names` gathers the names of the functions of torch that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(getattr(func, "__name__", "")).strip("_"))
+        return func(*args, **(kwargs or {}))
 
 
 def softmax(lrp: Propagation, func: Any, input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -> Any:

@@ -17,6 +17,7 @@ from xaibench.attribution.batch_size import Room
 from xaibench.attribution.checks import Check, at_most
 from xaibench.attribution.completeness import judge_images
 from xaibench.attribution.differentiation import alone_check
+from xaibench.attribution.lrp.attention import ATTENDS, Called
 from xaibench.attribution.lrp.books import LOSSES, Loss, in_words, share_of
 from xaibench.attribution.lrp.canonised import IMBALANCE_TOLERANCE, Canonised, quiet
 from xaibench.attribution.lrp.composites import ATTENTION, CANONIZERS, COMPOSITES, Options
@@ -138,6 +139,10 @@ class LRP:
         if self.attention == "constant" or self.canonizer != "auto":
             return plain
         try:
+            with Called() as called, torch.enable_grad():
+                model(x.clone().requires_grad_())
+            if not called.names & ATTENDS:
+                return plain
             return self._canonised(model, preprocessing, x).written(x)
         except (ExplanationError, *_MISFIT):
             return plain  # `validate` tells what is wrong
